@@ -1,0 +1,3 @@
+//! The `lowbit` binary.
+
+fn main() {}
