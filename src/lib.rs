@@ -1,1 +1,13 @@
 //! lowbit: quantized models and low-bit matrix products on any GPU, with a CPU engine beside it.
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod packed;
+pub mod product;
+pub mod scheme;
+pub mod tensor;
+
+pub use error::{Error, Result};
+pub use packed::PackedTensor;
+pub use scheme::Scheme;
+pub use tensor::{DType, Tensor};

@@ -1,0 +1,311 @@
+//! A quantized tensor in host memory: scheme, shape and planes.
+//!
+//! ```text
+//! PackedTensor { scheme, shape [.., N, K], layout, data }      data = the planes of `scheme::layout`, one buffer
+//! ```
+//!
+//! Every length is checked once, on construction; whoever holds a `PackedTensor` may index its planes without asking
+//! again. It does not encode or decode: engines and the reference do.
+
+use crate::scheme::{Layout, PlaneKind, Scheme, layout};
+use crate::{Error, Result};
+use std::ops::Range;
+
+/// A tensor in a low-bit scheme. Leading dimensions (experts) count as rows: the planes are those of a matrix `[rows, k]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedTensor {
+    scheme: Scheme,
+    shape: Vec<usize>,
+    layout: Layout,
+    data: Vec<u8>,
+}
+
+impl PackedTensor {
+    /// A tensor of `shape` with all planes zero but a fixed codebook: what an encoder fills.
+    ///
+    /// # Errors
+    /// As [`Scheme::check_shape`].
+    pub fn zeroed(scheme: Scheme, shape: impl Into<Vec<usize>>) -> Result<Self> {
+        let shape = shape.into();
+        let (rows, k) = scheme.check_shape(&shape)?;
+        let layout = Layout::new(&scheme, rows, k);
+        let mut packed = Self { data: vec![0; layout.len()], scheme, shape, layout };
+        if let Some(entries) = scheme.codebook() {
+            packed.set_codebook(entries);
+        }
+        Ok(packed)
+    }
+
+    /// A tensor from its planes. A fixed codebook may be left out.
+    ///
+    /// # Errors
+    /// As [`Scheme::check_shape`]; [`Error::Plane`] if a plane is missing, doubled, not of the scheme, or of another length than the
+    /// layout's.
+    pub fn from_planes(
+        scheme: Scheme,
+        shape: impl Into<Vec<usize>>,
+        planes: &[(PlaneKind, &[u8])],
+    ) -> Result<Self> {
+        let mut packed = Self::zeroed(scheme, shape)?;
+        let wrong = |kind: PlaneKind, expected: usize, got: usize| Error::Plane {
+            scheme: scheme.to_string(),
+            plane: kind.name(),
+            expected,
+            got,
+        };
+        for kind in PlaneKind::ALL {
+            let mut given = planes.iter().filter(|(k, _)| *k == kind).map(|(_, bytes)| *bytes);
+            let expected = packed.layout.plane(kind).map_or(0, |p| p.len);
+            let fixed_table = kind == PlaneKind::Codebook && scheme.codebook().is_some();
+            match (given.next(), given.next()) {
+                (None, _) if expected == 0 || fixed_table => {}
+                (Some(bytes), None) if bytes.len() == expected => {
+                    packed.plane_mut(kind).copy_from_slice(bytes)
+                }
+                (bytes, doubled) => {
+                    return Err(wrong(
+                        kind,
+                        expected,
+                        bytes.map_or(0, <[u8]>::len) + doubled.map_or(0, <[u8]>::len),
+                    ));
+                }
+            }
+        }
+        Ok(packed)
+    }
+
+    /// A tensor from a whole buffer laid out as [`Layout`] says: what an engine reads back.
+    ///
+    /// # Errors
+    /// As [`Scheme::check_shape`]; [`Error::Shape`] if the buffer has another length.
+    pub fn from_data(scheme: Scheme, shape: impl Into<Vec<usize>>, data: Vec<u8>) -> Result<Self> {
+        let shape = shape.into();
+        let (rows, k) = scheme.check_shape(&shape)?;
+        let layout = Layout::new(&scheme, rows, k);
+        if layout.len() != data.len() {
+            return Err(Error::shape(
+                format!("bytes of a {scheme} tensor {shape:?}"),
+                layout.len(),
+                data.len(),
+            ));
+        }
+        Ok(Self { scheme, shape, layout, data })
+    }
+
+    /// The scheme.
+    pub fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// The dimensions, outermost first; the last is K.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// `(rows, k)`: leading dimensions multiplied, and the last.
+    pub fn matrix(&self) -> (usize, usize) {
+        let k = self.shape.last().copied().unwrap_or(1);
+        (self.shape.iter().product::<usize>() / k, k)
+    }
+
+    /// Number of weights.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Never: a zero dimension is refused on construction.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the planes lie in [`Self::data`].
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// All planes, as one buffer.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The bytes of one plane; empty if the scheme has none of this kind.
+    pub fn plane(&self, kind: PlaneKind) -> &[u8] {
+        self.layout.plane(kind).map_or(&[], |p| &self.data[p.offset..p.offset + p.len])
+    }
+
+    /// The bytes of one plane, to be filled; empty if the scheme has none of this kind.
+    pub fn plane_mut(&mut self, kind: PlaneKind) -> &mut [u8] {
+        match self.layout.plane(kind) {
+            Some(p) => &mut self.data[p.offset..p.offset + p.len],
+            None => &mut [],
+        }
+    }
+
+    /// Several planes at once, to be filled in parallel; empty where the scheme has none.
+    pub fn planes_mut(&mut self) -> [&mut [u8]; PlaneKind::ALL.len()] {
+        let mut rest = self.data.as_mut_slice();
+        let mut at = 0;
+        PlaneKind::ALL.map(|kind| match self.layout.plane(kind) {
+            Some(p) => {
+                let (_, tail) = std::mem::take(&mut rest).split_at_mut(p.offset - at);
+                let (plane, tail) = tail.split_at_mut(p.len);
+                rest = tail;
+                at = p.offset + p.len;
+                plane
+            }
+            None => &mut [],
+        })
+    }
+
+    /// The table of a codebook scheme in code order; empty for other schemes.
+    pub fn codebook(&self) -> Vec<f32> {
+        let (entries, _) = self.plane(PlaneKind::Codebook).as_chunks::<4>();
+        entries.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    }
+
+    /// Stores a codebook.
+    ///
+    /// # Panics
+    /// If `entries` does not have `2^bits` entries.
+    pub fn set_codebook(&mut self, entries: &[f32]) {
+        let plane = self.plane_mut(PlaneKind::Codebook);
+        assert_eq!(plane.len(), entries.len() * 4, "a codebook has 2^bits entries");
+        for (to, from) in plane.as_chunks_mut::<4>().0.iter_mut().zip(entries) {
+            *to = from.to_le_bytes();
+        }
+    }
+
+    /// Bits per weight by the scheme's own count; see [`Scheme::bits_per_weight`].
+    pub fn bits_per_weight(&self) -> f64 {
+        let (rows, k) = self.matrix();
+        self.scheme.bits_per_weight(rows, k)
+    }
+
+    /// The rows `range` as a tensor `[range.len(), K]` of their own, planes together: how a weight larger than one binding is split.
+    ///
+    /// # Panics
+    /// If the range is empty or reaches beyond the rows.
+    pub fn slice_rows(&self, range: Range<usize>) -> Self {
+        let (rows, k) = self.matrix();
+        assert!(!range.is_empty() && range.end <= rows, "rows {range:?} of {rows}");
+        let layout = Layout::new(&self.scheme, range.len(), k);
+        let mut data = vec![0; layout.len()];
+        for (from, to) in self.layout.planes().iter().zip(layout.planes()) {
+            let start = from.offset + range.start * from.row_stride;
+            data[to.offset..to.offset + to.len].copy_from_slice(&self.data[start..start + to.len]);
+        }
+        Self { scheme: self.scheme, shape: vec![range.len(), k], layout, data }
+    }
+
+    /// The code of weight `(row, col)`. Slow and simple: for transcoders, tests and tools, not for products.
+    pub fn code(&self, row: usize, col: usize) -> u32 {
+        let (low, high) = layout::code_widths(self.scheme.bits);
+        let at = |kind, width| {
+            let stride = self.layout.plane(kind).map_or(0, |p| p.row_stride);
+            let (byte, bit) = layout::code_position(col, width);
+            let bytes = &self.plane(kind)[row * stride + byte..];
+            match width {
+                32 => u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+                16 => u32::from(u16::from_le_bytes([bytes[0], bytes[1]])),
+                _ => (u32::from(bytes[0]) >> bit) & ((1 << width) - 1),
+            }
+        };
+        let value = at(PlaneKind::CodesLow, low);
+        if high == 0 { value } else { value | at(PlaneKind::CodesHigh, high) << low }
+    }
+
+    /// Stores the code of weight `(row, col)`, at most 8 bits wide, where the bits are still zero. Slow and simple, as [`Self::code`].
+    pub fn set_code(&mut self, row: usize, col: usize, code: u8) {
+        let (low, high) = layout::code_widths(self.scheme.bits);
+        for (kind, width, code) in [
+            (PlaneKind::CodesLow, low, u32::from(code)),
+            (PlaneKind::CodesHigh, high, u32::from(code) >> low.min(8)),
+        ] {
+            if width == 0 {
+                continue;
+            }
+            let stride = self.layout.plane(kind).map_or(0, |p| p.row_stride);
+            let (byte, bit) = layout::code_position(col, width);
+            let mask = ((1u32 << width) - 1) as u8;
+            let at = &mut self.plane_mut(kind)[row * stride + byte];
+            *at = (*at & !(mask << bit)) | (((code as u8) & mask) << bit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheme::preset::samples;
+
+    fn codes_of(scheme: &Scheme) -> u32 {
+        if scheme.bits >= 16 { 0 } else { 1 << scheme.bits }
+    }
+
+    #[test]
+    fn codes_come_back_and_planes_do_not_overlap() {
+        for scheme in samples().into_iter().filter(|s| s.bits <= 8) {
+            let k = if scheme.ggml.is_some() { 512 } else { 77 };
+            let mut p = PackedTensor::zeroed(scheme, [3, k]).unwrap();
+            let code = |r: usize, c: usize| ((r * 131 + c * 37 + c / 7) as u32 % codes_of(&scheme)) as u8;
+            for r in 0..3 {
+                for c in 0..k {
+                    p.set_code(r, c, code(r, c));
+                }
+            }
+            let others = p.plane(PlaneKind::Scales).iter().chain(p.plane(PlaneKind::Zeros)).all(|&b| b == 0);
+            assert!(others, "{scheme}");
+            for r in 0..3 {
+                for c in 0..k {
+                    assert_eq!(p.code(r, c), u32::from(code(r, c)), "{scheme} {r} {c}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn planes_are_checked() {
+        let s: Scheme = "q4_1".parse().unwrap();
+        let p = PackedTensor::zeroed(s, [4, 64]).unwrap();
+        let planes: Vec<_> =
+            PlaneKind::ALL.iter().map(|&k| (k, p.plane(k))).filter(|(_, b)| !b.is_empty()).collect();
+        assert_eq!(planes.len(), 3);
+        assert_eq!(PackedTensor::from_planes(s, [4, 64], &planes).unwrap(), p);
+        for missing in 0..3 {
+            let mut fewer = planes.clone();
+            fewer.remove(missing);
+            assert!(matches!(PackedTensor::from_planes(s, [4, 64], &fewer), Err(Error::Plane { .. })));
+        }
+        let mut doubled = planes.clone();
+        doubled.push(planes[0]);
+        assert!(matches!(PackedTensor::from_planes(s, [4, 64], &doubled), Err(Error::Plane { .. })));
+        let mut foreign = planes.clone();
+        foreign.push((PlaneKind::SuperMins, &[0; 4]));
+        assert!(matches!(PackedTensor::from_planes(s, [4, 64], &foreign), Err(Error::Plane { .. })));
+        assert!(matches!(PackedTensor::from_planes(s, [5, 64], &planes), Err(Error::Plane { .. })));
+    }
+
+    #[test]
+    fn row_slices_keep_their_planes() {
+        for scheme in samples().into_iter().filter(|s| s.bits <= 8) {
+            let k = if scheme.ggml.is_some() { 256 } else { 52 };
+            let mut p = PackedTensor::zeroed(scheme, [2, 3, k]).unwrap();
+            for (i, plane) in p.planes_mut().into_iter().enumerate() {
+                plane.iter_mut().enumerate().for_each(|(j, b)| *b = (i * 31 + j * 7) as u8);
+            }
+            let part = p.slice_rows(2..5);
+            assert_eq!(part.shape(), &[3, k]);
+            for r in 0..3 {
+                assert_eq!(part.code(r, k - 1), p.code(r + 2, k - 1), "{scheme}");
+            }
+            assert_eq!(part.codebook().len(), p.codebook().len());
+            if let Some(plane) = p.layout().plane(PlaneKind::Scales).filter(|p| p.row_stride > 0) {
+                let start = 2 * plane.row_stride;
+                assert_eq!(
+                    part.plane(PlaneKind::Scales),
+                    &p.plane(PlaneKind::Scales)[start..start + 3 * plane.row_stride]
+                );
+            }
+        }
+    }
+}

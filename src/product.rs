@@ -1,0 +1,77 @@
+//! What a product computes: precisions, accumulation, epilogue. Shared words of the engines and the reference.
+//!
+//! ```text
+//! y[m,n] = function( sum_k a(x[m,k]) * w[n,k] + bias[n] + residual[m,n] )        a = activation precision
+//! ```
+//!
+//! x is `[M, K]`, w `[N, K]` (a linear layer's `[out, in]`), y `[M, N]`. No arithmetic here.
+
+use crate::DType;
+
+/// How activations enter the product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// As f32.
+    #[default]
+    F32,
+    /// Rounded to f16 (nearest even) first.
+    F16,
+    /// Quantized to int8 first, symmetric and dynamic: one scale per `Int8Group` of x, `scale = amax * (1/127)`,
+    /// `q = x / scale` rounded, products of codes summed in integers.
+    Int8(Int8Group),
+}
+
+/// Which activations share an int8 scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Int8Group {
+    /// One scale per row of x (per token).
+    Row,
+    /// One scale per this many values along K; 32 or 128.
+    Cols(u32),
+}
+
+/// How products are summed. A policy is a ceiling on error: an engine without f16 arithmetic sums in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Accumulate {
+    /// In f32.
+    #[default]
+    F32,
+    /// In f16 throughout.
+    F16,
+    /// In f16 within a group of at most 32 values, in f32 between groups.
+    F16Chunked,
+}
+
+/// The function applied last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Function {
+    #[default]
+    Identity,
+    /// `max(0, v)`.
+    Relu,
+    /// `v / 2 * (1 + erf(v / sqrt 2))`, the exact form.
+    Gelu,
+    /// `v / (1 + exp(-v))`.
+    Silu,
+}
+
+/// The fixed part of a product: everything but the operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    pub activation: Activation,
+    pub accumulate: Accumulate,
+    pub function: Function,
+    /// Element type of y: f32 or f16.
+    pub output: DType,
+}
+
+impl Default for Product {
+    fn default() -> Self {
+        Self {
+            activation: Activation::default(),
+            accumulate: Accumulate::default(),
+            function: Function::default(),
+            output: DType::F32,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! A weight format as a value: one point in a small space of orthogonal choices.
+//!
+//! ```text
+//! w[n,k] = scale(n, g) * (value(code[n,k]) - zero(n, g)) + bias(n, g)        g = the group that k falls in
+//! ```
+//!
+//! [`Scheme`] holds the choices, [`codebook`] the tables, [`preset`] the named points and the text form, [`layout`]
+//! the planes in which codes and scales lie in memory. Every engine, kernel and file transcoder is written over these
+//! fields; none of them asks for a format by name.
+//!
+//! **Decoding** is a fixed list of single f32 operations, so that every engine gives the same bits:
+//!
+//! 1. `v` = the codebook entry, or `step * code - offset - zero_point` (integers, exact in f32);
+//! 2. `s` = the scale, widened to f32; two-level: `super_scale * sub_scale`;
+//! 3. `w = s * v`;
+//! 4. with a bias: `w = w + bias`; two-level: `w = w - super_min * sub_min`.
+//!
+//! In every scheme with a bias the products of steps 2 to 4 fit in 24 bits, so that a compiler that fuses the last
+//! two operations changes nothing.
+//!
+//! **Encoding** is [`Encoder`]. This file does not encode or decode anything.
+
+pub mod codebook;
+pub mod layout;
+pub mod preset;
+
+pub use codebook::Codebook;
+pub use layout::{Layout, Plane, PlaneKind};
+pub use preset::PRESETS;
+
+use crate::{Error, Result};
+
+/// How a code becomes a number before the scale is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Value {
+    /// `step * code - offset`. `step` is 2 for the one-bit plus-or-minus schemes, else 1.
+    Linear { step: i32, offset: i32 },
+    /// An entry of a fixed table of `2^bits`.
+    Codebook(Codebook),
+    /// An entry of a table of `2^bits` f32 that belongs to the tensor.
+    Learned,
+    /// The code is the number, an IEEE or brain float of `bits` bits; no scale.
+    Float(Float),
+}
+
+/// Plain element types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Which weights share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// All of the tensor, leading dimensions (experts) included.
+    Tensor,
+    /// One row of K values: "per channel".
+    Row,
+    /// This many consecutive values along K; a multiple of 4. The last group of a row may be short.
+    Cols(u32),
+}
+
+/// Storage type of a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScaleType {
+    F32,
+    F16,
+    /// One byte `e`: `2^(e - 127)`; `e = 0` is the subnormal `2^-127`.
+    E8M0,
+    /// One byte `e`: `2^(e - 128)`, for tables that hold twice the value (GGUF MXFP4).
+    E8M0Half,
+    /// One byte, unsigned: 4 exponent bits of bias 7, 3 mantissa bits; `0x7f` decodes to 0 as in GGUF NVFP4.
+    Ue4M3,
+}
+
+impl ScaleType {
+    /// Bytes per scale.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::E8M0 | Self::E8M0Half | Self::Ue4M3 => 1,
+        }
+    }
+}
+
+/// Sub-scales of a two-level scale, one per group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SubScale {
+    /// A signed byte; no minimum. (Q3_K's and IQ4_XS's six bits, Q6_K's eight.)
+    I8,
+    /// An unsigned byte of scale in the scale plane and one of minimum in the zero plane. (Q4_K's and Q5_K's six bits.)
+    U8Min,
+    /// Scale in the low nibble, minimum in the high nibble of one byte. (Q2_K.)
+    U4Min,
+}
+
+/// Where a group's scale comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scale {
+    /// Plain floats have none.
+    None,
+    /// One number per group.
+    Direct(ScaleType),
+    /// `super_scale (f16, one per `super_group` values) * sub_scale (one per group)`; with minima also
+    /// `super_min (f16) * sub_min`, subtracted.
+    TwoLevel { sub: SubScale, super_group: u32 },
+}
+
+/// What is subtracted or added besides the value's own offset. Minima of two-level scales are part of [`SubScale`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Zero {
+    None,
+    /// An unsigned byte per group, subtracted from the code.
+    Point,
+    /// An f16 per group, added after scaling.
+    Bias,
+}
+
+/// The GGUF block type a scheme is laid out as in a file. It fixes the encoder and the divisor of K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(non_camel_case_types)]
+pub enum Ggml {
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
+    NVFP4,
+    TQ1_0,
+    TQ2_0,
+    Q1_0,
+    Q2_0,
+}
+
+impl Ggml {
+    /// Values per block: K must be a multiple of it.
+    pub const fn block(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL | Self::MXFP4 => 32,
+            Self::NVFP4 | Self::Q2_0 => 64,
+            Self::Q1_0 => 128,
+            Self::Q2_K
+            | Self::Q3_K
+            | Self::Q4_K
+            | Self::Q5_K
+            | Self::Q6_K
+            | Self::IQ4_XS
+            | Self::TQ1_0
+            | Self::TQ2_0 => 256,
+        }
+    }
+}
+
+/// How scales and codes are chosen directly from the weights of a group.
+///
+/// Notation: all operations are single f32 operations, rounded to nearest even, in the order written. `C(n)` is the
+/// f32 nearest to `1/n`. `f16(x)` rounds to the nearest even f16 and saturates at 65504. `amax` is `max |x|`, `max`
+/// and `min` are the extremes *with 0 included* (`max >= 0 >= min`). `n` is the number of values of the group.
+/// A *tiny* group has `amax < 2^-100` (compared by bits): its scale is +0 (its byte 0 for E8M0 types, its f16 bias 0,
+/// its zero-point 0) and its codes are those of zero. Codes of a group whose decoded scale is 0 are those of zero: the code
+/// nearest to value 0.
+/// `steps(t, s, q_max)` is the largest integer `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`, for `t >= 0, s > 0`: rounding
+/// `t / s` half away from zero with single products and no division.
+/// `s` in the rounding of codes is the *stored* scale (after `f16`), for every encoder that is lowbit's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoder {
+    /// Plain floats: each value is rounded to nearest even. No scale.
+    Round,
+    /// Linear codes, symmetric: `q_max = 2^(bits-1) - 1`, `scale = round_to_type(amax * C(q_max))`,
+    /// `q = steps(|x|, scale, if x < 0 {q_max + 1} else {q_max})` with the sign of x, `code = q + offset`.
+    /// `bits = 1` is [`Encoder::MeanAbs`] instead. `int2` has codes -2..=1.
+    Absmax,
+    /// Linear codes with a zero-point: `scale = round_to_type((max - min) * C(2^bits - 1))`,
+    /// `z = steps(-min, scale, 2^bits - 1)`, `q = steps(|x|, scale, 2^bits)` with the sign of x,
+    /// `code = clamp(q + z, 0, 2^bits - 1)`.
+    MinMax,
+    /// One bit: `scale = round_to_type(sum(|x|) * C(n))`, code 1 where x is not negative (-0 is not). Values below
+    /// `2^-100` count as 0 in the sum, and here a group is tiny when the *sum* is below `2^-100`. Order of the sum: groups
+    /// of up to 256 values: in sequence. Longer groups and rows: lane `l` of 64 adds `x[l], x[l+64], ...` in sequence, then the
+    /// lanes are added in pairs `l += l + 32`, then 16, 8, 4, 2, 1. Tensor: the sums of the rows are added in the same way by
+    /// 64 lanes.
+    MeanAbs,
+    /// Nearest entry of a table: `scale = round_to_type(amax * C(entry of largest magnitude))`; the code is that of the entry whose
+    /// interval holds x, intervals being split at `mid * scale` (one product), `mid = (a + b) * 0.5` of neighbours `a < b` in
+    /// the sorted table; on the boundary the entry nearer to zero wins. Equal entries (+0, -0): the lower code.
+    /// NaN and infinite entries are never chosen. `Learned`: as here, the table given.
+    Nearest,
+    /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte,
+    /// `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3.
+    SharedExponent { emax: i32 },
+    /// GGUF Q4_0, Q5_0: `v` = the value of largest magnitude with its sign (the first wins), `d = v * -1/2^(bits-1)`,
+    /// `id = 1/d` (0 if d = 0), `code = min(2^bits - 1, trunc(x * id + (2^(bits-1) + 0.5)))`; scale `f16(d)`.
+    GgmlExtreme,
+    /// GGUF Q4_1, Q5_1: true `min` and `max` (0 not included), `d = (max - min) / (2^bits - 1)`, `id = 1/d` (0 if d = 0),
+    /// `code = min(2^bits - 1, trunc((x - min) * id + 0.5))`; scale `f16(d)`, bias `f16(min)`.
+    GgmlMinMax,
+    /// GGUF Q8_0: `d = amax / 127`, `id = 1/d` (0 if d = 0), `q = round_half_away(x * id)`; scale `f16(d)`.
+    GgmlAbsmax,
+    /// GGUF TQ1_0, TQ2_0, Q2_0: `d = amax`, `id = 1/d` (0 if d = 0), `q = round_half_away(x * id)` in -1..=1; scale `f16(d)`.
+    GgmlTernary,
+    /// GGUF Q1_0: `d = sum(|x|) / n` in sequence, code 1 where `x >= 0`; scale `f16(d)`.
+    GgmlMeanAbs,
+    /// GGUF NVFP4: scale byte = E4M3 of `amax / 6` (nearest even, at most 448), codes nearest as `Nearest` with the
+    /// decoded scale.
+    GgmlNvfp4,
+    /// GGUF IQ4_NL, IQ4_XS: ggml's search over scales (specified in `cpu::iq4`).
+    GgmlIq4,
+    /// Plain two-level min-max for Q2_K, Q4_K, Q5_K. Per group: `s_g = (max - min) * C(2^bits - 1)`, `m_g = -min`.
+    /// Per super-group: `d = f16(max s_g * C(S))`, `dm = f16(max m_g * C(S))`, `S` = 15 for U4Min, 63 for U8Min;
+    /// `sc = steps(s_g, d, S)`, `m = steps(m_g, dm, S)` (0 where the divisor is 0); `t = x + dm * m`,
+    /// `code = 0 if t <= 0, else steps(t, d * sc, 2^bits - 1)`; codes 0 where `d * sc` is 0.
+    SuperMinMax,
+    /// Plain two-level absmax for Q3_K, Q6_K. Per group: `v` = the value of largest magnitude with its sign (the first wins),
+    /// `s_g = v * -1/2^(bits-1)`. Per super-group: `M` = the `s_g` of largest magnitude with its sign (the first wins),
+    /// `d = f16(M * -1/S)`, `S` = 32 for Q3_K and 128 for Q6_K; `sc` = `steps(|s_g|, |d|, if sc < 0 {S} else {S - 1})` with the sign of
+    /// `s_g / d`; `s = d * sc`; `q` = `steps(|x|, |s|, if q < 0 {2^(bits-1)} else {2^(bits-1) - 1})` with the sign of `x / s`, `code = q + offset`.
+    SuperAbsmax,
+}
+
+/// A weight format. See the module text for the decoding rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scheme {
+    /// Bits per code: 1 to 8; 16 or 32 for plain floats.
+    pub bits: u8,
+    pub value: Value,
+    pub group: Group,
+    pub scale: Scale,
+    pub zero: Zero,
+    pub encoder: Encoder,
+    /// The GGUF block type, if it is one.
+    pub ggml: Option<Ggml>,
+}
+
+impl Scheme {
+    /// Values of one group in a row of `k`: the length of every group but a short last one. `k` for rows and tensors.
+    pub fn group_len(&self, k: usize) -> usize {
+        match self.group {
+            Group::Cols(g) => g as usize,
+            Group::Row | Group::Tensor => k,
+        }
+    }
+
+    /// Groups per row of `k` values. One for a per-tensor scale, which all rows share.
+    pub fn groups_per_row(&self, k: usize) -> usize {
+        match self.group {
+            Group::Cols(g) => k.div_ceil(g as usize),
+            Group::Row | Group::Tensor => 1,
+        }
+    }
+
+    /// The table that codes index, 2^bits entries, where it is the same for every tensor.
+    pub fn codebook(&self) -> Option<&'static [f32]> {
+        match self.value {
+            Value::Codebook(c) => Some(c.entries()),
+            _ => None,
+        }
+    }
+
+    /// Whether decoding looks codes up in a table (fixed or learned).
+    pub fn has_table(&self) -> bool {
+        matches!(self.value, Value::Codebook(_) | Value::Learned)
+    }
+
+    /// Whether this is plain f32, f16 or bf16.
+    pub fn is_float(&self) -> bool {
+        matches!(self.value, Value::Float(_))
+    }
+
+    /// Checks that a weight of `shape` [.., N, K] can be held and returns `(rows, k)`, the leading dimensions in `rows`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for rank 0, a zero dimension or a size that overflows; [`Error::GroupMismatch`] if the format has
+    /// whole blocks only and K is not a multiple.
+    pub fn check_shape(&self, shape: &[usize]) -> Result<(usize, usize)> {
+        let bad = |why: &str| Error::shape(format!("weight shape {shape:?} for {self}"), "[.., N, K]", why);
+        let (&k, lead) = shape.split_last().ok_or_else(|| bad("a scalar"))?;
+        if shape.contains(&0) {
+            return Err(bad("a dimension of size 0"));
+        }
+        let rows = crate::tensor::element_count(lead).ok_or_else(|| bad("too many elements"))?;
+        // 4 bytes per element and the padding of a row still have to be countable.
+        let padded = k.checked_next_multiple_of(32).and_then(|k| k.checked_mul(8));
+        padded.and_then(|k| k.checked_mul(rows)).ok_or_else(|| bad("too many elements"))?;
+        if let Some(ggml) = self.ggml
+            && k % ggml.block() != 0
+        {
+            return Err(Error::GroupMismatch { scheme: self.to_string(), k, group: ggml.block() });
+        }
+        Ok((rows, k))
+    }
+
+    /// Magnitudes above this are refused by quantization, as NaN is: 65504 where the scale is f16 (so that no scheme's scale
+    /// saturates), what the largest scale times the largest entry holds for E4M3 scales, and 2^100 elsewhere, so that no
+    /// product overflows.
+    pub fn limit(&self) -> f32 {
+        match (self.value, self.scale) {
+            (Value::Float(Float::F32), _) => f32::MAX,
+            (Value::Float(Float::Bf16), _) => f32::from_bits(0x7f7f_0000),
+            (Value::Float(Float::F16), _) => 65504.0,
+            (_, Scale::Direct(ScaleType::F16)) | (_, Scale::TwoLevel { .. }) => 65504.0,
+            (_, Scale::Direct(ScaleType::Ue4M3)) => 448.0 * 6.0,
+            _ => f32::from_bits((127 + 100) << 23),
+        }
+    }
+
+    /// Bits per weight for rows of `k`: codes, scales and zeros; without row padding and without tables.
+    pub fn bits_per_weight(&self, rows: usize, k: usize) -> f64 {
+        let bits: usize = Layout::new(self, rows, k).planes().iter().map(|p| p.payload_bits).sum();
+        bits as f64 / (rows * k) as f64
+    }
+}
