@@ -168,8 +168,9 @@ impl Ggml {
 /// f32 nearest to `1/n`. `f16(x)` rounds to the nearest even f16 and saturates at 65504. `amax` is `max |x|`, `max`
 /// and `min` are the extremes *with 0 included* (`max >= 0 >= min`). `n` is the number of values of the group.
 /// A *tiny* group has `amax < 2^-100` (compared by bits): its scale is +0 (its byte 0 for E8M0 types, its f16 bias 0,
-/// its zero-point 0) and its codes are those of zero. Codes of a group whose decoded scale is 0 are those of zero: the code
-/// nearest to value 0.
+/// its zero-point 0). Where the decoded scale of a group is 0, tiny or not, every code is the one that x = 0 gets with a positive
+/// scale: the offset, the zero-point, the table's entry nearest to 0; only [`Encoder::MeanAbs`] and [`Encoder::GgmlMeanAbs`] keep to
+/// their sign rule, which does not look at the scale. The `Ggml*` encoders have no tiny groups but those of E8M0 scales.
 /// `steps(t, s, q_max)` is the largest integer `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`, for `t >= 0, s > 0`: rounding
 /// `t / s` half away from zero with single products and no division.
 /// `s` in the rounding of codes is the *stored* scale (after `f16`), for every encoder that is lowbit's own.
@@ -193,7 +194,7 @@ pub enum Encoder {
     MeanAbs,
     /// Nearest entry of a table: `scale = round_to_type(amax * C(entry of largest magnitude))`; the code is that of the entry whose
     /// interval holds x, intervals being split at `mid * scale` (one product), `mid = (a + b) * 0.5` of neighbours `a < b` in
-    /// the sorted table; on the boundary the entry nearer to zero wins. Equal entries (+0, -0): the lower code.
+    /// the sorted table; on the boundary the entry nearer to zero wins, the upper one where `mid` is 0. Equal entries (+0, -0): the lower code.
     /// NaN and infinite entries are never chosen. `Learned`: as here, the table given.
     Nearest,
     /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte,
