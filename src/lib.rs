@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod packed;
 pub mod product;
 pub mod scheme;
