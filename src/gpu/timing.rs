@@ -5,8 +5,8 @@
 //! ```
 //!
 //! With timestamps between commands (Vulkan, DX12, OpenGL, Metal outside Apple's own GPUs) the device's clock is read; otherwise
-//! the host's, from the submission to the end of the wait, which includes the way there and back: record many dispatches
-//! then. Work that other threads record meanwhile is measured along.
+//! the host's, from the recording to the end of the wait, which includes the way there and back: record many dispatches
+//! then. Compile pipelines before, and do nothing but record in between; work of other threads is measured along.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 pub enum Clock {
     /// The device's: time between commands.
     Gpu,
-    /// The host's: submission and wait included.
+    /// The host's: recording, submission and wait included.
     Wall,
 }
 
@@ -90,8 +90,9 @@ impl Gpu {
         let word = self.alloc(4, "timing")?;
         self.write(&word, 0, &[0; 4])?;
         self.read(&word).await?;
-        let value = record()?;
+        // From before the recording, because a long one is submitted in parts while it goes on.
         let start = now();
+        let value = record()?;
         self.read(&word).await?;
         Ok((value, Elapsed { time: now() - start, clock: Clock::Wall }))
     }
