@@ -4,6 +4,8 @@
 pub mod error;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(feature = "gpu")]
+pub mod kernels;
 pub mod packed;
 pub mod product;
 pub mod scheme;

@@ -197,6 +197,19 @@ impl PackedTensor {
         Self { scheme: self.scheme, shape: vec![range.len(), k], layout, data }
     }
 
+    /// Puts the rows of `part` at `row..`: the inverse of [`Self::slice_rows`].
+    ///
+    /// # Panics
+    /// If `part` has another scheme or K, or reaches beyond the rows.
+    pub fn write_rows(&mut self, row: usize, part: &Self) {
+        let ((rows, k), (part_rows, part_k)) = (self.matrix(), part.matrix());
+        assert!(self.scheme == part.scheme && k == part_k && row + part_rows <= rows, "rows of another tensor");
+        for (to, from) in self.layout.planes().iter().zip(part.layout.planes()) {
+            let start = to.offset + row * to.row_stride;
+            self.data[start..start + from.len].copy_from_slice(&part.data[from.offset..from.offset + from.len]);
+        }
+    }
+
     /// The code of weight `(row, col)`. Slow and simple: for transcoders, tests and tools, not for products.
     pub fn code(&self, row: usize, col: usize) -> u32 {
         let (low, high) = layout::code_widths(self.scheme.bits);
@@ -294,6 +307,11 @@ mod tests {
                 plane.iter_mut().enumerate().for_each(|(j, b)| *b = (i * 31 + j * 7) as u8);
             }
             let part = p.slice_rows(2..5);
+            let mut again = p.clone();
+            again.write_rows(0, &p.slice_rows(3..6));
+            again.write_rows(3, &p.slice_rows(3..6));
+            again.write_rows(0, &p.slice_rows(0..3));
+            assert_eq!(again, p);
             assert_eq!(part.shape(), &[3, k]);
             for r in 0..3 {
                 assert_eq!(part.code(r, k - 1), p.code(r + 2, k - 1), "{scheme}");

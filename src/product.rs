@@ -75,3 +75,13 @@ impl Default for Product {
         }
     }
 }
+
+/// The shape of a sum, from which error bounds are derived: every product of a term is rounded at most `chain` times in
+/// sequence and then `depth` times on the way up a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summation {
+    /// Roundings in sequence within one accumulator.
+    pub chain: usize,
+    /// Levels of the tree that joins accumulators.
+    pub depth: usize,
+}

@@ -207,15 +207,15 @@ fn writes_and_reads_of_any_length() {
 
         let other = gpu.alloc_persistent(100, "other").unwrap();
         assert_eq!(block_on(gpu.read(&other)).unwrap(), [0; 100], "{name}");
-        gpu.copy(&buffer, 16, &other, 4, 96).unwrap();
+        gpu.copy(&mut Target::Recorder, (&buffer, 16), (&other, 4), 96).unwrap();
         assert_eq!(block_on(gpu.read(&other)).unwrap()[4..], bytes[16..112], "{name}");
 
         for bad in [
             gpu.write(&buffer, 2, &[0]),
             gpu.write(&buffer, 1000, &[0; 12]),
-            gpu.copy(&buffer, 0, &other, 0, 2),
-            gpu.copy(&buffer, 0, &other, 100, 100),
-            gpu.copy(&buffer, 0, &buffer, 100, 4),
+            gpu.copy(&mut Target::Recorder, (&buffer, 0), (&other, 0), 2),
+            gpu.copy(&mut Target::Recorder, (&buffer, 0), (&other, 100), 100),
+            gpu.copy(&mut Target::Recorder, (&buffer, 0), (&buffer, 100), 4),
             block_on(gpu.read_range(&buffer, 0..1 << 20)).map(drop),
         ] {
             assert!(matches!(bad, Err(Error::Shape { .. })), "{name}: {bad:?}");

@@ -22,8 +22,24 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 
 /// Every file under `shaders/`, by its path there.
-pub const SHADERS: &[(&str, &str)] =
-    &[("lib/grid.wgsl", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/grid.wgsl")))];
+pub const SHADERS: &[(&str, &str)] = &[
+    ("kernel/convert.wgsl", include_str!("../../shaders/kernel/convert.wgsl")),
+    ("kernel/dequantize.wgsl", include_str!("../../shaders/kernel/dequantize.wgsl")),
+    ("kernel/matmul.wgsl", include_str!("../../shaders/kernel/matmul.wgsl")),
+    ("kernel/matvec.wgsl", include_str!("../../shaders/kernel/matvec.wgsl")),
+    ("kernel/quantize_codes.wgsl", include_str!("../../shaders/kernel/quantize_codes.wgsl")),
+    ("kernel/quantize_scales.wgsl", include_str!("../../shaders/kernel/quantize_scales.wgsl")),
+    ("lib/activations.wgsl", include_str!("../../shaders/lib/activations.wgsl")),
+    ("lib/epilogue.wgsl", include_str!("../../shaders/lib/epilogue.wgsl")),
+    ("lib/f16.wgsl", include_str!("../../shaders/lib/f16.wgsl")),
+    ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
+    ("lib/product_bindings.wgsl", include_str!("../../shaders/lib/product_bindings.wgsl")),
+    ("lib/product_fields.wgsl", include_str!("../../shaders/lib/product_fields.wgsl")),
+    ("lib/x_binding.wgsl", include_str!("../../shaders/lib/x_binding.wgsl")),
+    ("scheme/encode.wgsl", include_str!("../../shaders/scheme/encode.wgsl")),
+    ("scheme/fields.wgsl", include_str!("../../shaders/scheme/fields.wgsl")),
+    ("scheme/weights.wgsl", include_str!("../../shaders/scheme/weights.wgsl")),
+];
 
 static ENVIRONMENT: LazyLock<Result<Environment<'static>, minijinja::Error>> = LazyLock::new(|| {
     let mut env = Environment::new();

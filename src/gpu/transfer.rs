@@ -15,6 +15,7 @@ use futures::channel::oneshot;
 use super::buffer::Buffer;
 use super::device::Gpu;
 use super::fault::lock;
+use super::recorder::Target;
 use crate::error::{Error, Result};
 
 /// Bytes of one host write. wgpu stages each write in memory of its own until the device has copied it; writing in pieces
@@ -85,11 +86,17 @@ impl Gpu {
         shared.faults.check()
     }
 
-    /// Records a copy of `len` bytes. All three numbers are multiples of 4 and the buffers differ.
+    /// Records a copy of `len` bytes into `target`. All three numbers are multiples of 4 and the buffers differ.
     ///
     /// # Errors
     /// [`Error::Shape`] if they are not or a range does not fit.
-    pub fn copy(&self, from: &Buffer, from_offset: u64, to: &Buffer, to_offset: u64, len: u64) -> Result<()> {
+    pub fn copy(
+        &self,
+        target: &mut Target<'_>,
+        (from, from_offset): (&Buffer, u64),
+        (to, to_offset): (&Buffer, u64),
+        len: u64,
+    ) -> Result<()> {
         if !(from_offset | to_offset | len).is_multiple_of(4) {
             return Err(Error::shape("offsets and length of a copy", "multiples of 4", len));
         }
@@ -106,15 +113,24 @@ impl Gpu {
         shared.faults.check()?;
         let mut recorder = lock(&shared.recorder);
         let recording = shared.pool.recording();
-        from.used_in(recording);
-        to.used_in(recording);
-        recorder.encoder(&shared.device).copy_buffer_to_buffer(
-            from.raw(),
-            from_offset,
-            to.raw(),
-            to_offset,
-            len,
-        );
+        let encode = |encoder: &mut wgpu::CommandEncoder| {
+            encoder.copy_buffer_to_buffer(from.raw(), from_offset, to.raw(), to_offset, len);
+        };
+        match target {
+            Target::Recorder => {
+                from.used_in(recording);
+                to.used_in(recording);
+                encode(recorder.encoder(&shared.device));
+            }
+            Target::Encoder(encoder) => {
+                if from.last_use() == recording || to.last_use() == recording {
+                    self.submit(&mut recorder)?;
+                }
+                from.used_elsewhere();
+                to.used_elsewhere();
+                encode(encoder);
+            }
+        }
         Ok(())
     }
 

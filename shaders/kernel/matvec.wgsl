@@ -1,0 +1,187 @@
+// y[m, n] = x[m, :] . w[n, :] for M of 1 to 8, all rows of x in one pass over the weights.
+//
+// A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values, so that neighbours read
+// neighbouring 16-byte words; the team's sums are then added, by the subgroup or through workgroup memory.
+//
+//   F32          acc += scale * (sum value * x - zero * sum x) + bias * sum x, once per `sub` values that share a group
+//   F16          weights decoded and rounded to f16, products and sums in f16
+//   F16Chunked   the same within `sub` (at most 32) values, f32 between
+//
+// Does not split K over workgroups.
+//% if f16
+enable f16;
+//% endif
+//% set subs = 32 // sub
+struct Params {
+    //% include "scheme/fields.wgsl"
+    //% include "lib/product_fields.wgsl"
+}
+//% include "lib/product_bindings.wgsl"
+
+//% include "lib/grid.wgsl"
+//% include "scheme/weights.wgsl"
+//% include "lib/activations.wgsl"
+//% include "lib/epilogue.wgsl"
+//% set half = accumulate != "f32"
+//% set acc_type = "f16" if accumulate == "f16" else "f32"
+//% set teams = workgroup // lanes
+//% if not subgroups
+var<workgroup> sums: array<{{ acc_type }}, {{ workgroup * team_rows * m }}>;
+//% endif
+
+//% if not half
+fn sum4(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}
+//% endif
+
+
+@compute @workgroup_size({{ workgroup }})
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    //% if subgroups
+    @builtin(subgroup_id) team: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+    //% endif
+    @builtin(local_invocation_index) tid: u32,
+) {
+    //% if not subgroups
+    let team = tid / {{ lanes }}u;
+    let lane = tid % {{ lanes }}u;
+    //% endif
+    //% if s.table
+    lut_load(tid);
+    workgroupBarrier();
+    //% endif
+    let first = (linear_workgroup(wid, count) * {{ teams }}u + team) * {{ team_rows }}u;
+    // Rows beyond the last are computed again from the last and not stored.
+    //% for r in range(team_rows)
+    let row{{ r }} = p.row0 + min(first + {{ r }}u, p.n - 1u);
+    //% if not s.group and not s.float
+    let g{{ r }} = group_of(row{{ r }}, 0u);
+    //% endif
+    //% for i in range(m)
+    var acc{{ r }}_{{ i }}: {{ acc_type }} = 0.0;
+    //% endfor
+    //% endfor
+    let chunks = (p.k + 31u) / 32u;
+    for (var c = lane; c < chunks; c += {{ lanes }}u) {
+        //% for t in range(subs)
+        {
+            //% if s.group
+            //% if full
+            let g = (c * 32u + {{ t * sub }}u) / {{ s.group }}u;
+            //% else
+            let g = min((c * 32u + {{ t * sub }}u) / {{ s.group }}u, p.groups - 1u);
+            //% endif
+            //% endif
+            //% for r in range(team_rows)
+            //% for i in range(m)
+            //% if accumulate == "f16chunked"
+            var part{{ r }}_{{ i }}: f16 = 0.0;
+            //% elif not half
+            var part{{ r }}_{{ i }} = 0.0;
+            //% endif
+            //% endfor
+            //% endfor
+            //% if not half and s.zeroed
+            //% for i in range(m)
+            var sx{{ i }} = 0.0;
+            //% endfor
+            //% endif
+            //% for j in range(sub // 4)
+            {
+                let q = c * 8u + {{ t * (sub // 4) + j }}u;
+                //% for i in range(m)
+                let x{{ i }} = x_quad({{ i }}u, q);
+                //% if half
+                let h{{ i }} = vec4<f16>(x{{ i }});
+                //% elif s.zeroed
+                sx{{ i }} += sum4(x{{ i }});
+                //% endif
+                //% endfor
+                //% for r in range(team_rows)
+                {
+                    //% if half
+                    let v = vec4<f16>(quad_weights(row{{ r }}, q));
+                    //% elif s.float
+                    let v = quad_weights(row{{ r }}, q);
+                    //% else
+                    let v = quad_values(quad_codes(row{{ r }}, q));
+                    //% endif
+                    //% for i in range(m)
+                    //% if accumulate == "f16"
+                    acc{{ r }}_{{ i }} += dot(v, h{{ i }});
+                    //% elif half
+                    part{{ r }}_{{ i }} += dot(v, h{{ i }});
+                    //% else
+                    part{{ r }}_{{ i }} += dot(v, x{{ i }});
+                    //% endif
+                    //% endfor
+                }
+                //% endfor
+            }
+            //% endfor
+            //% for r in range(team_rows)
+            //% if accumulate == "f16chunked"
+            //% for i in range(m)
+            acc{{ r }}_{{ i }} += f32(part{{ r }}_{{ i }});
+            //% endfor
+            //% elif not half
+            {
+                //% if s.float
+                //% elif s.group
+                let d = group_of(row{{ r }}, g);
+                //% else
+                let d = g{{ r }};
+                //% endif
+                //% for i in range(m)
+                //% if s.float
+                acc{{ r }}_{{ i }} += part{{ r }}_{{ i }};
+                //% elif s.biased
+                acc{{ r }}_{{ i }} += d.scale * (part{{ r }}_{{ i }} - d.zero * sx{{ i }}) + d.bias * sx{{ i }};
+                //% elif s.zeroed
+                acc{{ r }}_{{ i }} += d.scale * (part{{ r }}_{{ i }} - d.zero * sx{{ i }});
+                //% else
+                acc{{ r }}_{{ i }} += d.scale * part{{ r }}_{{ i }};
+                //% endif
+                //% endfor
+            }
+            //% endif
+            //% endfor
+        }
+        //% endfor
+    }
+    //% if subgroups
+    //% for r in range(team_rows)
+    //% for i in range(m)
+    let sum{{ r }}_{{ i }} = subgroupAdd(acc{{ r }}_{{ i }});
+    if lane == 0u && first + {{ r }}u < p.n {
+        store({{ i }}u, first + {{ r }}u, f32(sum{{ r }}_{{ i }}));
+    }
+    //% endfor
+    //% endfor
+    //% else
+    //% for r in range(team_rows)
+    //% for i in range(m)
+    sums[{{ (r * m + i) * workgroup }}u + tid] = acc{{ r }}_{{ i }};
+    //% endfor
+    //% endfor
+    workgroupBarrier();
+    for (var half_lanes = {{ lanes // 2 }}u; half_lanes > 0u; half_lanes >>= 1u) {
+        if lane < half_lanes {
+            //% for o in range(team_rows * m)
+            sums[{{ o * workgroup }}u + tid] += sums[{{ o * workgroup }}u + tid + half_lanes];
+            //% endfor
+        }
+        workgroupBarrier();
+    }
+    for (var o = lane; o < {{ team_rows * m }}u; o += {{ lanes }}u) {
+        let n = first + o / {{ m }}u;
+        if n < p.n {
+            store(o % {{ m }}u, n, f32(sums[o * {{ workgroup }}u + team * {{ lanes }}u]));
+        }
+    }
+    //% endif
+}

@@ -1,0 +1,342 @@
+// Dense f32 [rows, k] -> scales (and zero-points, biases) of each group, in the planes of the packed tensor.
+//
+//   mode thread     one thread per 4 consecutive groups (2 super-groups of two-level schemes), which fill whole words of the planes
+//   mode rows       one workgroup per 4 consecutive groups (rows, or groups too long for a thread)
+//   mode stats      per-tensor scales, first half: one workgroup per row stores its statistics in `t` [rows, 4]
+//   mode tensor     second half: one workgroup joins the rows of `t`
+//
+// Codes are not chosen here. The planes have been zero: a word may also cover padding.
+struct Params {
+    //% include "scheme/fields.wgsl"
+    total_groups: u32,
+    // 1/n as f32 for full groups and for the short last group of a row.
+    inv_full: f32,
+    inv_last: f32,
+    // C(q) of the encoder: the factor from the extreme to the scale; and that of the super-scale.
+    inv_steps: f32,
+    inv_super: f32,
+    // Of a tensor in several parts: the first row of this one, and all rows.
+    t_first: u32,
+    t_rows: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> w: array<u32>;
+//% if mode in ["stats", "tensor"]
+@group(0) @binding(3) var<storage, read_write> t: array<vec4<f32>>;
+//% endif
+
+//% include "lib/grid.wgsl"
+//% include "lib/f16.wgsl"
+//% include "scheme/encode.wgsl"
+//% set enc = s.encoder
+//% set wide = mode != "thread"
+
+// Statistics of a group: extremes with 0 included unless the format takes the true ones, the value of largest magnitude with its sign.
+struct Stats {
+    low: f32,
+    high: f32,
+    sum: f32,
+    extreme: f32,
+}
+
+struct Encoded {
+    scale: f32,
+    zero: f32,
+}
+
+//% if wide
+var<workgroup> lanes: array<vec4<f32>, 64>;
+
+fn join(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(min(a.x, b.x), max(a.y, b.y), a.z + b.z, 0.0);
+}
+
+fn reduce(tid: u32, mine: vec4<f32>) -> Stats {
+    workgroupBarrier();
+    lanes[tid] = mine;
+    workgroupBarrier();
+    for (var n = 32u; n > 0u; n >>= 1u) {
+        if tid < n {
+            lanes[tid] = join(lanes[tid], lanes[tid + n]);
+        }
+        workgroupBarrier();
+    }
+    let r = lanes[0];
+    return Stats(r.x, r.y, r.z, 0.0);
+}
+//% endif
+
+fn counted(v: f32) -> f32 {
+    return select(abs(v), 0.0, magnitude_bits(v) < TINY);
+}
+
+//% if mode != "tensor"
+fn stats_of(tid: u32, start: u32, n: u32) -> Stats {
+    //% if wide
+    var mine = vec4<f32>();
+    for (var i = tid; i < n; i += 64u) {
+        let v = x[start + i];
+        mine = vec4<f32>(min(mine.x, v), max(mine.y, v), mine.z + counted(v), 0.0);
+    }
+    return reduce(tid, mine);
+    //% else
+    //% if enc == "ggml_minmax"
+    var r = Stats(x[start], x[start], 0.0, 0.0);
+    //% else
+    var r = Stats(0.0, 0.0, 0.0, 0.0);
+    //% endif
+    var largest = 0u;
+    for (var i = 0u; i < n; i++) {
+        let v = x[start + i];
+        // Of +0 and -0 the first stays.
+        r.low = select(r.low, v, v < r.low);
+        r.high = select(r.high, v, v > r.high);
+        //% if enc == "ggml_meanabs"
+        r.sum += abs(v);
+        //% else
+        r.sum += counted(v);
+        //% endif
+        if magnitude_bits(v) > largest {
+            largest = magnitude_bits(v);
+            r.extreme = v;
+        }
+    }
+    return r;
+    //% endif
+}
+//% endif
+
+//% if s.scale == "f16"
+fn stored(scale: f32) -> u32 {
+    return f16_bits_saturating(scale);
+}
+fn widened(bits: u32) -> f32 {
+    return f16_value(bits);
+}
+//% elif s.scale == "f32"
+fn stored(scale: f32) -> u32 {
+    return bitcast<u32>(scale);
+}
+fn widened(bits: u32) -> f32 {
+    return bitcast<f32>(bits);
+}
+//% elif s.scale == "ue4m3"
+// E4M3 of a number that is not negative, rounded half up; from 256 on 448, as ggml does it.
+fn stored(scale: f32) -> u32 {
+    let a = bitcast<u32>(scale);
+    if a < 0x3c800000u {
+        return min(7u, u32(scale * 512.0 + 0.5));
+    }
+    let code = ((a + 0x80000u) >> 20u) - 960u;
+    return select(code, 0x7eu, code >= 0x78u);
+}
+//% endif
+
+//% if not s.two_level and mode != "stats"
+// The scale as stored, and the zero-point or bias as stored.
+fn encode(r: Stats, inv_n: f32) -> vec2<u32> {
+    let amax = max(-r.low, r.high);
+    let tiny = magnitude_bits(amax) < TINY;
+    //% if enc == "meanabs"
+    return vec2<u32>(select(stored(r.sum * inv_n), 0u, magnitude_bits(r.sum) < TINY), 0u);
+    //% elif enc == "ggml_meanabs"
+    return vec2<u32>(stored(r.sum * inv_n), 0u);
+    //% elif enc == "nvfp4"
+    return vec2<u32>(stored(amax / 6.0), 0u);
+    //% elif enc in ["absmax", "nearest"]
+    return vec2<u32>(select(stored(amax * p.inv_steps), 0u, tiny), 0u);
+    //% elif enc == "minmax"
+    let scale = stored((r.high - r.low) * p.inv_steps);
+    let s = widened(scale);
+    if tiny || s == 0.0 {
+        return vec2<u32>(select(scale, 0u, tiny), 0u);
+    }
+    return vec2<u32>(scale, u32(steps(-r.low, s, {{ 2 ** s.bits - 1 }}.0)));
+    //% elif enc == "shared_exponent"
+    let e = i32(bitcast<u32>(amax) >> 23u) - {{ s.emax }};
+    return vec2<u32>(select(u32(clamp(e, 1, 254)), 0u, tiny), 0u);
+    //% elif enc == "ggml_extreme"
+    return vec2<u32>(stored(r.extreme * p.inv_steps), 0u);
+    //% elif enc == "ggml_minmax"
+    return vec2<u32>(stored((r.high - r.low) / {{ 2 ** s.bits - 1 }}.0), f16_bits_saturating(r.low));
+    //% elif enc == "ggml_absmax"
+    return vec2<u32>(stored(amax / 127.0), 0u);
+    //% elif enc == "ggml_ternary"
+    return vec2<u32>(stored(amax), 0u);
+    //% endif
+}
+
+// Four groups' scales fill whole words; so do their zero-points.
+fn write(first: u32, v: array<vec2<u32>, 4>) {
+    //% if s.scale == "f32"
+    //% for i in range(4)
+    if first + {{ i }}u < p.total_groups {
+        w[p.scales + first + {{ i }}u] = v[{{ i }}].x;
+    }
+    //% endfor
+    //% elif s.scale == "f16"
+    w[p.scales + (first >> 1u)] = v[0].x | (v[1].x << 16u);
+    w[p.scales + (first >> 1u) + 1u] = v[2].x | (v[3].x << 16u);
+    //% else
+    w[p.scales + (first >> 2u)] = v[0].x | (v[1].x << 8u) | (v[2].x << 16u) | (v[3].x << 24u);
+    //% endif
+    //% if s.zero == "point"
+    w[p.zeros + (first >> 2u)] = v[0].y | (v[1].y << 8u) | (v[2].y << 16u) | (v[3].y << 24u);
+    //% elif s.zero == "bias"
+    w[p.zeros + (first >> 1u)] = v[0].y | (v[1].y << 16u);
+    w[p.zeros + (first >> 1u) + 1u] = v[2].y | (v[3].y << 16u);
+    //% endif
+}
+//% endif
+
+//% if s.two_level
+//% set per = s.groups_per_super
+//% set levels = 2 ** s.bits - 1
+//% set half_levels = 2 ** (s.bits - 1)
+// One super-group: sub-scales to `w`, returns the f16 bits of super-scale and super-minimum.
+fn super_group(tid: u32, i: u32) -> vec2<u32> {
+    let groups = i * {{ per }}u;
+    let start = i * {{ per * s.group }}u;
+    var scale: array<f32, {{ per }}>;
+    //% if enc == "super_minmax"
+    var low: array<f32, {{ per }}>;
+    var top = 0.0;
+    var bottom = 0.0;
+    for (var g = 0u; g < {{ per }}u; g++) {
+        let r = stats_of(tid, start + g * {{ s.group }}u, {{ s.group }}u);
+        scale[g] = (r.high - r.low) * p.inv_steps;
+        low[g] = -r.low;
+        top = select(top, scale[g], scale[g] > top);
+        bottom = select(bottom, low[g], low[g] > bottom);
+    }
+    let d_bits = f16_bits_saturating(top * p.inv_super);
+    let m_bits = f16_bits_saturating(bottom * p.inv_super);
+    let d = f16_value(d_bits);
+    let m = f16_value(m_bits);
+    //% set most = "15.0" if s.scale == "two_u4min" else "63.0"
+    for (var word = 0u; word < {{ per // 4 }}u; word++) {
+        var packed = 0u;
+        var packed_min = 0u;
+        for (var b = 0u; b < 4u; b++) {
+            let g = word * 4u + b;
+            var sc = 0u;
+            var mn = 0u;
+            if d > 0.0 {
+                sc = u32(steps(scale[g], d, {{ most }}));
+            }
+            if m > 0.0 {
+                mn = u32(steps(low[g], m, {{ most }}));
+            }
+            //% if s.scale == "two_u4min"
+            packed |= (sc | (mn << 4u)) << (8u * b);
+            //% else
+            packed |= sc << (8u * b);
+            packed_min |= mn << (8u * b);
+            //% endif
+        }
+        w[p.scales + (groups >> 2u) + word] = packed;
+        //% if s.scale == "two_u8min"
+        w[p.zeros + (groups >> 2u) + word] = packed_min;
+        //% endif
+    }
+    return vec2<u32>(d_bits, m_bits);
+    //% else
+    var top = 0.0;
+    for (var g = 0u; g < {{ per }}u; g++) {
+        let r = stats_of(tid, start + g * {{ s.group }}u, {{ s.group }}u);
+        scale[g] = r.extreme * p.inv_steps;
+        if magnitude_bits(scale[g]) > magnitude_bits(top) {
+            top = scale[g];
+        }
+    }
+    //% set most = "32.0" if s.bits == 3 else "128.0"
+    let d_bits = f16_bits_saturating(top * p.inv_super);
+    let d = f16_value(d_bits);
+    for (var word = 0u; word < {{ per // 4 }}u; word++) {
+        var packed = 0u;
+        for (var b = 0u; b < 4u; b++) {
+            let g = word * 4u + b;
+            var sc = 0.0;
+            if d != 0.0 {
+                let negative = (scale[g] < 0.0) != (d < 0.0);
+                sc = steps(abs(scale[g]), abs(d), select({{ most }} - 1.0, {{ most }}, negative));
+                sc = select(sc, -sc, negative);
+            }
+            packed |= (u32(i32(sc)) & 0xffu) << (8u * b);
+        }
+        w[p.scales + (groups >> 2u) + word] = packed;
+    }
+    return vec2<u32>(select(d_bits, 0u, d == 0.0), 0u);
+    //% endif
+}
+//% endif
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+    let team = linear_workgroup(wid, count);
+    //% if mode == "stats"
+    if team < p.rows {
+        let r = stats_of(tid, team * p.k, p.k);
+        if tid == 0u {
+            t[p.t_first + team] = vec4<f32>(r.low, r.high, r.sum, 0.0);
+        }
+    }
+    //% elif mode == "tensor"
+    var mine = vec4<f32>();
+    for (var i = tid; i < p.t_rows; i += 64u) {
+        mine = join(mine, t[i]);
+    }
+    let r = reduce(tid, mine);
+    if team == 0u && tid == 0u {
+        var v: array<vec2<u32>, 4>;
+        v[0] = encode(r, p.inv_full);
+        write(0u, v);
+    }
+    //% elif s.two_level
+    // Two super-groups share a word of super-scales.
+    let i = (team * 64u + tid) * 2u;
+    if i < p.total_groups {
+        let a = super_group(tid, i);
+        var b = vec2<u32>();
+        if i + 1u < p.total_groups {
+            b = super_group(tid, i + 1u);
+        }
+        w[p.supers + (i >> 1u)] = a.x | (b.x << 16u);
+        //% if enc == "super_minmax"
+        w[p.mins + (i >> 1u)] = a.y | (b.y << 16u);
+        //% endif
+    }
+    //% else
+    //% if wide
+    let first = team * 4u;
+    //% else
+    let first = (team * 64u + tid) * 4u;
+    if first >= p.total_groups {
+        return;
+    }
+    //% endif
+    var v: array<vec2<u32>, 4>;
+    for (var i = 0u; i < 4u; i++) {
+        let g = first + i;
+        if g < p.total_groups {
+            let row = g / p.groups;
+            let at = (g % p.groups) * {{ s.group }}u;
+            //% if s.group
+            let n = min({{ s.group }}u, p.k - at);
+            //% else
+            let n = p.k;
+            //% endif
+            let r = stats_of(tid, row * p.k + at, n);
+            v[i] = encode(r, select(p.inv_last, p.inv_full, n == {{ s.group }}u));
+        }
+    }
+    //% if wide
+    if tid == 0u {
+        write(first, v);
+    }
+    //% else
+    write(first, v);
+    //% endif
+    //% endif
+}

@@ -1,0 +1,35 @@
+// The end of a product: + bias[n] + residual[m, n], then a function; stored as f32 or (f16 tier) f16.
+//
+// `e` holds the bias [N] from p.bias_at and the residual [M, N] from p.residual_at, both f32.
+//% if function == "gelu"
+// Abramowitz and Stegun 7.1.26: |error of erf| <= 1.5e-7.
+fn erf(v: f32) -> f32 {
+    let a = abs(v);
+    let t = 1.0 / (1.0 + 0.3275911 * a);
+    let poly = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
+    return sign(v) * (1.0 - poly * exp(-a * a));
+}
+//% endif
+
+fn store(m: u32, n: u32, sum: f32) {
+    let at = m * p.n_total + p.n0 + n;
+    var v = sum;
+    //% if bias
+    v += e[p.bias_at + p.n0 + n];
+    //% endif
+    //% if residual
+    v += e[p.residual_at + at];
+    //% endif
+    //% if function == "relu"
+    v = select(v, 0.0, v < 0.0);
+    //% elif function == "gelu"
+    v = 0.5 * v * (1.0 + erf(v * 0.70710678));
+    //% elif function == "silu"
+    v = v / (1.0 + exp(-v));
+    //% endif
+    //% if y_f16
+    y[at] = f16(v);
+    //% else
+    y[at] = v;
+    //% endif
+}

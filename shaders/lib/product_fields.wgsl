@@ -1,0 +1,8 @@
+    // Rows of x; first column of y, columns of y, first weight row of this dispatch, number of weight rows.
+    m: u32,
+    n0: u32,
+    n_total: u32,
+    row0: u32,
+    n: u32,
+    bias_at: u32,
+    residual_at: u32,

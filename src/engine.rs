@@ -1,0 +1,683 @@
+//! What users call: one asynchronous API over the GPU kernels and the CPU engine.
+//!
+//! ```text
+//! Engine::{auto, open, cpu, from_wgpu}
+//!   upload(Tensor) -> Array            upload_packed(PackedTensor) -> PackedArray
+//!   quantize(Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
+//!   Array::read / PackedArray::read            one submit, one wait
+//! ```
+//!
+//! On a GPU operations are recorded; nothing runs until something is read (or [`Engine::submit`]). On the CPU they run at once. An
+//! engine is a handle that clones cheaply and may be shared between threads. Which kernel runs when is decided here; how is
+//! `kernels` and `cpu`.
+
+use crate::product::{Accumulate, Activation, Function, Product, Summation};
+use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
+use std::ops::Range;
+use std::sync::Arc;
+
+#[cfg(feature = "gpu")]
+use crate::{
+    gpu::{self, Buffer, Disable, Gpu, GpuOptions, Target},
+    kernels::{self, DeviceWeights, Tier, product::Choice},
+};
+
+/// How [`Engine::open`] chooses and opens a device.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// `cpu`, or part of an adapter's name (`llvmpipe`, `radeon`, `gl:llvmpipe`). None: the environment's `WGPU_ADAPTER_NAME`, else a
+    /// real GPU, else the CPU engine.
+    pub device: Option<String>,
+    /// Capabilities to do without.
+    #[cfg(feature = "gpu")]
+    pub disable: Disable,
+    /// Keep wgpu's run-time checks in shaders although shapes have been checked on the host.
+    pub checked: bool,
+}
+
+/// A device with its kernels, or the CPU. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    backend: Backend,
+}
+
+#[derive(Clone, Debug)]
+enum Backend {
+    Cpu,
+    #[cfg(feature = "gpu")]
+    Gpu(Gpu),
+}
+
+/// Who computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// The adapter's name, or `CPU`.
+    pub name: String,
+    /// `Vulkan`, `Metal`, ..., or `cpu`.
+    pub backend: String,
+    /// Driver and version.
+    pub driver: String,
+    /// A CPU pretending to be a GPU.
+    pub software: bool,
+    /// What kernels are generated for: `f32`, `f16+subgroups32`, ...; on the CPU the vector instructions.
+    pub tier: String,
+}
+
+/// A dense tensor where the engine computes. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct Array {
+    shape: Vec<usize>,
+    dtype: DType,
+    data: ArrayData,
+}
+
+#[derive(Clone, Debug)]
+enum ArrayData {
+    Host(Arc<Tensor>),
+    /// The buffer, and the byte where the tensor begins.
+    #[cfg(feature = "gpu")]
+    Device(Gpu, Buffer, u64),
+}
+
+/// A packed tensor where the engine computes. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct PackedArray {
+    data: PackedData,
+}
+
+#[derive(Clone, Debug)]
+enum PackedData {
+    Host(Arc<PackedTensor>),
+    #[cfg(feature = "gpu")]
+    Device(Gpu, Arc<DeviceWeights>),
+}
+
+/// Options of a product. `Default` is f32 throughout, no epilogue.
+#[derive(Clone, Debug)]
+pub struct MatmulOptions {
+    pub activation: Activation,
+    pub accumulate: Accumulate,
+    pub function: Function,
+    /// Element type of y: f32 or f16.
+    pub output: DType,
+    /// [N], f32 or f16: added to every row.
+    pub bias: Option<Array>,
+    /// [M, N], f32 or f16: added to y.
+    pub residual: Option<Array>,
+    /// Of a weight with leading dimensions: which matrix [N, K] to multiply with, counted in row-major order. None: the weight has
+    /// rank 2 (or all its rows count as N).
+    pub expert: Option<usize>,
+    /// Pins the kernel by its name in `KERNELS` instead of the engine's choice (GPU only).
+    pub kernel: Option<&'static str>,
+}
+
+impl Default for MatmulOptions {
+    fn default() -> Self {
+        let Product { activation, accumulate, function, output } = Product::default();
+        Self { activation, accumulate, function, output, bias: None, residual: None, expert: None, kernel: None }
+    }
+}
+
+impl MatmulOptions {
+    /// The part that does not name operands.
+    pub fn product(&self) -> Product {
+        Product {
+            activation: self.activation,
+            accumulate: self.accumulate,
+            function: self.function,
+            output: self.output,
+        }
+    }
+}
+
+/// What a product would run, and how it sums.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The kernel's name in `KERNELS`; `cpu` on the CPU engine.
+    pub kernel: &'static str,
+    /// Tile, lanes and tier in words.
+    pub detail: String,
+    /// The policy that is carried out: F32 where the device has no f16 arithmetic.
+    pub accumulate: Accumulate,
+    pub summation: Summation,
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}), accumulates in {:?}", self.kernel, self.detail, self.accumulate)
+    }
+}
+
+impl Engine {
+    /// The CPU engine.
+    pub fn cpu() -> Self {
+        Self { backend: Backend::Cpu }
+    }
+
+    /// A real GPU if there is one, else the CPU engine. Software adapters are taken only if `WGPU_ADAPTER_NAME` names one.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if the environment names an adapter that is not there; errors of the driver.
+    pub async fn auto() -> Result<Self> {
+        Self::open(&EngineOptions::default()).await
+    }
+
+    /// The device that `options` ask for.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if a named one is not there; errors of the driver.
+    pub async fn open(options: &EngineOptions) -> Result<Self> {
+        let wanted = options.device.as_deref().filter(|d| *d != "auto");
+        if wanted.is_some_and(|d| d.eq_ignore_ascii_case("cpu")) {
+            return Ok(Self::cpu());
+        }
+        Self::open_gpu(wanted, options).await
+    }
+
+    #[cfg(feature = "gpu")]
+    async fn open_gpu(wanted: Option<&str>, options: &EngineOptions) -> Result<Self> {
+        let named = wanted.is_some() || std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|v| !v.is_empty());
+        let found = match gpu::adapter::pick(wanted, named).await {
+            Ok(found) => found,
+            Err(Error::NoAdapter { .. }) if !named => return Ok(Self::cpu()),
+            Err(e) => return Err(e),
+        };
+        Self::open_adapter(&found.adapter, options).await
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    async fn open_gpu(wanted: Option<&str>, _: &EngineOptions) -> Result<Self> {
+        match wanted {
+            None => Ok(Self::cpu()),
+            Some(name) => Err(Error::NoAdapter { wanted: format!("named '{name}'"), found: "none (built without GPU)".into() }),
+        }
+    }
+
+    /// A device on this adapter, one of [`gpu::adapter::list`].
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    #[cfg(feature = "gpu")]
+    pub async fn open_adapter(adapter: &wgpu::Adapter, options: &EngineOptions) -> Result<Self> {
+        let gpu_options =
+            GpuOptions { trusted: !options.checked, disable: options.disable.clone(), ..GpuOptions::default() };
+        Ok(Self { backend: Backend::Gpu(Gpu::open(adapter, &gpu_options).await?) })
+    }
+
+    /// An engine on a device that the application made, with the features and limits it has; WebGPU's defaults are enough.
+    /// [`Engine::requirements`] says what more is useful.
+    #[cfg(feature = "gpu")]
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Self {
+        Self { backend: Backend::Gpu(Gpu::from_device(device, queue, adapter, &GpuOptions::default())) }
+    }
+
+    /// Features and limits worth asking for when making a device on `adapter` for lowbit.
+    #[cfg(feature = "gpu")]
+    pub fn requirements(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::Limits) {
+        gpu::adapter::requirements(adapter)
+    }
+
+    /// The device underneath, None on the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.backend {
+            Backend::Gpu(gpu) => Some(gpu),
+            Backend::Cpu => None,
+        }
+    }
+
+    /// Whether this is the CPU engine.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.backend, Backend::Cpu)
+    }
+
+    /// Who computes.
+    pub fn info(&self) -> EngineInfo {
+        match &self.backend {
+            Backend::Cpu => EngineInfo {
+                name: "CPU".into(),
+                backend: "cpu".into(),
+                driver: String::new(),
+                software: false,
+                tier: cpu::instructions().into(),
+            },
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => {
+                let info = gpu.info();
+                EngineInfo {
+                    name: info.name.clone(),
+                    backend: format!("{:?}", info.backend),
+                    driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
+                    software: info.software,
+                    tier: Tier::of(gpu.capabilities()).to_string(),
+                }
+            }
+        }
+    }
+
+    /// Brings a tensor to the engine: f32 and f16 as they are, bf16 as f32.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub fn upload(&self, tensor: &Tensor) -> Result<Array> {
+        let widened;
+        let tensor = match tensor.dtype() {
+            DType::Bf16 => {
+                widened = Tensor::from_f32(tensor.shape(), tensor.to_f32().into_owned())?;
+                &widened
+            }
+            _ => tensor,
+        };
+        let data = match &self.backend {
+            Backend::Cpu => ArrayData::Host(Arc::new(tensor.clone())),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => ArrayData::Device(gpu.clone(), gpu.upload(tensor.bytes(), "tensor")?, 0),
+        };
+        Ok(Array { shape: tensor.shape().to_vec(), dtype: tensor.dtype(), data })
+    }
+
+    /// Brings a packed tensor to the engine; one larger than a binding is split by rows.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if a single row is larger than a binding, [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub fn upload_packed(&self, packed: &PackedTensor) -> Result<PackedArray> {
+        let data = match &self.backend {
+            Backend::Cpu => PackedData::Host(Arc::new(packed.clone())),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => PackedData::Device(gpu.clone(), Arc::new(DeviceWeights::upload(gpu, packed)?)),
+        };
+        Ok(PackedArray { data })
+    }
+
+    /// Wraps a buffer of the application's as a dense array that begins at byte `offset`, a multiple of 256, on an engine of the same
+    /// device ([`Engine::from_wgpu`]). It needs `STORAGE`, and `COPY_SRC` to be read. The array owns its bytes up to the next
+    /// multiple of 16.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the buffer is smaller than that; [`Error::Unsupported`] on the CPU engine and for bf16.
+    #[cfg(feature = "gpu")]
+    pub fn wrap_buffer(
+        &self,
+        buffer: wgpu::Buffer,
+        offset: u64,
+        shape: impl Into<Vec<usize>>,
+        dtype: DType,
+    ) -> Result<Array> {
+        let Backend::Gpu(gpu) = &self.backend else {
+            return Err(Error::unsupported("wrapping a GPU buffer on the CPU engine", ""));
+        };
+        if dtype == DType::Bf16 {
+            return Err(Error::unsupported("a bf16 array", "f32 and f16 are"));
+        }
+        let shape = shape.into();
+        let bytes = crate::tensor::element_count(&shape).and_then(|n| n.checked_mul(dtype.size()));
+        let end = bytes.and_then(|n| n.checked_next_multiple_of(16)).and_then(|n| offset.checked_add(n as u64));
+        if offset % 256 != 0 || end.is_none_or(|end| end > buffer.size()) {
+            let got = format!("{} bytes, offset {offset}", buffer.size());
+            let need = "an offset that is a multiple of 256 and room for the shape, rounded up to 16 bytes";
+            return Err(Error::shape(format!("buffer for {dtype} {shape:?}"), need, got));
+        }
+        Ok(Array { shape, dtype, data: ArrayData::Device(gpu.clone(), Buffer::from_wgpu(buffer), offset) })
+    }
+
+    /// Quantizes a weight [.., N, K] by the scheme's direct encoder, on the GPU where it has one for the scheme.
+    ///
+    /// # Errors
+    /// As [`Scheme::check_shape`]; [`Error::NotRepresentable`] for NaN, infinities and values beyond the scheme's range; errors of the
+    /// device.
+    pub async fn quantize(&self, tensor: &Tensor, scheme: &Scheme) -> Result<PackedArray> {
+        self.quantize_named(tensor, "weight", scheme).await
+    }
+
+    /// As [`Engine::quantize`], with the tensor's name for errors.
+    ///
+    /// # Errors
+    /// As [`Engine::quantize`].
+    pub async fn quantize_named(&self, tensor: &Tensor, name: &str, scheme: &Scheme) -> Result<PackedArray> {
+        scheme.check_shape(tensor.shape())?;
+        match &self.backend {
+            Backend::Cpu => {
+                Ok(PackedArray { data: PackedData::Host(Arc::new(cpu::quantize(tensor, name, scheme, None)?)) })
+            }
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => {
+                if !kernels::quantize::on_gpu(scheme) {
+                    return self.upload_packed(&cpu::quantize(tensor, name, scheme, None)?);
+                }
+                let table = match scheme.value {
+                    crate::scheme::Value::Learned => Some(crate::quantize::kmeans::learn(tensor, name, scheme)?),
+                    _ => None,
+                };
+                let (weights, status) = kernels::quantize::record(gpu, tensor, scheme, table.as_deref())?;
+                status.check(gpu, tensor, name, scheme).await?;
+                Ok(PackedArray { data: PackedData::Device(gpu.clone(), Arc::new(weights)) })
+            }
+        }
+    }
+
+    /// Decodes a packed weight to a dense array of its shape, f32 or f16.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for bf16 and for arrays of another engine; errors of the device.
+    pub fn dequantize(&self, packed: &PackedArray, dtype: DType) -> Result<Array> {
+        if dtype == DType::Bf16 {
+            return Err(Error::unsupported("dequantizing to bf16", "f32 and f16 are"));
+        }
+        let shape = packed.shape().to_vec();
+        let data = match (&self.backend, &packed.data) {
+            (Backend::Cpu, PackedData::Host(packed)) => ArrayData::Host(Arc::new(cpu::dequantize(packed, dtype))),
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(gpu), PackedData::Device(_, weights)) => {
+                let elements: usize = shape.iter().product();
+                let y = gpu.alloc((elements * dtype.size()) as u64, "dense weights")?;
+                kernels::dequantize::record(gpu, &mut Target::Recorder, weights, (&y, 0), dtype)?;
+                ArrayData::Device(gpu.clone(), y, 0)
+            }
+            #[cfg(feature = "gpu")]
+            _ => return Err(foreign()),
+        };
+        Ok(Array { shape, dtype, data })
+    }
+
+    /// As [`Engine::dequantize`], recorded into the caller's encoder and written to `y` of the weight's shape; the caller submits. GPU only.
+    ///
+    /// # Errors
+    /// As [`Engine::dequantize`]; [`Error::Shape`] if y has another shape.
+    #[cfg(feature = "gpu")]
+    pub fn encode_dequantize(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        packed: &PackedArray,
+        y: &Array,
+    ) -> Result<()> {
+        let (Backend::Gpu(gpu), ArrayData::Device(_, buffer, offset), PackedData::Device(_, weights)) =
+            (&self.backend, &y.data, &packed.data)
+        else {
+            return Err(foreign());
+        };
+        if y.shape != weights.shape {
+            return Err(Error::shape("y of a dequantization", format!("{:?}", weights.shape), format!("{:?}", y.shape)));
+        }
+        kernels::dequantize::record(gpu, &mut Target::Encoder(encoder), weights, (buffer, *offset), y.dtype)
+    }
+
+    /// `y = function(x * w^T + bias + residual)`: x [.., K] (all but the last dimension count as M), w [N, K], y [.., N].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for shapes that do not match; [`Error::Unsupported`] for int8 activations on a GPU and arrays of another engine;
+    /// errors of the device.
+    pub fn matmul(&self, x: &Array, w: &PackedArray, options: &MatmulOptions) -> Result<Array> {
+        let call = Call::new(x, w, options)?;
+        match &self.backend {
+            Backend::Cpu => {
+                let (ArrayData::Host(tensor), PackedData::Host(packed)) = (&x.data, &w.data) else {
+                    return Err(foreign());
+                };
+                let host = |a: &Option<Array>| match a {
+                    None => Ok(None),
+                    Some(Array { data: ArrayData::Host(t), .. }) => Ok(Some(t.clone())),
+                    #[cfg(feature = "gpu")]
+                    Some(_) => Err(foreign()),
+                };
+                let (bias, residual) = (host(&options.bias)?, host(&options.residual)?);
+                let (bias, residual) = (bias.as_ref().map(|t| t.to_f32()), residual.as_ref().map(|t| t.to_f32()));
+                let y = cpu::matmul(tensor, packed, call.rows, &options.product(), bias.as_deref(), residual.as_deref())?;
+                let y = Tensor::from_bytes(call.shape.clone(), y.dtype(), y.into_bytes())?;
+                Ok(Array { shape: call.shape, dtype: options.output, data: ArrayData::Host(Arc::new(y)) })
+            }
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => {
+                let bytes = call.m * call.rows.len() * options.output.size();
+                let y = gpu.alloc(bytes as u64, "product")?;
+                self.encode(gpu, &mut Target::Recorder, x, w, (&y, 0), options, &call)?;
+                let data = ArrayData::Device(gpu.clone(), y, 0);
+                Ok(Array { shape: call.shape, dtype: options.output, data })
+            }
+        }
+    }
+
+    /// As [`Engine::matmul`], recorded into the caller's encoder and written to `y` [.., N]; the caller submits. GPU only.
+    ///
+    /// # Errors
+    /// As [`Engine::matmul`]; [`Error::Shape`] if y has another shape or type.
+    #[cfg(feature = "gpu")]
+    pub fn encode_matmul(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        x: &Array,
+        w: &PackedArray,
+        y: &Array,
+        options: &MatmulOptions,
+    ) -> Result<()> {
+        let call = Call::new(x, w, options)?;
+        let (Backend::Gpu(gpu), ArrayData::Device(_, buffer, offset)) = (&self.backend, &y.data) else {
+            return Err(foreign());
+        };
+        if y.shape != call.shape || y.dtype != options.output {
+            let got = format!("{} {:?}", y.dtype, y.shape);
+            return Err(Error::shape("y of a product", format!("{} {:?}", options.output, call.shape), got));
+        }
+        self.encode(gpu, &mut Target::Encoder(encoder), x, w, (buffer, *offset), options, &call)
+    }
+
+    #[cfg(feature = "gpu")]
+    #[allow(clippy::too_many_arguments)]
+    fn encode(
+        &self,
+        gpu: &Gpu,
+        target: &mut Target<'_>,
+        x: &Array,
+        w: &PackedArray,
+        (y, y_offset): (&Buffer, u64),
+        options: &MatmulOptions,
+        call: &Call,
+    ) -> Result<()> {
+        let (ArrayData::Device(_, x_buffer, x_offset), PackedData::Device(_, weights)) = (&x.data, &w.data) else {
+            return Err(foreign());
+        };
+        let mut widen = |a: &Option<Array>| match a {
+            None => Ok(None),
+            Some(Array { data: ArrayData::Device(_, b, 0), dtype: DType::F32, .. }) => Ok(Some(b.clone())),
+            Some(Array { data: ArrayData::Device(_, b, offset), shape, dtype }) => {
+                let elements: usize = shape.iter().product();
+                let wide = gpu.alloc(elements as u64 * 4, "epilogue as f32")?;
+                match dtype {
+                    DType::F32 => gpu.copy(target, (b, *offset), (&wide, 0), elements as u64 * 4)?,
+                    _ => kernels::convert::record(gpu, target, (b, *offset), (&wide, 0), elements, false)?,
+                }
+                Ok(Some(wide))
+            }
+            Some(_) => Err(foreign()),
+        };
+        let (bias, residual) = (widen(&options.bias)?, widen(&options.residual)?);
+        let operands = kernels::product::Operands {
+            x: x_buffer,
+            x_offset: *x_offset,
+            x_dtype: x.dtype,
+            m: call.m,
+            w: weights,
+            rows: call.rows.clone(),
+            bias: bias.as_ref(),
+            residual: residual.as_ref(),
+            y,
+            y_offset,
+        };
+        let tier = Tier::of(gpu.capabilities());
+        let choice = Choice::new(options.kernel, tier, call.m)?;
+        kernels::product::record(gpu, tier, target, &operands, &options.product(), choice)
+    }
+
+    /// What [`Engine::matmul`] would run for `m` rows of x.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the options pin a kernel that does not take this product.
+    pub fn plan(&self, m: usize, w: &PackedArray, options: &MatmulOptions) -> Result<Plan> {
+        let k = w.shape().last().copied().unwrap_or(0);
+        match &self.backend {
+            Backend::Cpu => Ok(Plan {
+                kernel: "cpu",
+                detail: cpu::instructions().into(),
+                accumulate: Accumulate::F32,
+                summation: cpu::summation(&options.product(), w.scheme(), k),
+            }),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => {
+                let tier = Tier::of(gpu.capabilities());
+                let choice = Choice::new(options.kernel, tier, m)?;
+                let accumulate = kernels::product::effective(options.accumulate, tier);
+                Ok(Plan {
+                    kernel: choice.kernel(),
+                    detail: format!("{tier}, {choice:?}"),
+                    accumulate,
+                    summation: choice.summation(w.scheme(), accumulate, k),
+                })
+            }
+        }
+    }
+
+    /// Submits what is recorded without waiting. Needed only before commands of the application's own use results.
+    ///
+    /// # Errors
+    /// What the device found wrong with the recorded commands; [`Error::DeviceLost`].
+    pub fn submit(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Cpu => Ok(()),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.flush(),
+        }
+    }
+}
+
+/// The error for operands that belong to another engine.
+fn foreign() -> Error {
+    Error::unsupported("an operand of another engine", "upload it to this one")
+}
+
+/// A product's checked shapes.
+struct Call {
+    m: usize,
+    /// Weight rows to multiply with.
+    rows: Range<usize>,
+    /// Of y.
+    shape: Vec<usize>,
+}
+
+impl Call {
+    fn new(x: &Array, w: &PackedArray, options: &MatmulOptions) -> Result<Self> {
+        let (shape, k) = (w.shape(), *w.shape().last().unwrap_or(&0));
+        let all: usize = shape[..shape.len().saturating_sub(1)].iter().product();
+        let rows = match options.expert {
+            None => 0..all,
+            Some(i) => {
+                let n = if shape.len() >= 2 { shape[shape.len() - 2] } else { 1 };
+                if i >= all / n {
+                    return Err(Error::shape("expert", format!("below {}", all / n), i));
+                }
+                i * n..(i + 1) * n
+            }
+        };
+        if x.shape.last() != Some(&k) {
+            return Err(Error::shape("K of x and w", format!("x [.., {k}] for w {shape:?}"), format!("x {:?}", x.shape)));
+        }
+        if x.shape.contains(&0) {
+            return Err(Error::shape("x", "no dimension of size 0", format!("{:?}", x.shape)));
+        }
+        if options.output == DType::Bf16 {
+            return Err(Error::unsupported("bf16 output", "f32 and f16 are"));
+        }
+        let m = x.shape.iter().product::<usize>() / k;
+        let mut y_shape = x.shape.clone();
+        if let Some(last) = y_shape.last_mut() {
+            *last = rows.len();
+        }
+        let check = |what: &str, a: &Option<Array>, len: usize, expected: String| match a {
+            Some(a) if a.shape.iter().product::<usize>() != len => {
+                Err(Error::shape(what, expected, format!("{:?}", a.shape)))
+            }
+            _ => Ok(()),
+        };
+        check("bias", &options.bias, rows.len(), format!("[{}]", rows.len()))?;
+        check("residual", &options.residual, m * rows.len(), format!("{y_shape:?}"))?;
+        Ok(Self { m, rows, shape: y_shape })
+    }
+}
+
+impl Array {
+    /// The dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The buffer on the GPU and the byte where the tensor begins; None on the CPU. Submit before using it elsewhere.
+    #[cfg(feature = "gpu")]
+    pub fn buffer(&self) -> Option<(&wgpu::Buffer, u64)> {
+        match &self.data {
+            ArrayData::Device(_, buffer, offset) => Some((buffer.raw(), *offset)),
+            ArrayData::Host(_) => None,
+        }
+    }
+
+    /// Submits everything recorded so far, waits for this array and copies it to the host.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] and whatever else went wrong on the device since the last read.
+    pub async fn read(&self) -> Result<Tensor> {
+        match &self.data {
+            ArrayData::Host(tensor) => Ok(Tensor::clone(tensor)),
+            #[cfg(feature = "gpu")]
+            ArrayData::Device(gpu, buffer, offset) => {
+                let bytes = (self.shape.iter().product::<usize>() * self.dtype.size()) as u64;
+                // Copies move whole words; an odd number of f16 ends in the middle of one.
+                let mut data = gpu.read_range(buffer, *offset..offset + bytes.next_multiple_of(4)).await?;
+                data.truncate(bytes as usize);
+                Tensor::from_bytes(self.shape.clone(), self.dtype, data)
+            }
+        }
+    }
+}
+
+impl PackedArray {
+    /// The scheme.
+    pub fn scheme(&self) -> &Scheme {
+        match &self.data {
+            PackedData::Host(packed) => packed.scheme(),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(_, weights) => &weights.scheme,
+        }
+    }
+
+    /// The dimensions, outermost first; the last is K.
+    pub fn shape(&self) -> &[usize] {
+        match &self.data {
+            PackedData::Host(packed) => packed.shape(),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(_, weights) => &weights.shape,
+        }
+    }
+
+    /// Bytes of all planes where they are.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            PackedData::Host(packed) => packed.data().len(),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(_, weights) => weights.bytes(),
+        }
+    }
+
+    /// Submits everything recorded so far, waits for this tensor and copies it to the host.
+    ///
+    /// # Errors
+    /// As [`Array::read`].
+    pub async fn read(&self) -> Result<PackedTensor> {
+        match &self.data {
+            PackedData::Host(packed) => Ok(PackedTensor::clone(packed)),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(gpu, weights) => weights.read(gpu).await,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Packed weights to dense f32 or f16 on the device.
+
+use super::context::{self, WeightParams};
+use super::weights::{DeviceWeights, ROW_STEP, binding_limit};
+use super::{Columns, Scheme, Shader, Specialization, Tier};
+use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
+use crate::{DType, Error, Result};
+use bytemuck::{Pod, Zeroable};
+use serde::Serialize;
+
+const WORKGROUP: u32 = 64;
+
+/// Specialization.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Dequantize {
+    #[serde(rename = "s", serialize_with = "context::scheme")]
+    pub scheme: Scheme,
+    pub ragged: bool,
+    pub out_f16: bool,
+    workgroup: u32,
+}
+
+impl Specialization for Dequantize {
+    const KERNEL: &'static str = "dequantize";
+
+    fn storage(&self) -> Vec<Access> {
+        vec![Access::Read, Access::Read, Access::ReadWrite]
+    }
+}
+
+/// The uniform of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Params {
+    pub weights: WeightParams,
+    pub row0: u32,
+    pub quads: u32,
+    pub elements: u32,
+}
+
+/// Records the decoding of all of `w` into `y` [rows, k] of `dtype`, from a byte that is a multiple of 256.
+///
+/// # Errors
+/// [`Error::Unsupported`] for bf16; [`Error::TooLarge`] if one row of y is larger than a binding; those of the device.
+pub fn record(gpu: &Gpu, target: &mut Target<'_>, w: &DeviceWeights, (y, offset): (&Buffer, u64), dtype: DType) -> Result<()> {
+    let out_f16 = match dtype {
+        DType::F32 => false,
+        DType::F16 => true,
+        DType::Bf16 => return Err(Error::unsupported("dequantizing to bf16 on the GPU", "f32 and f16 are")),
+    };
+    let ragged = Columns::of(w.k) == Columns::Ragged;
+    let pipeline = Dequantize { scheme: w.scheme, ragged, out_f16, workgroup: WORKGROUP }.pipeline(gpu)?;
+    let limit = binding_limit(gpu);
+    let row_bytes = w.k * dtype.size();
+    // Parts start on multiples of 128 rows, and so does every dispatch: on 256 bytes of y for any K.
+    let most = if w.rows * row_bytes <= limit { w.rows } else { limit / row_bytes / ROW_STEP * ROW_STEP };
+    if most == 0 {
+        let (need, limit) = ((ROW_STEP * row_bytes) as u64, limit as u64);
+        return Err(Error::TooLarge { what: format!("{ROW_STEP} dense rows of K = {}", w.k), need, limit });
+    }
+    for part in &w.parts {
+        for row in part.rows.clone().step_by(most) {
+            let n = most.min(part.rows.end - row);
+            let elements = n * w.k;
+            let params = Params {
+                weights: part.params,
+                row0: (row - part.rows.start) as u32,
+                quads: elements.div_ceil(4) as u32,
+                elements: elements as u32,
+            };
+            let bytes = ((elements * dtype.size()) as u64).next_multiple_of(4 * dtype.size() as u64);
+            let out = Binding::range(y, offset + (row * row_bytes) as u64, bytes);
+            let bindings = [Binding::whole(&part.buffer), Binding::whole(&part.buffer), out];
+            let groups = fold_workgroups(u64::from(params.quads.div_ceil(WORKGROUP)), gpu.limits())?;
+            gpu.dispatch(target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every specialization of a scheme.
+pub fn shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
+    let mut all = Vec::new();
+    for ragged in [false, true] {
+        if ragged && scheme.ggml.is_some() {
+            continue;
+        }
+        for out_f16 in [false, true] {
+            all.push(Dequantize { scheme: *scheme, ragged, out_f16, workgroup: WORKGROUP }.shader()?);
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,76 @@
+//! The tiled product for any M. See `shaders/kernel/matmul.wgsl`.
+
+use super::product::ProductSpec;
+use super::{Scheme, Shader, Specialization, Tier};
+use crate::gpu::{Access, Gpu};
+use crate::product::{Accumulate, Summation};
+use crate::{Error, Result};
+use serde::Serialize;
+
+/// Tile of a workgroup and of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Shape {
+    pub bm: u32,
+    pub bn: u32,
+    /// Step along K.
+    pub bk: u32,
+    pub tm: u32,
+    pub tn: u32,
+    pub workgroup: u32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { bm: 64, bn: 64, bk: 16, tm: 4, tn: 4, workgroup: 256 }
+    }
+}
+
+impl Shape {
+    pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
+        let (x, y) = (n.div_ceil(self.bn as usize), m.div_ceil(self.bm as usize));
+        let limit = gpu.limits().max_compute_workgroups_per_dimension;
+        match u32::try_from(x.max(y)) {
+            Ok(most) if most <= limit => Ok([x as u32, y as u32, 1]),
+            _ => Err(Error::TooLarge { what: "tiles of a product".into(), need: x.max(y) as u64, limit: limit.into() }),
+        }
+    }
+
+    pub(super) fn max_rows(&self) -> usize {
+        // 65535 tiles is WebGPU's default limit of workgroups per dimension.
+        65535 * self.bm as usize
+    }
+
+    pub(super) fn summation(&self, accumulate: Accumulate, k: usize) -> Summation {
+        let step = self.bk as usize;
+        match accumulate {
+            Accumulate::F32 | Accumulate::F16 => Summation { chain: k.next_multiple_of(4), depth: 0 },
+            Accumulate::F16Chunked => Summation { chain: step + k.div_ceil(step), depth: 0 },
+        }
+    }
+}
+
+/// Specialization.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Matmul {
+    #[serde(flatten)]
+    pub spec: ProductSpec,
+    #[serde(flatten)]
+    pub shape: Shape,
+}
+
+impl Specialization for Matmul {
+    const KERNEL: &'static str = "matmul";
+
+    fn storage(&self) -> Vec<Access> {
+        self.spec.storage()
+    }
+
+    fn needs(&self) -> Tier {
+        Tier { f16: self.spec.f16, subgroup: 0 }
+    }
+}
+
+/// Specializations that use every line of the template.
+pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
+    ProductSpec::samples(scheme, tier).iter().map(|&spec| Matmul { spec, shape: Shape::default() }.shader()).collect()
+}

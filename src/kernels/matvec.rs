@@ -1,0 +1,109 @@
+//! The product for M of 1 to 8: one pass over the weights. See `shaders/kernel/matvec.wgsl`.
+
+use super::product::ProductSpec;
+use super::{Scheme, Shader, Specialization, Tier};
+use crate::Result;
+use crate::gpu::{Access, Gpu, fold_workgroups};
+use crate::product::{Accumulate, Summation};
+use crate::scheme::Group;
+use serde::Serialize;
+
+/// Most rows of x in one pass.
+pub const MAX_ROWS: usize = 8;
+
+/// How threads are laid over rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Shape {
+    pub workgroup: u32,
+    /// Threads of a team.
+    pub lanes: u32,
+    /// Weight rows of a team.
+    pub team_rows: u32,
+    /// Rows of x.
+    pub m: u32,
+    pub subgroups: bool,
+}
+
+impl Shape {
+    /// The default shape.
+    pub fn new(tier: Tier, m: usize) -> Self {
+        let team_rows = if m <= 4 { 4 } else { 2 };
+        let m = m as u32;
+        match tier.subgroup {
+            0 => Self { workgroup: 64, lanes: 32, team_rows, m, subgroups: false },
+            size => Self { workgroup: 64.max(size), lanes: size, team_rows, m, subgroups: true },
+        }
+    }
+
+    /// Weight rows per workgroup.
+    fn rows(&self) -> u32 {
+        self.workgroup / self.lanes * self.team_rows
+    }
+
+    pub(super) fn workgroups(&self, gpu: &Gpu, n: usize) -> Result<[u32; 3]> {
+        fold_workgroups(n.div_ceil(self.rows() as usize) as u64, gpu.limits())
+    }
+
+    /// Values that share a scale within a chunk of 32.
+    fn sub(scheme: &Scheme) -> usize {
+        match scheme.group {
+            Group::Cols(g) => gcd(g as usize, 32),
+            Group::Row | Group::Tensor => 32,
+        }
+    }
+
+    pub(super) fn summation(&self, scheme: &Scheme, accumulate: Accumulate, k: usize) -> Summation {
+        let lanes = self.lanes as usize;
+        let chunks = k.div_ceil(32).div_ceil(lanes);
+        let sub = Self::sub(scheme);
+        let depth = lanes.ilog2() as usize;
+        match accumulate {
+            // A lane sums `sub` products, folds in the zero and the bias, and adds the result to its accumulator.
+            Accumulate::F32 | Accumulate::F16Chunked => Summation { chain: sub + 4 + chunks * (32 / sub), depth },
+            Accumulate::F16 => Summation { chain: chunks * 32, depth },
+        }
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Specialization.
+#[derive(Clone, Copy, Debug)]
+pub struct Matvec {
+    pub spec: ProductSpec,
+    pub shape: Shape,
+}
+
+impl Serialize for Matvec {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Context<'a> {
+            #[serde(flatten)]
+            spec: &'a ProductSpec,
+            #[serde(flatten)]
+            shape: &'a Shape,
+            sub: usize,
+        }
+        Context { spec: &self.spec, shape: &self.shape, sub: Shape::sub(&self.spec.scheme) }.serialize(to)
+    }
+}
+
+impl Specialization for Matvec {
+    const KERNEL: &'static str = "matvec";
+
+    fn storage(&self) -> Vec<Access> {
+        self.spec.storage()
+    }
+
+    fn needs(&self) -> Tier {
+        Tier { f16: self.spec.f16, subgroup: if self.shape.subgroups { self.shape.lanes } else { 0 } }
+    }
+}
+
+/// Specializations that use every line of the template, for each number of rows.
+pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
+    let specs = ProductSpec::samples(scheme, tier);
+    specs.iter().enumerate().map(|(i, &spec)| Matvec { spec, shape: Shape::new(tier, i % MAX_ROWS + 1) }.shader()).collect()
+}

@@ -1,0 +1,148 @@
+//! The GPU kernels: templates over the scheme, and the table that tests, benches and tools iterate.
+//!
+//! ```text
+//! a typed specialization (scheme, tier, shape class, ...) --serde--> shaders/kernel/NAME.wgsl --> WGSL --> pipeline
+//! ```
+//!
+//! Each kernel has one file here with its specialization, parameters, shape checks and dispatch, one template of the same
+//! stem under `shaders/kernel/`, and a reference of the operation under `reference/`. [`KERNELS`] lists them.
+//!
+//! | layer | knows |
+//! |---|---|
+//! | `gpu` | devices, buffers, pipelines; no quantization |
+//! | here | schemes and shapes; which template with which numbers |
+//! | `engine` | tensors of users; which kernel when |
+
+pub mod context;
+pub mod convert;
+pub mod dequantize;
+pub mod matmul;
+pub mod matvec;
+pub mod product;
+pub mod quantize;
+pub mod weights;
+
+pub use context::{SchemeContext, WeightParams};
+pub use weights::{DeviceWeights, Part};
+
+use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
+use crate::{PackedTensor, Result, Scheme};
+use serde::Serialize;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Optional features a shader is generated for. Every kernel has a form for `Tier::PORTABLE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tier {
+    /// Half-precision storage and arithmetic.
+    pub f16: bool,
+    /// Subgroups of this one size; 0 where there are none or their size varies.
+    pub subgroup: u32,
+}
+
+impl Tier {
+    /// Plain WebGPU.
+    pub const PORTABLE: Self = Self { f16: false, subgroup: 0 };
+
+    /// The best tier a device runs.
+    pub fn of(caps: &Capabilities) -> Self {
+        let fixed = caps.subgroups && caps.subgroup_min == caps.subgroup_max && caps.subgroup_max.is_power_of_two();
+        Self { f16: caps.f16, subgroup: if fixed { caps.subgroup_max } else { 0 } }
+    }
+
+    /// Every tier shaders are generated for, with the usual subgroup sizes of real and software devices.
+    pub const ALL: [Self; 5] = [
+        Self::PORTABLE,
+        Self { f16: true, subgroup: 0 },
+        Self { f16: false, subgroup: 4 },
+        Self { f16: true, subgroup: 8 },
+        Self { f16: true, subgroup: 32 },
+    ];
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.f16 { "f16" } else { "f32" })?;
+        if self.subgroup > 0 { write!(f, "+subgroups{}", self.subgroup) } else { Ok(()) }
+    }
+}
+
+/// How K meets the vector width of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Columns {
+    /// K is a multiple of 32.
+    Full,
+    /// A multiple of 4.
+    Quads,
+    /// Anything.
+    Ragged,
+}
+
+impl Columns {
+    /// The class of a K.
+    pub fn of(k: usize) -> Self {
+        match k {
+            k if k % 32 == 0 => Self::Full,
+            k if k % 4 == 0 => Self::Quads,
+            _ => Self::Ragged,
+        }
+    }
+}
+
+/// Values of a template that select a specialization. `Debug` of the value is its key: two values that print alike render alike.
+pub trait Specialization: Serialize + Debug {
+    /// Stem of the kernel's files.
+    const KERNEL: &'static str;
+
+    /// Storage bindings 1, 2, ...
+    fn storage(&self) -> Vec<Access>;
+
+    /// What the text needs of the device.
+    fn needs(&self) -> Tier {
+        Tier::PORTABLE
+    }
+
+    /// Whether wgpu's run-time checks stay: for kernels that index with numbers from a caller's buffer.
+    fn checked(&self) -> bool {
+        false
+    }
+
+    /// The WGSL text.
+    fn wgsl(&self) -> Result<String> {
+        template::render(&format!("kernel/{}.wgsl", Self::KERNEL), self)
+    }
+
+    /// The compiled kernel, from the device's cache where it is there.
+    fn pipeline(&self, gpu: &Gpu) -> Result<Arc<Pipeline>> {
+        let spec = PipelineSpec {
+            name: Self::KERNEL.into(),
+            key: format!("{self:?}"),
+            accesses: self.storage(),
+            checked: self.checked(),
+        };
+        gpu.pipeline(&spec, || self.wgsl())
+    }
+
+    /// The text with its name and needs, for tests and tools.
+    fn shader(&self) -> Result<Shader> {
+        Ok(Shader {
+            kernel: Self::KERNEL,
+            key: format!("{self:?}"),
+            needs: self.needs(),
+            storage: self.storage(),
+            wgsl: self.wgsl()?,
+        })
+    }
+}
+
+/// One generated shader.
+#[derive(Clone, Debug)]
+pub struct Shader {
+    pub kernel: &'static str,
+    /// The specialization it was generated for.
+    pub key: String,
+    pub needs: Tier,
+    pub storage: Vec<Access>,
+    pub wgsl: String,
+}
+

@@ -1,0 +1,282 @@
+//! Dense f32 to packed weights on the device: scales first, then codes from the scales as stored.
+//!
+//! ```text
+//! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros --quantize_codes--> codes, status
+//! ```
+//!
+//! Plain floats have no scales and only the second pass. Schemes whose encoder searches (`GgmlIq4`), and the learning of tables, are
+//! the CPU engine's.
+
+use super::context::{self, WeightParams};
+use super::weights::{DeviceWeights, Part};
+use super::{Scheme, Shader, Specialization, Tier};
+use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
+use crate::scheme::codebook::Sorted;
+use crate::scheme::{Encoder, Group, Scale, SubScale};
+use crate::{Error, Result, Tensor};
+use bytemuck::{Pod, Zeroable};
+use serde::Serialize;
+
+const WORKGROUP: u32 = 64;
+/// Longest group that one thread walks through; the order of a sum of magnitudes changes here too (see `Encoder::MeanAbs`).
+const THREAD_GROUP: u32 = 256;
+
+/// How groups are laid over threads; see the template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Thread,
+    Rows,
+    Stats,
+    Tensor,
+}
+
+/// Specialization of the first pass.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Scales {
+    #[serde(rename = "s", serialize_with = "context::scheme")]
+    pub scheme: Scheme,
+    pub mode: Mode,
+}
+
+impl Specialization for Scales {
+    const KERNEL: &'static str = "quantize_scales";
+
+    fn storage(&self) -> Vec<Access> {
+        let mut all = vec![Access::Read, Access::ReadWrite];
+        if matches!(self.mode, Mode::Stats | Mode::Tensor) {
+            all.push(Access::ReadWrite);
+        }
+        all
+    }
+}
+
+/// Specialization of the second pass.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Codes {
+    #[serde(rename = "s", serialize_with = "context::scheme")]
+    pub scheme: Scheme,
+    /// Entries of the sorted table; 0 without one.
+    pub sorted: usize,
+    pub zero_code: u8,
+    pub workgroup: u32,
+}
+
+impl Specialization for Codes {
+    const KERNEL: &'static str = "quantize_codes";
+
+    fn storage(&self) -> Vec<Access> {
+        let mut all = vec![Access::Read, Access::ReadWrite, Access::ReadWrite];
+        if self.scheme.has_table() {
+            all.push(Access::Read);
+        }
+        all
+    }
+}
+
+/// The uniform of the first pass.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct ScalesParams {
+    pub weights: WeightParams,
+    pub total_groups: u32,
+    pub inv_full: f32,
+    pub inv_last: f32,
+    pub inv_steps: f32,
+    pub inv_super: f32,
+    pub t_first: u32,
+    pub t_rows: u32,
+}
+
+/// The uniform of the second pass.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct CodesParams {
+    pub weights: WeightParams,
+    pub limit: u32,
+    pub inv_steps: f32,
+}
+
+/// Whether the device quantizes to this scheme.
+pub fn on_gpu(scheme: &Scheme) -> bool {
+    scheme.encoder != Encoder::GgmlIq4
+}
+
+/// Whether there is a pass over scales.
+pub fn has_scales_pass(scheme: &Scheme) -> bool {
+    on_gpu(scheme) && !scheme.is_float()
+}
+
+fn modes(scheme: &Scheme) -> &'static [Mode] {
+    match scheme.group {
+        Group::Tensor => &[Mode::Stats, Mode::Tensor],
+        Group::Row => &[Mode::Rows],
+        Group::Cols(g) if g > THREAD_GROUP => &[Mode::Rows],
+        Group::Cols(_) => &[Mode::Thread],
+    }
+}
+
+/// The factor from a group's extreme to its scale, and from the extreme of scales to the super-scale.
+fn factors(scheme: &Scheme, table: Option<&Sorted>) -> (f32, f32) {
+    let levels = (1u32 << scheme.bits.min(8)) as f32;
+    let super_factor = match (scheme.scale, scheme.bits) {
+        (Scale::TwoLevel { sub: SubScale::U4Min, .. }, _) => 1.0 / 15.0,
+        (Scale::TwoLevel { sub: SubScale::U8Min, .. }, _) => 1.0 / 63.0,
+        (Scale::TwoLevel { sub: SubScale::I8, .. }, 3) => -1.0 / 32.0,
+        (Scale::TwoLevel { sub: SubScale::I8, .. }, _) => -1.0 / 128.0,
+        _ => 0.0,
+    };
+    let factor = match scheme.encoder {
+        Encoder::Absmax => 1.0 / (levels / 2.0 - 1.0),
+        Encoder::MinMax | Encoder::SuperMinMax => 1.0 / (levels - 1.0),
+        Encoder::GgmlExtreme | Encoder::SuperAbsmax => -2.0 / levels,
+        Encoder::Nearest => table.map_or(0.0, |t| 1.0 / t.max),
+        _ => 0.0,
+    };
+    (factor, super_factor)
+}
+
+fn codes_spec(scheme: &Scheme, table: Option<&Sorted>) -> Codes {
+    let (sorted, zero_code) = table.map_or((0, 0), |t| (t.codes.len(), t.zero));
+    Codes { scheme: *scheme, sorted, zero_code, workgroup: WORKGROUP }
+}
+
+/// What a quantization in progress leaves to look at: the first index that could not be quantized, per part.
+pub struct Status {
+    buffers: Vec<Buffer>,
+    parts: Vec<usize>,
+}
+
+/// Quantizes `tensor` (converted to f32 on the host) on the device. `table` is the codebook of a learned scheme. The result is ready when
+/// [`Status::check`] says so.
+///
+/// # Errors
+/// [`Error::Unsupported`] for schemes that only the CPU engine encodes; as [`DeviceWeights::zeroed`]; those of the device.
+pub fn record(gpu: &Gpu, tensor: &Tensor, scheme: &Scheme, table: Option<&[f32]>) -> Result<(DeviceWeights, Status)> {
+    if !on_gpu(scheme) {
+        return Err(Error::unsupported(format!("quantizing to {scheme} on the GPU"), "the CPU engine does"));
+    }
+    let weights = DeviceWeights::zeroed(gpu, *scheme, tensor.shape(), true)?;
+    let x = tensor.to_f32();
+    let entries = scheme.codebook().or(table);
+    let sorted = entries.map(Sorted::new);
+    let k = weights.k;
+    let mut target = Target::Recorder;
+    let (inv_steps, inv_super) = factors(scheme, sorted.as_ref());
+    let group = match scheme.group {
+        Group::Cols(g) => g as usize,
+        Group::Row | Group::Tensor => k,
+    };
+    let last = if k % group == 0 { group } else { k % group };
+    let params = |part: &Part| ScalesParams {
+        weights: part.params,
+        total_groups: match scheme.scale {
+            Scale::TwoLevel { .. } => part.params.rows * part.params.supers_per_row,
+            _ => part.params.rows * part.params.groups,
+        },
+        inv_full: 1.0 / group as f32,
+        inv_last: 1.0 / last as f32,
+        inv_steps,
+        inv_super,
+        t_first: part.rows.start as u32,
+        t_rows: weights.rows as u32,
+    };
+    let sorted_buffer = match &sorted {
+        Some(t) => {
+            let words: Vec<u32> =
+                t.mids.iter().map(|m| m.to_bits()).chain(t.codes.iter().map(|&c| u32::from(c))).collect();
+            Some(gpu.upload(bytemuck::cast_slice(&words), "sorted codebook")?)
+        }
+        None => None,
+    };
+    if let (Some(entries), true) = (entries, scheme.has_table()) {
+        for part in &weights.parts {
+            gpu.write(&part.buffer, u64::from(part.params.table) * 4, bytemuck::cast_slice(entries))?;
+        }
+    }
+    let mut inputs = Vec::new();
+    for part in &weights.parts {
+        let rows = &x[part.rows.start * k..part.rows.end * k];
+        inputs.push(gpu.upload(bytemuck::cast_slice(rows), "weights to quantize")?);
+    }
+    if has_scales_pass(scheme) {
+        let stats = match scheme.group {
+            Group::Tensor => Some(gpu.alloc(weights.rows as u64 * 16, "statistics of rows")?),
+            _ => None,
+        };
+        for &mode in modes(scheme) {
+            let pipeline = Scales { scheme: *scheme, mode }.pipeline(gpu)?;
+            for (part, input) in weights.parts.iter().zip(&inputs) {
+                let params = params(part);
+                let total = u64::from(params.total_groups);
+                let per_workgroup = if matches!(scheme.scale, Scale::TwoLevel { .. }) { 2 } else { 4 };
+                let groups = match mode {
+                    Mode::Thread => total.div_ceil(u64::from(WORKGROUP) * per_workgroup),
+                    Mode::Rows => total.div_ceil(4),
+                    Mode::Stats => part.rows.len() as u64,
+                    Mode::Tensor => 1,
+                };
+                let mut bindings = vec![Binding::whole(input), Binding::whole(&part.buffer)];
+                bindings.extend(stats.as_ref().map(Binding::whole));
+                let groups = fold_workgroups(groups, gpu.limits())?;
+                gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
+            }
+        }
+    }
+    let pipeline = codes_spec(scheme, sorted.as_ref()).pipeline(gpu)?;
+    let mut status = Status { buffers: Vec::new(), parts: Vec::new() };
+    for (part, input) in weights.parts.iter().zip(&inputs) {
+        let flag = gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?;
+        let params = CodesParams { weights: part.params, limit: scheme.limit().to_bits(), inv_steps };
+        let chunks = part.rows.len() as u64 * k.div_ceil(32) as u64;
+        let mut bindings = vec![Binding::whole(input), Binding::whole(&part.buffer), Binding::whole(&flag)];
+        bindings.extend(sorted_buffer.as_ref().map(Binding::whole));
+        let groups = fold_workgroups(chunks.div_ceil(u64::from(WORKGROUP)), gpu.limits())?;
+        gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
+        status.buffers.push(flag);
+        status.parts.push(part.rows.start * k);
+    }
+    Ok((weights, status))
+}
+
+impl Status {
+    /// Waits for the device and says which value, if any, could not be quantized.
+    ///
+    /// # Errors
+    /// [`Error::NotRepresentable`] with the first such index; those of the device.
+    pub async fn check(&self, gpu: &Gpu, tensor: &Tensor, name: &str, scheme: &Scheme) -> Result<()> {
+        let ranges: Vec<_> = self.buffers.iter().map(|b| (b, 0..4)).collect();
+        for (bytes, start) in gpu.read_many(&ranges).await?.iter().zip(&self.parts) {
+            let first = bytemuck::pod_read_unaligned::<u32>(bytes);
+            if first != u32::MAX {
+                let index = start + first as usize;
+                return Err(Error::NotRepresentable {
+                    tensor: name.into(),
+                    index: index as u64,
+                    value: tensor.to_f32()[index],
+                    scheme: scheme.to_string(),
+                    limit: scheme.limit(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first pass in every mode of a scheme.
+pub fn scales_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
+    if !has_scales_pass(scheme) {
+        return Ok(Vec::new());
+    }
+    modes(scheme).iter().map(|&mode| Scales { scheme: *scheme, mode }.shader()).collect()
+}
+
+/// The second pass; a learned table is taken to have all entries distinct.
+pub fn codes_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
+    if !on_gpu(scheme) {
+        return Ok(Vec::new());
+    }
+    let distinct: Vec<f32> = (0..1u32 << scheme.bits.min(8)).map(|i| i as f32).collect();
+    let table = scheme.has_table().then(|| Sorted::new(scheme.codebook().unwrap_or(&distinct)));
+    Ok(vec![codes_spec(scheme, table.as_ref()).shader()?])
+}
