@@ -43,14 +43,13 @@ as_root() {
 
 apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
 
-# Is the package $1 installed (for one architecture at least)?
-has_package() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -x installed >/dev/null; }
-
 # Is version $1 of Mesa (may be empty or "(none)") as new as the tests need?
 mesa_is_new() { [[ "$1" =~ ^[0-9] ]] && dpkg --compare-versions "$1" ge "$MESA_MIN"; }
 
-mesa_installed() { dpkg-query -W -f '${Version}\n' "$1" 2>/dev/null | sed -n 1p; }
+# The version of the installed package $1, or nothing.
+installed_version() { dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" 2>/dev/null | sed -n 's/^installed //p' | sed -n 1p; }
 
+# The version of Mesa that apt would install by itself.
 mesa_candidate() { LC_ALL=C apt-cache policy mesa-vulkan-drivers | sed -n 's/^ *Candidate: *//p'; }
 
 # The package indexes that this machine's apt uses, however its sources are written: URI|suite|component per line.
@@ -173,10 +172,10 @@ setup_test() {
     has_venv || plain+=(python3 python3-venv)
     if [ "$(os ID)" = debian ] && [ -z "$(swiftshader_manifest)" ]; then plain+=(chromium); fi
     for package in mesa-vulkan-drivers libegl-mesa0 libgl1-mesa-dri; do
-      mesa_is_new "$(mesa_installed $package)" || mesa+=("$package")
+      mesa_is_new "$(installed_version $package)" || mesa+=("$package")
     done
     for package in libvulkan1 libegl1; do
-      has_package $package || mesa+=("$package")
+      [ -n "$(installed_version $package)" ] || mesa+=("$package")
     done
     # On a release without a newer Mesa, an older one that is there already is no reason to run apt each time.
     if [ "$(os ID)" != debian ] && has_vulkan && has_mesa_egl; then mesa=(); fi
