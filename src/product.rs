@@ -16,8 +16,10 @@ pub enum Activation {
     F32,
     /// Rounded to f16 (nearest even) first.
     F16,
-    /// Quantized to int8 first, symmetric and dynamic: one scale per `Int8Group` of x, `scale = amax * (1/127)`,
-    /// `q = x / scale` rounded, products of codes summed in integers.
+    /// Quantized to int8 first, symmetric and dynamic: one f32 scale per `Int8Group` of x, `scale = amax * C(127)` (one product),
+    /// `q = steps(|x|, scale, 127)` with the sign of x, in the words of [`Encoder`](crate::scheme::Encoder): `|x| / scale` rounded
+    /// half away from zero, decided by single products. Scale and codes are 0 where `amax < 2^-100`. Products of codes are
+    /// summed in integers.
     Int8(Int8Group),
 }
 

@@ -87,7 +87,7 @@ impl Codebook {
 }
 
 /// A table sorted for nearest-entry search: `codes[i]` has the i-th smallest distinct finite value, `mids[i]` lies
-/// between entries i and i + 1, and `zero` is the code whose value is nearest to 0 (the lower code on ties).
+/// between entries i and i + 1, and `zero` is the code whose value is nearest to 0 (of -a and +a the latter, as for x = 0).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sorted {
     pub codes: Vec<u8>,
@@ -105,9 +105,13 @@ impl Sorted {
         // Stable, so that of equal entries the lowest code comes first and survives.
         order.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(std::cmp::Ordering::Equal));
         order.dedup_by(|later, first| later.0 == first.0);
-        let zero = order.iter().fold((f32::INFINITY, 0), |best, &(v, code)| {
-            if v.abs() < best.0 || (v.abs() == best.0 && code < best.1) { (v.abs(), code) } else { best }
-        });
+        let zero =
+            order.iter().fold(
+                (f32::INFINITY, 0),
+                |best, &(v, code)| {
+                    if v.abs() <= best.0 { (v.abs(), code) } else { best }
+                },
+            );
         Self {
             codes: order.iter().map(|e| e.1).collect(),
             mids: order.windows(2).map(|w| (w[0].0 + w[1].0) * 0.5).collect(),
@@ -146,5 +150,6 @@ mod tests {
         assert_eq!((s.codes.len(), s.max), (253, 448.0));
         assert_eq!(Sorted::new(Codebook::Nf4.entries()).zero, 7);
         assert_eq!(Sorted::new(Codebook::Iq4Nl.entries()).zero, 8);
+        assert_eq!(Sorted::new(&[-1.0, 1.0]).zero, 1);
     }
 }

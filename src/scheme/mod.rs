@@ -67,11 +67,12 @@ pub enum Group {
 pub enum ScaleType {
     F32,
     F16,
-    /// One byte `e`: `2^(e - 127)`; `e = 0` is the subnormal `2^-127`.
+    /// One byte `e`: `2^(e - 127)`; `e = 0` is the subnormal `2^-127`, `e = 255` (NaN in OCP, never encoded) is infinity.
     E8M0,
     /// One byte `e`: `2^(e - 128)`, for tables that hold twice the value (GGUF MXFP4).
     E8M0Half,
-    /// One byte, unsigned: 4 exponent bits of bias 7, 3 mantissa bits; `0x7f` decodes to 0 as in GGUF NVFP4.
+    /// One byte, unsigned: 4 exponent bits of bias 7, 3 mantissa bits, the top bit ignored; `0x7f` decodes to 0 as in GGUF
+    /// NVFP4. Exponent 15 is a power of two like the others: `0x7e` is 448.
     Ue4M3,
 }
 
@@ -166,14 +167,22 @@ impl Ggml {
 ///
 /// Notation: all operations are single f32 operations, rounded to nearest even, in the order written. `C(n)` is the
 /// f32 nearest to `1/n`. `f16(x)` rounds to the nearest even f16 and saturates at 65504. `amax` is `max |x|`, `max`
-/// and `min` are the extremes *with 0 included* (`max >= 0 >= min`). `n` is the number of values of the group.
-/// A *tiny* group has `amax < 2^-100` (compared by bits): its scale is +0 (its byte 0 for E8M0 types, its f16 bias 0,
-/// its zero-point 0). Where the decoded scale of a group is 0, tiny or not, every code is the one that x = 0 gets with a positive
-/// scale: the offset, the zero-point, the table's entry nearest to 0; only [`Encoder::MeanAbs`] and [`Encoder::GgmlMeanAbs`] keep to
-/// their sign rule, which does not look at the scale. The `Ggml*` encoders have no tiny groups but those of E8M0 scales.
+/// and `min` are the extremes *with +0 included* (`max >= 0 >= min`). `n` is the number of values of the group (fewer in a short last
+/// one). "The sign of" is the sign bit; a code is counted from an integer, so `q = -0` does not exist.
+///
 /// `steps(t, s, q_max)` is the largest integer `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`, for `t >= 0, s > 0`: rounding
 /// `t / s` half away from zero with single products and no division.
-/// `s` in the rounding of codes is the *stored* scale (after `f16`), for every encoder that is lowbit's own.
+///
+/// For every encoder that is lowbit's own (no `Ggml` in the name):
+/// - `s` in the rounding of codes is the *stored* scale (after `f16`).
+/// - A *tiny* group has `amax < 2^-100` (compared by bits): its scale is +0 (its byte 0 for E8M0 types), its zero-point 0, and its
+///   codes are those of the next rule, for E8M0 too, although byte 0 decodes to a (subnormal) power of two.
+/// - Where the scale of a group is 0, because the group is tiny or because f16 rounded it to 0, the zero-point is 0 and every
+///   code is the one that x = 0 gets with a positive scale: the offset, the zero-point, the table's entry nearest to 0 (of -a and +a
+///   the latter). Only [`Encoder::MeanAbs`] keeps to its sign rule, which does not look at the scale.
+///
+/// The `Ggml*` encoders have no tiny groups and compute codes from the unrounded `d`, also where `f16(d)` is 0: that is what
+/// makes their bytes those of ggml. In them `id = 1/d`, and 0 where d = 0 or 1/d is infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoder {
     /// Plain floats: each value is rounded to nearest even. No scale.
@@ -184,48 +193,52 @@ pub enum Encoder {
     Absmax,
     /// Linear codes with a zero-point: `scale = round_to_type((max - min) * C(2^bits - 1))`,
     /// `z = steps(-min, scale, 2^bits - 1)`, `q = steps(|x|, scale, 2^bits)` with the sign of x,
-    /// `code = clamp(q + z, 0, 2^bits - 1)`.
+    /// `code = clamp(q + z, 0, 2^bits - 1)`. `z = 0` where the scale is 0.
     MinMax,
-    /// One bit: `scale = round_to_type(sum(|x|) * C(n))`, code 1 where x is not negative (-0 is not). Values below
-    /// `2^-100` count as 0 in the sum, and here a group is tiny when the *sum* is below `2^-100`. Order of the sum: groups
-    /// of up to 256 values: in sequence. Longer groups and rows: lane `l` of 64 adds `x[l], x[l+64], ...` in sequence, then the
-    /// lanes are added in pairs `l += l + 32`, then 16, 8, 4, 2, 1. Tensor: the sums of the rows are added in the same way by
+    /// One bit: `scale = round_to_type(sum(|x|) * C(n))`, code 0 where x is negative, else 1 (so 1 for -0). Values below
+    /// `2^-100` count as 0 in the sum, and here a group is tiny when the *sum* is below `2^-100`. Order of the sum, every accumulator
+    /// starting at +0: groups `Cols(g)` with g <= 256: in sequence. Rows (of any length) and `Cols(g)` with g > 256 (a short last group
+    /// too): lane `l` of 64 adds `x[l], x[l+64], ...` in sequence, then the lanes are added in pairs, `lane[l] += lane[l + 32]` for
+    /// l < 32, then the same with 16, 8, 4, 2, 1. Tensor: the sums of the rows, each formed like that, are added in the same way by
     /// 64 lanes.
     MeanAbs,
-    /// Nearest entry of a table: `scale = round_to_type(amax * C(entry of largest magnitude))`; the code is that of the entry whose
-    /// interval holds x, intervals being split at `mid * scale` (one product), `mid = (a + b) * 0.5` of neighbours `a < b` in
+    /// Nearest entry of a table: `scale = round_to_type(amax * C(largest magnitude of a finite entry))`; the code is that of the entry
+    /// whose interval holds x, intervals being split at `mid * scale` (one product), `mid = (a + b) * 0.5` of neighbours `a < b` in
     /// the sorted table; on the boundary the entry nearer to zero wins, the upper one where `mid` is 0. Equal entries (+0, -0): the lower code.
-    /// NaN and infinite entries are never chosen. `Learned`: as here, the table given.
+    /// NaN and infinite entries are never chosen. `Learned`: as here, the table given, whose largest finite magnitude must lie in
+    /// `2^-100..=2^100`.
     Nearest,
-    /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte,
-    /// `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3.
+    /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte
+    /// (0 for a tiny group), `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3. The
+    /// scale in `mid * scale` is the byte's decoded value, `2^(e - 127)` or `2^(e - 128)`. The bytes are those of ggml for MXFP4.
     SharedExponent { emax: i32 },
-    /// GGUF Q4_0, Q5_0: `v` = the value of largest magnitude with its sign (the first wins), `d = v * -1/2^(bits-1)`,
-    /// `id = 1/d` (0 if d = 0), `code = min(2^bits - 1, trunc(x * id + (2^(bits-1) + 0.5)))`; scale `f16(d)`.
+    /// GGUF Q4_0, Q5_0: `v` = the value of largest magnitude with its sign (the first wins; +0 in a group of zeros),
+    /// `d = v * (-1/2^(bits-1))` (so -0 for zeros), `code = min(2^bits - 1, trunc(x * id + (2^(bits-1) + 0.5)))`; scale `f16(d)`.
     GgmlExtreme,
-    /// GGUF Q4_1, Q5_1: true `min` and `max` (0 not included), `d = (max - min) / (2^bits - 1)`, `id = 1/d` (0 if d = 0),
+    /// GGUF Q4_1, Q5_1: true `min` and `max` (0 not included; of +0 and -0 the first), `d = (max - min) / (2^bits - 1)`,
     /// `code = min(2^bits - 1, trunc((x - min) * id + 0.5))`; scale `f16(d)`, bias `f16(min)`.
     GgmlMinMax,
-    /// GGUF Q8_0: `d = amax / 127`, `id = 1/d` (0 if d = 0), `q = round_half_away(x * id)`; scale `f16(d)`.
+    /// GGUF Q8_0: `d = amax / 127`, `q = round_half_away(x * id)`, `code = q + offset`; scale `f16(d)`.
     GgmlAbsmax,
-    /// GGUF TQ1_0, TQ2_0, Q2_0: `d = amax`, `id = 1/d` (0 if d = 0), `q = round_half_away(x * id)` in -1..=1; scale `f16(d)`.
+    /// GGUF TQ1_0, TQ2_0, Q2_0: `d = amax`, `q = round_half_away(x * id)` in -1..=1, `code = q + offset`; scale `f16(d)`.
     GgmlTernary,
-    /// GGUF Q1_0: `d = sum(|x|) / n` in sequence, code 1 where `x >= 0`; scale `f16(d)`.
+    /// GGUF Q1_0: `d = sum(|x|) / n` in sequence, code 1 where `x >= 0` (so for -0); scale `f16(d)`.
     GgmlMeanAbs,
-    /// GGUF NVFP4: scale byte = E4M3 of `amax / 6` (nearest even, at most 448), codes nearest as `Nearest` with the
-    /// decoded scale.
+    /// GGUF NVFP4: `a = amax / 6`; scale byte: `min(7, trunc(a * 512 + 0.5))` where `a < 2^-6`, else a's exponent and mantissa
+    /// rounded half *up* to 3 bits, and `0x7e` (448) where that reaches 2^8 = 256, as in ggml. Codes as `Nearest` with the decoded scale.
     GgmlNvfp4,
     /// GGUF IQ4_NL, IQ4_XS: ggml's search over scales (specified in `cpu::iq4`).
     GgmlIq4,
-    /// Plain two-level min-max for Q2_K, Q4_K, Q5_K. Per group: `s_g = (max - min) * C(2^bits - 1)`, `m_g = -min`.
+    /// Plain two-level min-max for Q2_K, Q4_K, Q5_K. Per group: `s_g = (max - min) * C(2^bits - 1)`, `m_g = -min` (+0 if none is negative).
     /// Per super-group: `d = f16(max s_g * C(S))`, `dm = f16(max m_g * C(S))`, `S` = 15 for U4Min, 63 for U8Min;
     /// `sc = steps(s_g, d, S)`, `m = steps(m_g, dm, S)` (0 where the divisor is 0); `t = x + dm * m`,
-    /// `code = 0 if t <= 0, else steps(t, d * sc, 2^bits - 1)`; codes 0 where `d * sc` is 0.
+    /// `code = 0 if t <= 0, else steps(t, d * sc, 2^bits - 1)`; codes 0 where `d * sc` is 0. (Tiny groups need no rule of their own.)
     SuperMinMax,
     /// Plain two-level absmax for Q3_K, Q6_K. Per group: `v` = the value of largest magnitude with its sign (the first wins),
     /// `s_g = v * -1/2^(bits-1)`. Per super-group: `M` = the `s_g` of largest magnitude with its sign (the first wins),
     /// `d = f16(M * -1/S)`, `S` = 32 for Q3_K and 128 for Q6_K; `sc` = `steps(|s_g|, |d|, if sc < 0 {S} else {S - 1})` with the sign of
     /// `s_g / d`; `s = d * sc`; `q` = `steps(|x|, |s|, if q < 0 {2^(bits-1)} else {2^(bits-1) - 1})` with the sign of `x / s`, `code = q + offset`.
+    /// Where d is 0 it is stored as +0 and sc is 0; where s is 0, `q = 0`. (Tiny groups need no rule of their own.)
     SuperAbsmax,
 }
 
