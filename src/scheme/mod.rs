@@ -210,7 +210,8 @@ pub enum Encoder {
     Nearest,
     /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte
     /// (0 for a tiny group), `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3. The
-    /// scale in `mid * scale` is the byte's decoded value, `2^(e - 127)` or `2^(e - 128)`. The bytes are those of ggml for MXFP4.
+    /// scale in `mid * scale` is the byte's decoded value, `2^(e - 127)` or `2^(e - 128)`. `floor(log2(amax))` is amax's exponent: the
+    /// bytes are those of ggml for MXFP4, but where its `log2f` rounds up to an integer (amax a few ulp below a power of two).
     SharedExponent { emax: i32 },
     /// GGUF Q4_0, Q5_0: `v` = the value of largest magnitude with its sign (the first wins; +0 in a group of zeros),
     /// `d = v * (-1/2^(bits-1))` (so -0 for zeros), `code = min(2^bits - 1, trunc(x * id + (2^(bits-1) + 0.5)))`; scale `f16(d)`.
@@ -225,7 +226,8 @@ pub enum Encoder {
     /// GGUF Q1_0: `d = sum(|x|) / n` in sequence, code 1 where `x >= 0` (so for -0); scale `f16(d)`.
     GgmlMeanAbs,
     /// GGUF NVFP4: `a = amax / 6`; scale byte: `min(7, trunc(a * 512 + 0.5))` where `a < 2^-6`, else a's exponent and mantissa
-    /// rounded half *up* to 3 bits, and `0x7e` (448) where that reaches 2^8 = 256, as in ggml. Codes as `Nearest` with the decoded scale.
+    /// rounded half *up* to 3 bits, and `0x7e` (448) where that reaches 2^8 = 256, as in ggml. Codes as `Nearest` with the decoded scale, and the
+    /// entry nearest to 0 where that is 0.
     GgmlNvfp4,
     /// GGUF IQ4_NL, IQ4_XS: ggml's search over scales (specified in `cpu::iq4`).
     GgmlIq4,

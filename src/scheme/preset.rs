@@ -17,6 +17,7 @@ pub struct Preset {
     pub scheme: Scheme,
 }
 
+#[allow(clippy::too_many_arguments)] // one argument per field, in the order of the fields
 const fn ggml(
     name: &'static str,
     kind: Ggml,

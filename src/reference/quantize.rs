@@ -1,0 +1,498 @@
+//! The oracle of encoding: the definitions of [`Encoder`], group by group, in single f32 operations.
+//!
+//! ```text
+//! x [rows, k] -> groups (contiguous in x) -> stored scale, zero, codes of each group -> planes
+//!                super-groups of groups for two-level scales
+//! ```
+//!
+//! `steps` counts, tables are searched from end to end: nothing here is quick. Tables are given and not learned, and ggml's
+//! search for IQ4 scales is not repeated here: [`Encoder::GgmlIq4`] is refused.
+
+use super::dequantize::direct_scale;
+use super::store_code;
+use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value};
+use crate::{Error, PackedTensor, Result};
+use half::{bf16, f16};
+
+/// Below this, magnitudes count as zero: 2^-100.
+const TINY: f32 = f32::from_bits((127 - 100) << 23);
+
+/// Encodes x `[rows, k]` by the scheme's own encoder. `codebook` is the table, `2^bits` entries, of a learned scheme.
+///
+/// # Errors
+/// As [`Scheme::check_shape`]; [`Error::Shape`] if x has another length than `rows * k`, or a learned scheme has no table that
+/// fits; [`Error::NotRepresentable`] for a NaN, an infinity or a value beyond [`Scheme::limit`] (with an empty tensor name);
+/// [`Error::Unsupported`] for [`Encoder::GgmlIq4`].
+pub fn quantize(
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    scheme: Scheme,
+    codebook: Option<&[f32]>,
+) -> Result<PackedTensor> {
+    let mut out = PackedTensor::zeroed(scheme, [rows, k])?;
+    if x.len() != rows * k {
+        return Err(Error::shape(format!("values of a weight [{rows}, {k}]"), rows * k, x.len()));
+    }
+    let limit = scheme.limit();
+    for (i, value) in x.iter().enumerate() {
+        if value.to_bits() & 0x7fff_ffff > limit.to_bits() {
+            return Err(Error::NotRepresentable {
+                tensor: String::new(),
+                index: i as u64,
+                value: *value,
+                scheme: scheme.to_string(),
+                limit,
+            });
+        }
+    }
+    if scheme.value == Value::Learned {
+        out.set_codebook(check_table(&scheme, codebook)?);
+    }
+    let table = sorted_table(&out.codebook());
+    match scheme.encoder {
+        Encoder::Round => {
+            for (i, &value) in x.iter().enumerate() {
+                let code = match scheme.value {
+                    Value::Float(Float::F16) => u32::from(f16::from_f32(value).to_bits()),
+                    Value::Float(Float::Bf16) => u32::from(bf16::from_f32(value).to_bits()),
+                    _ => value.to_bits(),
+                };
+                store_code(&mut out, i / k, i % k, code);
+            }
+        }
+        Encoder::GgmlIq4 => {
+            return Err(Error::unsupported(
+                format!("{scheme} in the reference"),
+                "ggml's search over scales is the CPU engine's alone",
+            ));
+        }
+        Encoder::SuperMinMax | Encoder::SuperAbsmax => super_groups(x, k, &scheme, &mut out),
+        _ => {
+            let mut first = 0;
+            let mut index = 0;
+            while first < x.len() {
+                let len = match scheme.group {
+                    Group::Tensor => rows * k,
+                    Group::Row => k,
+                    Group::Cols(g) => (g as usize).min(k - first % k),
+                };
+                let group = encode_group(&x[first..first + len], k, &scheme, &table);
+                put(out.plane_mut(PlaneKind::Scales), index, &group.scale);
+                put(out.plane_mut(PlaneKind::Zeros), index, &group.zero);
+                for (i, code) in group.codes.into_iter().enumerate() {
+                    store_code(&mut out, (first + i) / k, (first + i) % k, code);
+                }
+                first += len;
+                index += 1;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Bytes of the stored scale and zero, and the codes, of one group.
+struct EncodedGroup {
+    scale: Vec<u8>,
+    zero: Vec<u8>,
+    codes: Vec<u32>,
+}
+
+fn put(plane: &mut [u8], index: usize, bytes: &[u8]) {
+    plane[index * bytes.len()..(index + 1) * bytes.len()].copy_from_slice(bytes);
+}
+
+/// A learned table is usable when it has `2^bits` entries and a largest finite magnitude with a reciprocal.
+fn check_table<'a>(scheme: &Scheme, codebook: Option<&'a [f32]>) -> Result<&'a [f32]> {
+    let entries = 1usize << scheme.bits;
+    let given = codebook.unwrap_or(&[]);
+    if given.len() != entries {
+        return Err(Error::shape(format!("entries of the table of {scheme}"), entries, given.len()));
+    }
+    let largest = largest_magnitude(given);
+    if !(TINY..=1.0 / TINY).contains(&largest) {
+        return Err(Error::shape(
+            format!("largest finite magnitude in the table of {scheme}"),
+            "2^-100 to 2^100",
+            largest,
+        ));
+    }
+    Ok(given)
+}
+
+fn largest_magnitude(entries: &[f32]) -> f32 {
+    let mut largest = 0.0;
+    for v in entries {
+        if v.is_finite() && v.abs() > largest {
+            largest = v.abs();
+        }
+    }
+    largest
+}
+
+/// The finite entries with their codes, ascending, of equal entries the one with the lowest code.
+fn sorted_table(entries: &[f32]) -> Vec<(f32, u32)> {
+    let mut sorted: Vec<(f32, u32)> = Vec::new();
+    for (code, &value) in entries.iter().enumerate() {
+        let known = sorted.iter().any(|&(v, _)| v == value);
+        if value.is_finite() && !known {
+            let at = sorted.iter().filter(|&&(v, _)| v < value).count();
+            sorted.insert(at, (value, code as u32));
+        }
+    }
+    sorted
+}
+
+/// The code whose interval holds x.
+fn nearest(x: f32, scale: f32, table: &[(f32, u32)]) -> u32 {
+    let mut passed = 0;
+    for pair in table.windows(2) {
+        let mid = (pair[0].0 + pair[1].0) * 0.5;
+        let boundary = mid * scale;
+        if (mid > 0.0 && x > boundary) || (mid <= 0.0 && x >= boundary) {
+            passed += 1;
+        }
+    }
+    table[passed].1
+}
+
+/// The largest `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`.
+fn steps(t: f32, s: f32, q_max: i32) -> i32 {
+    let mut q = 0;
+    while q < q_max && ((q + 1) as f32 - 0.5) * s <= t {
+        q += 1;
+    }
+    q
+}
+
+/// `steps` of a magnitude, with a sign, up to `above` or down to `-below`.
+fn signed_steps(magnitude: f32, negative: bool, s: f32, above: i32, below: i32) -> i32 {
+    if negative { -steps(magnitude, s, below) } else { steps(magnitude, s, above) }
+}
+
+/// `1/n`, rounded once.
+fn reciprocal(n: f32) -> f32 {
+    1.0 / n
+}
+
+fn to_f16(x: f32) -> f16 {
+    f16::from_f32(x.clamp(-65504.0, 65504.0))
+}
+
+/// The bytes of a scale and the value that they decode to.
+fn round_to_type(scale: f32, kind: ScaleType) -> (Vec<u8>, f32) {
+    match kind {
+        ScaleType::F32 => (scale.to_le_bytes().to_vec(), scale),
+        ScaleType::F16 => {
+            let rounded = to_f16(scale);
+            (rounded.to_le_bytes().to_vec(), rounded.to_f32())
+        }
+        _ => panic!("byte scales have encoders of their own"),
+    }
+}
+
+/// `(min, max, amax)` with +0 included.
+fn extremes(x: &[f32]) -> (f32, f32, f32) {
+    let (mut min, mut max) = (0.0, 0.0);
+    for &v in x {
+        if v < min {
+            min = v;
+        }
+        if v > max {
+            max = v;
+        }
+    }
+    (min, max, if -min > max { -min } else { max })
+}
+
+/// The value of largest magnitude with its sign, the first of equals; +0 for zeros.
+fn extreme(x: &[f32]) -> f32 {
+    let mut v: f32 = 0.0;
+    for &candidate in x {
+        if candidate.abs() > v.abs() {
+            v = candidate;
+        }
+    }
+    v
+}
+
+fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)]) -> EncodedGroup {
+    let Scale::Direct(kind) = scheme.scale else { panic!("{scheme} has no scale per group") };
+    let bits = u32::from(scheme.bits);
+    let (levels, half) = ((1i32 << bits) - 1, (1i32 << bits) / 2);
+    let offset = match scheme.value {
+        Value::Linear { offset, .. } => offset,
+        _ => 0,
+    };
+    let (min, max, amax) = extremes(x);
+    let tiny = amax < TINY;
+    let mut zero = Vec::new();
+    let scale;
+    let codes = match scheme.encoder {
+        Encoder::Absmax => {
+            let q_max = half - 1;
+            let wanted = if tiny { 0.0 } else { amax * reciprocal(q_max as f32) };
+            let (bytes, s) = round_to_type(wanted, kind);
+            scale = bytes;
+            let code = |&v: &f32| match s {
+                0.0 => offset as u32,
+                _ => (signed_steps(v.abs(), v < 0.0, s, q_max, q_max + 1) + offset) as u32,
+            };
+            x.iter().map(code).collect()
+        }
+        Encoder::MinMax => {
+            let wanted = if tiny { 0.0 } else { (max - min) * reciprocal(levels as f32) };
+            let (bytes, s) = round_to_type(wanted, kind);
+            scale = bytes;
+            let z = if s == 0.0 { 0 } else { steps(-min, s, levels) };
+            zero = vec![z as u8];
+            let code = |&v: &f32| match s {
+                0.0 => z as u32,
+                _ => (signed_steps(v.abs(), v < 0.0, s, levels + 1, levels + 1) + z).clamp(0, levels) as u32,
+            };
+            x.iter().map(code).collect()
+        }
+        Encoder::MeanAbs => {
+            let sum = match scheme.group {
+                Group::Cols(g) if g <= 256 => sum_in_sequence(x),
+                Group::Cols(_) | Group::Row => sum_in_lanes(x),
+                Group::Tensor => sum_in_lanes(&x.chunks(k).map(sum_in_lanes).collect::<Vec<_>>()),
+            };
+            let n = x.len() as f64;
+            let wanted = if sum < TINY { 0.0 } else { sum * (1.0 / n) as f32 };
+            (scale, _) = round_to_type(wanted, kind);
+            x.iter().map(|&v| if v < 0.0 { 0 } else { 1 }).collect()
+        }
+        Encoder::Nearest => {
+            let entries: Vec<f32> = table.iter().map(|e| e.0).collect();
+            let wanted = if tiny { 0.0 } else { amax * reciprocal(largest_magnitude(&entries)) };
+            let (bytes, s) = round_to_type(wanted, kind);
+            scale = bytes;
+            let code = |&v: &f32| if s == 0.0 { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
+            x.iter().map(code).collect()
+        }
+        Encoder::SharedExponent { emax } => {
+            let byte = if tiny { 0 } else { (floor_log2(amax) - emax + 127).clamp(1, 254) as u8 };
+            scale = vec![byte];
+            let s = direct_scale(&scale, kind, 0);
+            let code = |&v: &f32| if tiny { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
+            x.iter().map(code).collect()
+        }
+        Encoder::GgmlExtreme => {
+            let d = extreme(x) * (-1.0 / half as f32);
+            let id = inverse(d);
+            (scale, _) = round_to_type(d, kind);
+            let code = |&v: &f32| (v * id + (half as f32 + 0.5)).trunc().min(levels as f32) as u32;
+            x.iter().map(code).collect()
+        }
+        Encoder::GgmlMinMax => {
+            let (mut min, mut max) = (x[0], x[0]);
+            for &v in x {
+                if v < min {
+                    min = v;
+                }
+                if v > max {
+                    max = v;
+                }
+            }
+            let d = (max - min) / levels as f32;
+            let id = inverse(d);
+            (scale, _) = round_to_type(d, kind);
+            zero = to_f16(min).to_le_bytes().to_vec();
+            let code = |&v: &f32| ((v - min) * id + 0.5).trunc().min(levels as f32) as u32;
+            x.iter().map(code).collect()
+        }
+        Encoder::GgmlAbsmax | Encoder::GgmlTernary => {
+            let d = if scheme.encoder == Encoder::GgmlAbsmax { amax / 127.0 } else { amax };
+            let id = inverse(d);
+            (scale, _) = round_to_type(d, kind);
+            x.iter().map(|&v| ((v * id).round() as i32 + offset) as u32).collect()
+        }
+        Encoder::GgmlMeanAbs => {
+            let mut sum = 0.0;
+            for v in x {
+                sum += v.abs();
+            }
+            (scale, _) = round_to_type(sum / x.len() as f32, kind);
+            x.iter().map(|&v| if v >= 0.0 { 1 } else { 0 }).collect()
+        }
+        Encoder::GgmlNvfp4 => {
+            scale = vec![ue4m3_like_ggml(amax / 6.0)];
+            let s = direct_scale(&scale, kind, 0);
+            let code = |&v: &f32| if s == 0.0 { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
+            x.iter().map(code).collect()
+        }
+        Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
+            panic!("{scheme} is not encoded group by group")
+        }
+    };
+    EncodedGroup { scale, zero, codes }
+}
+
+fn inverse(d: f32) -> f32 {
+    let id = 1.0 / d;
+    if id.is_finite() { id } else { 0.0 }
+}
+
+/// The exponent field of a normal number.
+fn floor_log2(x: f32) -> i32 {
+    ((x.to_bits() >> 23) & 0xff) as i32 - 127
+}
+
+/// ggml's rounding of a scale to E4M3: half up, and 448 from 2^8 on.
+fn ue4m3_like_ggml(a: f32) -> u8 {
+    let smallest_normal = 1.0 / 64.0;
+    if a < smallest_normal {
+        return ((a * 512.0 + 0.5) as u8).min(7);
+    }
+    let exponent = floor_log2(a);
+    // 8 to 16 in eighths of the power of two below; exact, as the mantissa has more bits than are asked for.
+    let eighths = (f64::from(a) / 2f64.powi(exponent - 3) + 0.5).floor();
+    let (exponent, eighths) = if eighths == 16.0 { (exponent + 1, 8.0) } else { (exponent, eighths) };
+    if exponent >= 8 { 0x7e } else { ((exponent + 7) * 8 + (eighths as i32 - 8)) as u8 }
+}
+
+/// The terms of a mean of magnitudes.
+fn counted(v: f32) -> f32 {
+    if v.abs() < TINY { 0.0 } else { v.abs() }
+}
+
+fn sum_in_sequence(x: &[f32]) -> f32 {
+    let mut sum = 0.0;
+    for &v in x {
+        sum += counted(v);
+    }
+    sum
+}
+
+fn sum_in_lanes(x: &[f32]) -> f32 {
+    let mut lanes = [0.0; 64];
+    for (i, &v) in x.iter().enumerate() {
+        lanes[i % 64] += counted(v);
+    }
+    for distance in [32, 16, 8, 4, 2, 1] {
+        for l in 0..distance {
+            lanes[l] += lanes[l + distance];
+        }
+    }
+    lanes[0]
+}
+
+fn super_groups(x: &[f32], k: usize, scheme: &Scheme, out: &mut PackedTensor) {
+    let Scale::TwoLevel { sub, super_group } = scheme.scale else {
+        panic!("{scheme} has no two-level scale")
+    };
+    let Group::Cols(group) = scheme.group else { panic!("{scheme} has no groups in its super-groups") };
+    let (group, super_group) = (group as usize, super_group as usize);
+    let mut super_index = 0;
+    let mut group_index = 0;
+    for (row, values) in x.chunks(k).enumerate() {
+        for (nth, part) in values.chunks(super_group).enumerate() {
+            let groups: Vec<&[f32]> = part.chunks(group).collect();
+            let encoded = match scheme.encoder {
+                Encoder::SuperMinMax => super_min_max(&groups, scheme, sub),
+                _ => super_absmax(&groups, scheme),
+            };
+            put(out.plane_mut(PlaneKind::SuperScales), super_index, &encoded.d.to_le_bytes());
+            if sub != SubScale::I8 {
+                put(out.plane_mut(PlaneKind::SuperMins), super_index, &encoded.dm.to_le_bytes());
+            }
+            super_index += 1;
+            for (sub_scale, sub_min) in encoded.subs {
+                match sub {
+                    SubScale::I8 => {
+                        put(out.plane_mut(PlaneKind::Scales), group_index, &[sub_scale as i8 as u8])
+                    }
+                    SubScale::U4Min => {
+                        put(
+                            out.plane_mut(PlaneKind::Scales),
+                            group_index,
+                            &[(sub_scale | sub_min << 4) as u8],
+                        );
+                    }
+                    SubScale::U8Min => {
+                        put(out.plane_mut(PlaneKind::Scales), group_index, &[sub_scale as u8]);
+                        put(out.plane_mut(PlaneKind::Zeros), group_index, &[sub_min as u8]);
+                    }
+                }
+                group_index += 1;
+            }
+            for (i, code) in encoded.codes.into_iter().enumerate() {
+                store_code(out, row, nth * super_group + i, code);
+            }
+        }
+    }
+}
+
+/// A super-group: its two f16, `(sub-scale, sub-minimum)` of each group, and the codes.
+struct EncodedSuper {
+    d: f16,
+    dm: f16,
+    subs: Vec<(i32, i32)>,
+    codes: Vec<u32>,
+}
+
+fn super_min_max(groups: &[&[f32]], scheme: &Scheme, sub: SubScale) -> EncodedSuper {
+    let levels = (1i32 << scheme.bits) - 1;
+    let sub_max = if sub == SubScale::U4Min { 15 } else { 63 };
+    let (mut largest_scale, mut largest_min) = (0.0, 0.0);
+    let mut wanted = Vec::new();
+    for x in groups {
+        let (min, max, _) = extremes(x);
+        let s_g = (max - min) * reciprocal(levels as f32);
+        let m_g = if min < 0.0 { -min } else { 0.0 };
+        if s_g > largest_scale {
+            largest_scale = s_g;
+        }
+        if m_g > largest_min {
+            largest_min = m_g;
+        }
+        wanted.push((s_g, m_g));
+    }
+    let (d16, dm16) = (
+        to_f16(largest_scale * reciprocal(sub_max as f32)),
+        to_f16(largest_min * reciprocal(sub_max as f32)),
+    );
+    let (d, dm) = (d16.to_f32(), dm16.to_f32());
+    let (mut subs, mut codes) = (Vec::new(), Vec::new());
+    for (x, (s_g, m_g)) in groups.iter().zip(wanted) {
+        let sc = if d == 0.0 { 0 } else { steps(s_g, d, sub_max) };
+        let m = if dm == 0.0 { 0 } else { steps(m_g, dm, sub_max) };
+        subs.push((sc, m));
+        let (s, minimum) = (d * sc as f32, dm * m as f32);
+        for &v in *x {
+            let t = v + minimum;
+            codes.push(if s == 0.0 || t <= 0.0 { 0 } else { steps(t, s, levels) as u32 });
+        }
+    }
+    EncodedSuper { d: d16, dm: dm16, subs, codes }
+}
+
+fn super_absmax(groups: &[&[f32]], scheme: &Scheme) -> EncodedSuper {
+    let half = 1i32 << (scheme.bits - 1);
+    let Value::Linear { offset, .. } = scheme.value else { panic!("{scheme} has no linear codes") };
+    let sub_max = if scheme.bits == 3 { 32 } else { 128 };
+    let wanted: Vec<f32> = groups.iter().map(|x| extreme(x) * (-1.0 / half as f32)).collect();
+    let mut d16 = to_f16(extreme(&wanted) * (-1.0 / sub_max as f32));
+    if d16 == f16::ZERO {
+        d16 = f16::ZERO;
+    }
+    let d = d16.to_f32();
+    let (mut subs, mut codes) = (Vec::new(), Vec::new());
+    for (x, s_g) in groups.iter().zip(wanted) {
+        let sc = match d {
+            0.0 => 0,
+            _ => signed_steps(s_g.abs(), (s_g < 0.0) != (d < 0.0), d.abs(), sub_max - 1, sub_max),
+        };
+        subs.push((sc, 0));
+        let s = d * sc as f32;
+        for &v in *x {
+            let q = match s {
+                0.0 => 0,
+                _ => signed_steps(v.abs(), (v < 0.0) != (s < 0.0), s.abs(), half - 1, half),
+            };
+            codes.push((q + offset) as u32);
+        }
+    }
+    EncodedSuper { d: d16, dm: f16::ZERO, subs, codes }
+}
