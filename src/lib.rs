@@ -2,12 +2,15 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod file;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(feature = "gpu")]
 pub mod kernels;
 pub mod packed;
 pub mod product;
+pub mod reference;
+pub mod report;
 pub mod scheme;
 pub mod tensor;
 
