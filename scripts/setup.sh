@@ -108,7 +108,7 @@ install_mesa() {
   fi
 }
 
-# The manifests of the installed Vulkan drivers, where the loader looks for them, and then SwiftShader's; one per line.
+# The manifests of the installed Vulkan drivers, where the loader looks for them by itself; one per line.
 driver_manifests() {
   local dir file
   local -A seen=()
@@ -121,11 +121,11 @@ driver_manifests() {
       fi
     done
   done
-  swiftshader_manifest
 }
 
 lavapipe_manifest() { driver_manifests | sed -n '/\/lvp_icd[^/]*\.json$/p'; }
 
+# SwiftShader's lies in the browser's own directory, where the loader does not look.
 swiftshader_manifest() {
   local dir
   for dir in /usr/lib/chromium /usr/lib/chromium-browser /opt/google/chrome; do
@@ -137,12 +137,14 @@ swiftshader_manifest() {
 }
 
 # A value for VK_DRIVER_FILES, with which one process sees every driver: those of GPUs, lavapipe's and SwiftShader's.
-driver_files() { driver_manifests | paste -sd: -; }
+driver_files() { { driver_manifests && swiftshader_manifest; } | paste -sd: -; }
 
 # No `grep -q` and no `head` in pipes here: they leave early, and under pipefail the writer's SIGPIPE reads as failure.
 has_library() { PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null | grep -F "$1 " >/dev/null; }
 
-has_vulkan() { has_library libvulkan.so.1 && { [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] || [ -n "$(driver_manifests)" ]; }; }
+has_vulkan() {
+  has_library libvulkan.so.1 && [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}$(driver_manifests)" ]
+}
 
 has_mesa_egl() { has_library libEGL.so.1 && has_library libEGL_mesa.so.0; }
 
