@@ -17,6 +17,7 @@
 # absent, this only reports. Under CI (the variable CI set, and not "false") a missing adapter is an error.
 
 MESA_MIN=24 # Debian 12's own Mesa is 22.3; its backports have 25
+MESA_PACKAGES=(mesa-vulkan-drivers libegl-mesa0 libgl1-mesa-dri)
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s\n' "setup: $*" >&2; }
@@ -43,14 +44,22 @@ as_root() {
 
 apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
 
-# Is version $1 of Mesa (may be empty or "(none)") as new as the tests need?
-mesa_is_new() { [[ "$1" =~ ^[0-9] ]] && dpkg --compare-versions "$1" ge "$MESA_MIN"; }
+# Are all of the versions on stdin, one per line, those of a Mesa as new as the tests need? ("(none)" is no version.)
+mesa_is_new() {
+  local version any=no
+  while read -r version; do
+    if ! [[ "$version" =~ ^[0-9] ]] || ! dpkg --compare-versions "$version" ge "$MESA_MIN"; then return 1; fi
+    any=yes
+  done
+  [ "$any" = yes ]
+}
 
 # The version of the installed package $1, or nothing.
 installed_version() { dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" 2>/dev/null | sed -n 's/^installed //p' | sed -n 1p; }
 
-# The version of Mesa that apt would install by itself.
-mesa_candidate() { LC_ALL=C apt-cache policy mesa-vulkan-drivers | sed -n 's/^ *Candidate: *//p'; }
+# The versions of Mesa's packages that apt would install by itself. All are asked for: one of them may be installed from
+# backports already, and apt then keeps to that one's version, but not to the others'.
+mesa_candidates() { LC_ALL=C apt-cache policy "${MESA_PACKAGES[@]}" | sed -n 's/^ *Candidate: *//p'; }
 
 # The package indexes that this machine's apt uses, however its sources are written: URI|suite|component per line.
 apt_indexes() {
@@ -89,17 +98,17 @@ install_packages() {
 
 # Installs Mesa's packages $@, from backports where the release's own Mesa is too old. apt's lists must be fresh.
 install_mesa() {
-  if mesa_is_new "$(mesa_candidate)"; then
+  if mesa_candidates | mesa_is_new; then
     install_packages "$@"
   elif [ "$(os ID)" = debian ] && add_suite "$(os VERSION_CODENAME)-backports"; then
     install_packages -t "$(os VERSION_CODENAME)-backports" "$@"
   else
-    warn "only Mesa $(mesa_candidate) to be had here; $MESA_MIN or newer is wanted"
+    warn "no Mesa $MESA_MIN or newer is to be had here; taking the one there is"
     install_packages "$@"
   fi
 }
 
-# The manifests of the installed Vulkan drivers, where the loader looks for them, and then SwiftShader's; one per line.
+# The manifests of the installed Vulkan drivers, where the loader looks for them by itself; one per line.
 driver_manifests() {
   local dir file
   local -A seen=()
@@ -112,11 +121,11 @@ driver_manifests() {
       fi
     done
   done
-  swiftshader_manifest
 }
 
 lavapipe_manifest() { driver_manifests | sed -n '/\/lvp_icd[^/]*\.json$/p'; }
 
+# SwiftShader's lies in the browser's own directory, where the loader does not look.
 swiftshader_manifest() {
   local dir
   for dir in /usr/lib/chromium /usr/lib/chromium-browser /opt/google/chrome; do
@@ -128,12 +137,14 @@ swiftshader_manifest() {
 }
 
 # A value for VK_DRIVER_FILES, with which one process sees every driver: those of GPUs, lavapipe's and SwiftShader's.
-driver_files() { driver_manifests | paste -sd: -; }
+driver_files() { { driver_manifests && swiftshader_manifest; } | paste -sd: -; }
 
 # No `grep -q` and no `head` in pipes here: they leave early, and under pipefail the writer's SIGPIPE reads as failure.
 has_library() { PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null | grep -F "$1 " >/dev/null; }
 
-has_vulkan() { has_library libvulkan.so.1 && { [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] || [ -n "$(driver_manifests)" ]; }; }
+has_vulkan() {
+  has_library libvulkan.so.1 && [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}$(driver_manifests)" ]
+}
 
 has_mesa_egl() { has_library libEGL.so.1 && has_library libEGL_mesa.so.0; }
 
@@ -163,7 +174,8 @@ setup_demo() {
   [ ${#mesa[@]} -eq 0 ] || install_mesa "${mesa[@]}" || warn "no Vulkan: the demo runs on the CPU engine alone"
 }
 
-# For the tests: everything in the table above. Fails where apt fails, and under CI where an adapter is missing after it.
+# For the tests: everything in the table above. What could not be installed is said; an adapter that is missing in the end is
+# an error under CI, and elsewhere the tests take those that are there.
 setup_test() {
   local plain=() mesa=() package
   if command -v apt-get >/dev/null; then
@@ -171,18 +183,19 @@ setup_test() {
     command -v spirv-val >/dev/null || plain+=(spirv-tools)
     has_venv || plain+=(python3 python3-venv)
     if [ "$(os ID)" = debian ] && [ -z "$(swiftshader_manifest)" ]; then plain+=(chromium); fi
-    for package in mesa-vulkan-drivers libegl-mesa0 libgl1-mesa-dri; do
-      mesa_is_new "$(installed_version $package)" || mesa+=("$package")
+    for package in "${MESA_PACKAGES[@]}"; do
+      installed_version "$package" | mesa_is_new || mesa+=("$package")
     done
     for package in libvulkan1 libegl1; do
       [ -n "$(installed_version $package)" ] || mesa+=("$package")
     done
     # On a release without a newer Mesa, an older one that is there already is no reason to run apt each time.
     if [ "$(os ID)" != debian ] && has_vulkan && has_mesa_egl; then mesa=(); fi
+    if [ ${#mesa[@]} -gt 0 ]; then mesa=(libvulkan1 libegl1 "${MESA_PACKAGES[@]}"); fi
     if [ $((${#plain[@]} + ${#mesa[@]})) -gt 0 ]; then
-      apt_get update
-      [ ${#mesa[@]} -eq 0 ] || install_mesa libvulkan1 mesa-vulkan-drivers libegl1 libegl-mesa0 libgl1-mesa-dri
-      [ ${#plain[@]} -eq 0 ] || install_packages "${plain[@]}"
+      apt_get update || warn "apt could not be asked for: ${plain[*]} ${mesa[*]}"
+      [ ${#mesa[@]} -eq 0 ] || install_mesa "${mesa[@]}" || warn "could not install: ${mesa[*]}"
+      [ ${#plain[@]} -eq 0 ] || install_packages "${plain[@]}" || warn "could not install: ${plain[*]}"
     fi
   fi
   report_missing
