@@ -203,10 +203,14 @@ impl PackedTensor {
     /// If `part` has another scheme or K, or reaches beyond the rows.
     pub fn write_rows(&mut self, row: usize, part: &Self) {
         let ((rows, k), (part_rows, part_k)) = (self.matrix(), part.matrix());
-        assert!(self.scheme == part.scheme && k == part_k && row + part_rows <= rows, "rows of another tensor");
+        assert!(
+            self.scheme == part.scheme && k == part_k && row + part_rows <= rows,
+            "rows of another tensor"
+        );
         for (to, from) in self.layout.planes().iter().zip(part.layout.planes()) {
             let start = to.offset + row * to.row_stride;
-            self.data[start..start + from.len].copy_from_slice(&part.data[from.offset..from.offset + from.len]);
+            self.data[start..start + from.len]
+                .copy_from_slice(&part.data[from.offset..from.offset + from.len]);
         }
     }
 

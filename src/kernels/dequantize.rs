@@ -42,7 +42,13 @@ pub struct Params {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for bf16; [`Error::TooLarge`] if one row of y is larger than a binding; those of the device.
-pub fn record(gpu: &Gpu, target: &mut Target<'_>, w: &DeviceWeights, (y, offset): (&Buffer, u64), dtype: DType) -> Result<()> {
+pub fn record(
+    gpu: &Gpu,
+    target: &mut Target<'_>,
+    w: &DeviceWeights,
+    (y, offset): (&Buffer, u64),
+    dtype: DType,
+) -> Result<()> {
     let out_f16 = match dtype {
         DType::F32 => false,
         DType::F16 => true,

@@ -31,7 +31,11 @@ impl Shape {
         let limit = gpu.limits().max_compute_workgroups_per_dimension;
         match u32::try_from(x.max(y)) {
             Ok(most) if most <= limit => Ok([x as u32, y as u32, 1]),
-            _ => Err(Error::TooLarge { what: "tiles of a product".into(), need: x.max(y) as u64, limit: limit.into() }),
+            _ => Err(Error::TooLarge {
+                what: "tiles of a product".into(),
+                need: x.max(y) as u64,
+                limit: limit.into(),
+            }),
         }
     }
 
@@ -72,5 +76,8 @@ impl Specialization for Matmul {
 
 /// Specializations that use every line of the template.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
-    ProductSpec::samples(scheme, tier).iter().map(|&spec| Matmul { spec, shape: Shape::default() }.shader()).collect()
+    ProductSpec::samples(scheme, tier)
+        .iter()
+        .map(|&spec| Matmul { spec, shape: Shape::default() }.shader())
+        .collect()
 }

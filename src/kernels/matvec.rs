@@ -59,7 +59,9 @@ impl Shape {
         let depth = lanes.ilog2() as usize;
         match accumulate {
             // A lane sums `sub` products, folds in the zero and the bias, and adds the result to its accumulator.
-            Accumulate::F32 | Accumulate::F16Chunked => Summation { chain: sub + 4 + chunks * (32 / sub), depth },
+            Accumulate::F32 | Accumulate::F16Chunked => {
+                Summation { chain: sub + 4 + chunks * (32 / sub), depth }
+            }
             Accumulate::F16 => Summation { chain: chunks * 32, depth },
         }
     }
@@ -105,5 +107,9 @@ impl Specialization for Matvec {
 /// Specializations that use every line of the template, for each number of rows.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
     let specs = ProductSpec::samples(scheme, tier);
-    specs.iter().enumerate().map(|(i, &spec)| Matvec { spec, shape: Shape::new(tier, i % MAX_ROWS + 1) }.shader()).collect()
+    specs
+        .iter()
+        .enumerate()
+        .map(|(i, &spec)| Matvec { spec, shape: Shape::new(tier, i % MAX_ROWS + 1) }.shader())
+        .collect()
 }

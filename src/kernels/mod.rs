@@ -46,7 +46,8 @@ impl Tier {
 
     /// The best tier a device runs.
     pub fn of(caps: &Capabilities) -> Self {
-        let fixed = caps.subgroups && caps.subgroup_min == caps.subgroup_max && caps.subgroup_max.is_power_of_two();
+        let fixed =
+            caps.subgroups && caps.subgroup_min == caps.subgroup_max && caps.subgroup_max.is_power_of_two();
         Self { f16: caps.f16, subgroup: if fixed { caps.subgroup_max } else { 0 } }
     }
 
@@ -145,4 +146,3 @@ pub struct Shader {
     pub storage: Vec<Access>,
     pub wgsl: String,
 }
-

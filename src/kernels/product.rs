@@ -137,10 +137,13 @@ impl Choice {
             None if m <= matvec::MAX_ROWS => Ok(Self::Matvec(matvec::Shape::new(tier, m))),
             None | Some("matmul") => Ok(Self::Matmul(matmul::Shape::default())),
             Some("matvec") if m <= matvec::MAX_ROWS => Ok(Self::Matvec(matvec::Shape::new(tier, m))),
-            Some("matvec") => {
-                Err(Error::unsupported(format!("kernel matvec for M = {m}"), format!("it takes up to {}", matvec::MAX_ROWS)))
+            Some("matvec") => Err(Error::unsupported(
+                format!("kernel matvec for M = {m}"),
+                format!("it takes up to {}", matvec::MAX_ROWS),
+            )),
+            Some(other) => {
+                Err(Error::unsupported(format!("product kernel '{other}'"), "there are matvec and matmul"))
             }
-            Some(other) => Err(Error::unsupported(format!("product kernel '{other}'"), "there are matvec and matmul")),
         }
     }
 
@@ -257,7 +260,8 @@ pub fn record(
     let (x_row, y_row) = (k * if x_f16 { 2 } else { 4 }, n * if y_f16 { 2 } else { 4 });
     let limit = binding_limit(gpu);
     // The bias lies before the residual in the epilogue's binding.
-    let bias_bytes = if op.residual.is_some() && op.bias.is_some() { (n * 4).next_multiple_of(256) } else { 0 };
+    let bias_bytes =
+        if op.residual.is_some() && op.bias.is_some() { (n * 4).next_multiple_of(256) } else { 0 };
     let fit = (limit / x_row).min(limit / y_row).min(limit.saturating_sub(bias_bytes) / (n * 4));
     if fit == 0 {
         let need = x_row.max(n * 4 + bias_bytes) as u64;
@@ -291,7 +295,12 @@ pub fn record(
                 residual_at = (bias_bytes / 4) as u32;
                 packed = gpu.alloc((bias_bytes + m * n * 4) as u64, "bias and residual")?;
                 gpu.copy(target, (bias, 0), (&packed, 0), (n * 4) as u64)?;
-                gpu.copy(target, (residual, (m0 * n * 4) as u64), (&packed, bias_bytes as u64), (m * n * 4) as u64)?;
+                gpu.copy(
+                    target,
+                    (residual, (m0 * n * 4) as u64),
+                    (&packed, bias_bytes as u64),
+                    (m * n * 4) as u64,
+                )?;
                 e = Some(Binding::whole(&packed));
             }
         }

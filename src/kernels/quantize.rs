@@ -152,7 +152,12 @@ pub struct Status {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for schemes that only the CPU engine encodes; as [`DeviceWeights::zeroed`]; those of the device.
-pub fn record(gpu: &Gpu, tensor: &Tensor, scheme: &Scheme, table: Option<&[f32]>) -> Result<(DeviceWeights, Status)> {
+pub fn record(
+    gpu: &Gpu,
+    tensor: &Tensor,
+    scheme: &Scheme,
+    table: Option<&[f32]>,
+) -> Result<(DeviceWeights, Status)> {
     if !on_gpu(scheme) {
         return Err(Error::unsupported(format!("quantizing to {scheme} on the GPU"), "the CPU engine does"));
     }

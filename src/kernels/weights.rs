@@ -45,13 +45,19 @@ pub const ROW_STEP: usize = 128;
 
 /// Rows per part so that planes and, where `dense` is not 0, as many bytes of dense input per value fit into a binding.
 fn rows_per_part(scheme: &Scheme, rows: usize, k: usize, dense: usize, limit: usize) -> Result<usize> {
-    let fits = |n: usize| Layout::new(scheme, n, k).len() <= limit && n.saturating_mul(k).saturating_mul(dense) <= limit;
+    let fits = |n: usize| {
+        Layout::new(scheme, n, k).len() <= limit && n.saturating_mul(k).saturating_mul(dense) <= limit
+    };
     if fits(rows) {
         return Ok(rows);
     }
     if !fits(1) {
         let need = Layout::new(scheme, 1, k).len().max(k.saturating_mul(dense)) as u64;
-        return Err(Error::TooLarge { what: format!("one row of K = {k} in {scheme}"), need, limit: limit as u64 });
+        return Err(Error::TooLarge {
+            what: format!("one row of K = {k} in {scheme}"),
+            need,
+            limit: limit as u64,
+        });
     }
     let (mut low, mut high) = (1, rows);
     while high - low > 1 {
@@ -111,7 +117,10 @@ impl DeviceWeights {
         }
         let mut packed = PackedTensor::zeroed(self.scheme, self.shape.clone())?;
         for (part, data) in self.parts.iter().zip(datas) {
-            packed.write_rows(part.rows.start, &PackedTensor::from_data(self.scheme, [part.rows.len(), self.k], data)?);
+            packed.write_rows(
+                part.rows.start,
+                &PackedTensor::from_data(self.scheme, [part.rows.len(), self.k], data)?,
+            );
         }
         Ok(packed)
     }
