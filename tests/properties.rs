@@ -1,0 +1,383 @@
+//! What has to hold for every scheme, size and input: properties over random ones, from a fixed seed.
+//!
+//! ```text
+//! names      parse <-> print                     planes     store <-> load, rows in bulk, slices of rows
+//! blocks     bytes <-> planes, any bytes         encoding   error of decode(encode(x)) against the step that was chosen
+//! ```
+
+use lowbit::file::codes::{CodePlanes, read_row};
+use lowbit::file::ggml;
+use lowbit::reference::{dequantize, quantize};
+use lowbit::scheme::preset::samples;
+use lowbit::scheme::{Encoder, Group, PlaneKind, Value};
+use lowbit::{Error, PackedTensor, Scheme};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::RngSeed;
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        rng_seed: RngSeed::Fixed(0x10b17),
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
+/// A scheme with codes of at most 8 bits among those that `fits` picks, and a shape that it allows: odd sizes where it has no blocks.
+fn scheme_and_shape(fits: fn(&Scheme) -> bool) -> impl Strategy<Value = (Scheme, usize, usize)> {
+    let schemes: Vec<Scheme> = samples().into_iter().filter(|s| s.bits <= 8 && fits(s)).collect();
+    (select(schemes), 1..6usize, 1..300usize).prop_map(|(s, rows, k)| match s.ggml {
+        Some(kind) => (s, rows, k.div_ceil(100) * kind.block()),
+        None => (s, rows, k),
+    })
+}
+
+/// Mostly moderate values, some zeros of both signs, some far out and some near the bottom of f32.
+fn weight() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        8 => -4.0f32..4.0,
+        1 => select(vec![0.0f32, -0.0, 1.0, -1.0, 0.5]),
+        1 => -60000.0f32..60000.0,
+        1 => -1e-5f32..1e-5,
+        1 => -1e-38f32..1e-38,
+    ]
+}
+
+fn weights(n: usize) -> impl Strategy<Value = Vec<f32>> {
+    prop_oneof![
+        6 => prop::collection::vec(weight(), n),
+        // Groups that f16 scales cannot resolve, and groups without sign changes.
+        1 => prop::collection::vec(-1e-7f32..1e-7, n),
+        1 => prop::collection::vec(0.5f32..0.75, n),
+        1 => prop::collection::vec(-900.0f32..-1.0, n),
+    ]
+}
+
+fn scheme_and_weights(fits: fn(&Scheme) -> bool) -> impl Strategy<Value = (Scheme, usize, usize, Vec<f32>)> {
+    scheme_and_shape(fits).prop_flat_map(|(s, rows, k)| {
+        let limit = s.limit();
+        weights(rows * k)
+            .prop_map(move |x| (s, rows, k, x.into_iter().map(|v| v.clamp(-limit, limit)).collect()))
+    })
+}
+
+/// The table given to learned schemes: not sorted, with a repeated entry.
+fn table(scheme: &Scheme) -> Option<Vec<f32>> {
+    let n = 1usize << scheme.bits.min(8);
+    let learned: Vec<f32> = (0..n).map(|i| ((i * 7 + 3) % n.max(2)) as f32 * 0.75 - n as f32 * 0.3).collect();
+    (scheme.value == Value::Learned).then(|| {
+        let mut t = learned;
+        if n > 4 {
+            t[4] = t[1];
+        }
+        t
+    })
+}
+
+/// `quantize` with the table above; `None` where the reference has no encoder.
+fn encode(x: &[f32], rows: usize, k: usize, scheme: Scheme) -> Option<PackedTensor> {
+    (scheme.encoder != Encoder::GgmlIq4)
+        .then(|| quantize(x, rows, k, scheme, table(&scheme).as_deref()).unwrap())
+}
+
+fn f16_at(plane: &[u8], i: usize) -> f64 {
+    half::f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]).to_f64()
+}
+
+/// The scale of group `i` of a scheme with f16 or f32 scales.
+fn scale_at(t: &PackedTensor, i: usize) -> f64 {
+    let plane = t.plane(PlaneKind::Scales);
+    match t.scheme().group {
+        Group::Cols(_) => f16_at(plane, i),
+        _ => f64::from(f32::from_le_bytes(plane[4 * i..4 * i + 4].try_into().unwrap())),
+    }
+}
+
+/// Ranges of the groups of `[rows, k]` in x.
+fn groups(scheme: &Scheme, rows: usize, k: usize) -> Vec<std::ops::Range<usize>> {
+    let len = match scheme.group {
+        Group::Tensor => return std::iter::once(0..rows * k).collect(),
+        Group::Row => k,
+        Group::Cols(g) => g as usize,
+    };
+    (0..rows).flat_map(|r| (0..k).step_by(len).map(move |c| r * k + c..r * k + (c + len).min(k))).collect()
+}
+
+fn extremes(x: &[f32]) -> (f64, f64, f64) {
+    let (min, max) =
+        x.iter().fold((0.0, 0.0), |(lo, hi), &v| (f64::min(lo, v.into()), f64::max(hi, v.into())));
+    (min, max, f64::max(-min, max))
+}
+
+/// Rounding of one product and one comparison; far below a step.
+const SLACK: f64 = 1.0 + 1e-6;
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    #[test]
+    fn family_names_print_back(
+        family in select(vec!["int", "nf", "fp", "codebook"]),
+        bits in 0..10u8,
+        group in prop_oneof![
+            Just("tensor".to_string()),
+            Just("row".to_string()),
+            (0..70_000u32).prop_map(|g| format!("g{g}")),
+            (1..2_000u32).prop_map(|g| format!("g{}", 4 * g)),
+        ],
+        asym in any::<bool>(),
+        upper in any::<bool>(),
+    ) {
+        let name = format!("{family}{bits}-{group}{}", if asym { "-asym" } else { "" });
+        let typed = if upper { name.to_ascii_uppercase() } else { name.clone() };
+        match typed.parse::<Scheme>() {
+            Ok(s) => {
+                prop_assert_eq!(s.to_string(), name);
+                prop_assert_eq!(s.bits, bits);
+            }
+            Err(e) => {
+                let bad = matches!(e, Error::BadScheme { .. } | Error::UnknownScheme { .. });
+                prop_assert!(bad, "{e}");
+                // What the grammar allows is not refused.
+                let g: Option<u32> = group.strip_prefix('g').and_then(|g| g.parse().ok());
+                let group_fits = g.is_none_or(|g| g > 0 && g % 4 == 0);
+                let fits = match family {
+                    "int" => matches!(bits, 1..=6 | 8) && !(bits == 1 && asym),
+                    "codebook" => matches!(bits, 1..=6 | 8) && g.is_some() && !asym,
+                    _ => bits == 4 && g.is_some() && !asym,
+                };
+                prop_assert!(!(fits && group_fits), "{name}: {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_scheme_or_an_error(text in "\\PC{0,24}") {
+        if let Ok(s) = text.parse::<Scheme>() {
+            prop_assert_eq!(s.to_string().parse::<Scheme>().unwrap(), s);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(128))]
+
+    #[test]
+    fn codes_come_back_one_by_one_and_by_rows(((scheme, rows, k), seed) in (scheme_and_shape(|_| true), any::<u32>())) {
+        let code = |i: usize| {
+            let mixed = (i as u32).wrapping_mul(0x9e37_79b9) ^ seed.rotate_left(i as u32 % 31);
+            (mixed >> 11) as u8 & ((1u32 << scheme.bits) - 1) as u8
+        };
+        let mut t = PackedTensor::zeroed(scheme, [rows, k]).unwrap();
+        let mut planes = CodePlanes::with_capacity(scheme.bits, rows, k);
+        for row in 0..rows {
+            let codes: Vec<u8> = (0..k).map(|col| code(row * k + col)).collect();
+            for (col, &c) in codes.iter().enumerate() {
+                t.set_code(row, col, c);
+            }
+            planes.push_row(&codes, scheme.bits);
+        }
+        prop_assert_eq!(&planes.low, t.plane(PlaneKind::CodesLow));
+        prop_assert_eq!(&planes.high, t.plane(PlaneKind::CodesHigh));
+        let row_of = |kind, row: usize| {
+            let stride = t.layout().plane(kind).map_or(0, |p| p.row_stride);
+            &t.plane(kind)[row * stride..(row + 1) * stride]
+        };
+        let mut back = vec![0xff; k];
+        for row in 0..rows {
+            read_row(row_of(PlaneKind::CodesLow, row), row_of(PlaneKind::CodesHigh, row), scheme.bits, &mut back);
+            for col in 0..k {
+                prop_assert_eq!(t.code(row, col), u32::from(code(row * k + col)));
+                prop_assert_eq!(u32::from(back[col]), t.code(row, col));
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_blocks_or_an_error(
+        scheme in select(samples()),
+        rows in 0..4usize,
+        k in prop_oneof![Just(256usize), 0..600usize],
+        spare in -3..4i32,
+        seed in any::<u64>(),
+    ) {
+        let len = ggml::tensor_bytes(&scheme, &[rows, k]).map_or(100, |n| n.saturating_add_signed(spare as isize));
+        let mut state = seed;
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .take(len)
+        .collect();
+        match ggml::unpack(scheme, &[rows, k], &bytes) {
+            Err(_) => {
+                let fits = scheme.ggml.is_some_and(|g| rows > 0 && k > 0 && k % g.block() == 0);
+                prop_assert!(!fits || spare != 0);
+            }
+            Ok(t) => {
+                prop_assert_eq!(spare, 0);
+                prop_assert_eq!(dequantize(&t).len(), rows * k);
+                let again = ggml::pack(&t).unwrap();
+                if scheme.to_string() == "tq1_0" {
+                    // Bytes that its encoder does not make come back canonical, with the same digits.
+                    prop_assert_eq!(&ggml::unpack(scheme, &[rows, k], &again).unwrap(), &t);
+                } else {
+                    prop_assert_eq!(again, bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn encoded_blocks_are_canonical((scheme, rows, k, x) in scheme_and_weights(|_| true)) {
+        if let (true, Some(t)) = (scheme.ggml.is_some(), encode(&x, rows, k, scheme)) {
+            let bytes = ggml::pack(&t).unwrap();
+            prop_assert_eq!(bytes.len(), ggml::tensor_bytes(&scheme, &[rows, k]).unwrap());
+            let back = ggml::unpack(scheme, &[rows, k], &bytes).unwrap();
+            prop_assert_eq!(&back, &t);
+            prop_assert_eq!(ggml::pack(&back).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_slice_of_rows_decodes_to_those_rows(
+        ((scheme, rows, k, x), from, to) in (scheme_and_weights(|_| true), 0..6usize, 1..7usize)
+    ) {
+        let range = from.min(rows - 1)..to.min(rows).max(from.min(rows - 1) + 1);
+        if let Some(t) = encode(&x, rows, k, scheme) {
+            let part = t.slice_rows(range.clone());
+            prop_assert_eq!(part.shape(), &[range.len(), k]);
+            let (whole, part) = (dequantize(&t), dequantize(&part));
+            let same = whole[range.start * k..range.end * k].iter().zip(&part).all(|(a, b)| a.to_bits() == b.to_bits());
+            prop_assert!(same && part.len() == range.len() * k, "{scheme} {range:?}");
+        }
+    }
+
+    /// Half a step, plus what the rounding of the scale to f16 cuts off at the ends.
+    #[test]
+    fn linear_codes_are_within_half_a_step(
+        (scheme, rows, k, x) in scheme_and_weights(|s| matches!(s.encoder, Encoder::Absmax | Encoder::MinMax))
+    ) {
+        let (symmetric, asymmetric) = (scheme.encoder == Encoder::Absmax, scheme.encoder == Encoder::MinMax);
+        let t = encode(&x, rows, k, scheme).unwrap();
+        let w = dequantize(&t);
+        let levels = f64::from((1u32 << scheme.bits) - 1);
+        let q_max = f64::from((1u32 << (scheme.bits - 1)) - 1);
+        for (g, range) in groups(&scheme, rows, k).into_iter().enumerate() {
+            let s = scale_at(&t, g);
+            let (min, max, amax) = extremes(&x[range.clone()]);
+            let wanted = if symmetric { amax / q_max } else { (max - min) / levels };
+            // The scale is the one asked for, to f16's (or f32's) rounding: the bound below is not one that anything passes.
+            prop_assert!((s - wanted).abs() <= wanted * 2f64.powi(-11) * SLACK + 2f64.powi(-25), "{scheme} {s} {wanted}");
+            for i in range {
+                let error = (f64::from(x[i]) - f64::from(w[i])).abs();
+                let cut = if symmetric { (amax - q_max * s).max(0.0) } else { (max - min - levels * s).max(0.0) };
+                let code = f64::from(t.code(i / k, i % k));
+                // An integer zero-point moves the ends of the range by up to half a step more.
+                let at_end = asymmetric && (code == 0.0 || code == levels);
+                let half = if at_end { s } else { s / 2.0 };
+                prop_assert!(error <= (half + cut) * SLACK, "{scheme} x {} w {} s {s}", x[i], w[i]);
+                if asymmetric && x[i] == 0.0 {
+                    prop_assert_eq!(w[i], 0.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn table_codes_are_the_nearest_entry(
+        (scheme, rows, k, x) in scheme_and_weights(|s| s.encoder == Encoder::Nearest)
+    ) {
+        let t = encode(&x, rows, k, scheme).unwrap();
+        let table: Vec<f64> = t.codebook().iter().filter(|v| v.is_finite()).map(|&v| f64::from(v)).collect();
+        let largest = table.iter().fold(0.0, |m, v| f64::max(m, v.abs()));
+        let w = dequantize(&t);
+        for (g, range) in groups(&scheme, rows, k).into_iter().enumerate() {
+            let s = scale_at(&t, g);
+            let (_, _, amax) = extremes(&x[range.clone()]);
+            // A table of small entries asks for scales beyond f16, which stop at its largest.
+            let wanted = if scheme.group == Group::Row { amax / largest } else { (amax / largest).min(65504.0) };
+            prop_assert!((s - wanted).abs() <= wanted * 2f64.powi(-11) * SLACK + 2f64.powi(-25), "{scheme} {s} {wanted}");
+            for i in range {
+                let v = f64::from(x[i]);
+                let best = table.iter().map(|e| (v - s * e).abs()).fold(f64::INFINITY, f64::min);
+                let error = (v - f64::from(w[i])).abs();
+                // Where two entries are equally near to rounding, either may be taken.
+                prop_assert!(error <= best + 1e-6 * s * largest, "{scheme} x {v} w {} s {s}", w[i]);
+            }
+        }
+    }
+
+    /// Half a step, plus what the rounding of sub-scales and minima cuts off, from the planes as they are.
+    #[test]
+    fn two_level_codes_are_within_half_a_step(
+        (scheme, rows, k, x) in scheme_and_weights(|s| matches!(s.encoder, Encoder::SuperMinMax | Encoder::SuperAbsmax))
+    ) {
+        let min_max = scheme.encoder == Encoder::SuperMinMax;
+        let t = encode(&x, rows, k, scheme).unwrap();
+        let w = dequantize(&t);
+        let (scales, zeros) = (t.plane(PlaneKind::Scales), t.plane(PlaneKind::Zeros));
+        let levels = f64::from((1u32 << scheme.bits) - 1);
+        for (g, range) in groups(&scheme, rows, k).into_iter().enumerate() {
+            let (min, max, amax) = extremes(&x[range.clone()]);
+            let super_index = range.start / 256;
+            let d = f16_at(t.plane(PlaneKind::SuperScales), super_index);
+            let (half, cut) = if min_max {
+                let (sub, sub_min) = if zeros.is_empty() { (scales[g] & 15, scales[g] >> 4) } else { (scales[g], zeros[g]) };
+                let (s, m) = (d * f64::from(sub), f16_at(t.plane(PlaneKind::SuperMins), super_index) * f64::from(sub_min));
+                (s / 2.0, (max - min - levels * s).max(0.0) + (m + min).abs())
+            } else {
+                let s = (d * f64::from(scales[g] as i8)).abs();
+                (s / 2.0, (amax - f64::from((1u32 << (scheme.bits - 1)) - 1) * s).max(0.0))
+            };
+            for i in range {
+                let error = (f64::from(x[i]) - f64::from(w[i])).abs();
+                prop_assert!(error <= (half + cut) * SLACK + 1e-6 * amax, "{scheme} x {} w {}", x[i], w[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn decoded_weights_are_finite_and_zeros_stay_zero((scheme, rows, k, x) in scheme_and_weights(|_| true)) {
+        if let Some(t) = encode(&x, rows, k, scheme) {
+            prop_assert!(dequantize(&t).iter().all(|v| v.is_finite()), "{scheme}");
+            let zeros = encode(&vec![0.0; rows * k], rows, k, scheme).unwrap();
+            prop_assert!(dequantize(&zeros).iter().all(|&v| v == 0.0), "{scheme}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_held_is_refused_with_its_index(
+        (scheme, rows, k, mut x) in scheme_and_weights(|_| true),
+        at in any::<prop::sample::Index>(),
+        bad in select(vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX]),
+    ) {
+        let i = at.index(x.len());
+        x[i] = bad;
+        match quantize(&x, rows, k, scheme, table(&scheme).as_deref()) {
+            Err(Error::NotRepresentable { index, .. }) => prop_assert_eq!(index, i as u64),
+            other => prop_assert!(false, "{scheme}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn schemes_refuse_what_they_cannot_encode() {
+    let scheme = |name: &str| name.parse::<Scheme>().unwrap();
+    let x = [0.5; 256];
+    assert!(matches!(quantize(&x, 1, 256, scheme("iq4_xs"), None), Err(Error::Unsupported { .. })));
+    assert!(matches!(quantize(&x, 2, 256, scheme("q4_0"), None), Err(Error::Shape { .. })));
+    assert!(matches!(quantize(&x, 1, 255, scheme("q4_0"), None), Err(Error::GroupMismatch { .. })));
+    let learned = scheme("codebook2-g32");
+    for table in [
+        None,
+        Some(&[1.0; 3][..]),
+        Some(&[0.0; 4]),
+        Some(&[f32::NAN, f32::INFINITY, 0.0, -0.0]),
+        Some(&[1e-38; 4]),
+    ] {
+        assert!(matches!(quantize(&x, 1, 256, learned, table), Err(Error::Shape { .. })), "{table:?}");
+    }
+    assert!(quantize(&x, 1, 256, learned, Some(&[f32::NAN, -1.0, 1.0, f32::INFINITY])).is_ok());
+}
