@@ -187,9 +187,9 @@ proptest! {
         let mut back = vec![0xff; k];
         for row in 0..rows {
             read_row(row_of(PlaneKind::CodesLow, row), row_of(PlaneKind::CodesHigh, row), scheme.bits, &mut back);
-            for col in 0..k {
+            for (col, &read) in back.iter().enumerate() {
                 prop_assert_eq!(t.code(row, col), u32::from(code(row * k + col)));
-                prop_assert_eq!(u32::from(back[col]), t.code(row, col));
+                prop_assert_eq!(u32::from(read), t.code(row, col));
             }
         }
     }

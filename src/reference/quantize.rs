@@ -496,3 +496,100 @@ fn super_absmax(groups: &[&[f32]], scheme: &Scheme) -> EncodedSuper {
     }
     EncodedSuper { d: d16, dm: f16::ZERO, subs, codes }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_row(name: &str, x: &[f32]) -> PackedTensor {
+        quantize(x, 1, x.len(), name.parse().unwrap(), None).unwrap()
+    }
+
+    fn codes(w: &PackedTensor) -> Vec<u32> {
+        (0..w.len()).map(|i| w.code(0, i)).collect()
+    }
+
+    #[test]
+    fn steps_round_half_away_and_stop() {
+        assert_eq!([0.49, 0.5, 1.49, 1.5, 6.5, 7.5, 1e9].map(|t| steps(t, 1.0, 7)), [0, 1, 1, 2, 7, 7, 7]);
+        assert_eq!(signed_steps(2.5, true, 1.0, 1, 2), -2);
+        assert_eq!(signed_steps(2.5, false, 1.0, 1, 2), 1);
+    }
+
+    #[test]
+    fn groups_worked_out_by_hand() {
+        // amax 7, scale 1: halves go away from zero.
+        let w = one_row("int4-g8", &[7.0, -7.0, 3.5, -3.5, 0.49, -0.0, 2.0, -1.0]);
+        assert_eq!(w.plane(PlaneKind::Scales), f16::from_f32(7.0 * (1.0 / 7.0)).to_le_bytes());
+        assert_eq!(codes(&w), [15, 1, 12, 4, 8, 8, 10, 7]);
+        // min -1, max 14, scale 1 (15 * C(15) rounds to it), zero-point 1.
+        let w = one_row("int4-g4-asym", &[-1.0, 14.0, 0.0, 6.6]);
+        assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[1u8][..], vec![0, 15, 1, 8]));
+        // Halfway between entries, the one nearer to zero: 1.25 -> 1, 1.75 -> 1.5, 2.5 -> 2, 5 -> 4, and at 0.25 -> 0.
+        let w = one_row("fp4-g8", &[6.0, 1.25, -1.75, 2.5, -5.0, 0.25, -0.25, 5.01]);
+        assert_eq!(codes(&w), [7, 2, 11, 4, 14, 0, 0, 7]);
+    }
+
+    #[test]
+    fn tiny_groups_have_scale_zero_and_the_code_of_zero() {
+        let x = [2f32.powi(-101), -(2f32.powi(-101)), 0.0, 1e-45];
+        for (name, scale, code) in [
+            ("int4-row", &[0u8; 4][..], 8),
+            ("int8-g4", &[0; 2], 128),
+            ("int4-row-asym", &[0; 4], 0),
+            ("nf4-g4", &[0; 2], 7),
+            ("e4m3-row", &[0; 4], 0),
+            ("mxfp8", &[0], 0),
+        ] {
+            let w = one_row(name, &x);
+            assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (scale, vec![code; 4]), "{name}");
+        }
+        // f16 rounds these scales to 0 though the groups are not tiny.
+        let w = one_row("int4-g4-asym", &[-1e-8, 1e-8, 0.0, 5e-9]);
+        assert_eq!((w.plane(PlaneKind::Scales), w.plane(PlaneKind::Zeros)), (&[0u8; 2][..], &[0u8][..]));
+        assert_eq!(codes(&w), [0; 4]);
+        let w = one_row("int1-row", &x);
+        assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (&[0u8; 4][..], vec![1, 0, 1, 1]));
+    }
+
+    #[test]
+    fn sums_are_taken_in_the_stated_order() {
+        // 1 + 2^-24 rounds to 1, 2^-24 + 2^-24 does not vanish: which partial sums there are shows.
+        let mut x = vec![2f32.powi(-24); 256];
+        x[0] = 1.0;
+        assert_eq!(sum_in_sequence(&x), 1.0);
+        // Lane 0 holds 1, which swallows its three 2^-24; the other 63 lanes hold 2^-22 each, which it does not.
+        assert_eq!(sum_in_lanes(&x), 1.0 + 63.0 * 2f32.powi(-22));
+        let scale = |name: &str, rows: usize| {
+            let w = quantize(&x, rows, 256 / rows, name.parse().unwrap(), None).unwrap();
+            direct_scale(w.plane(PlaneKind::Scales), ScaleType::F32, 0)
+        };
+        assert_eq!(scale("int1-row", 1), sum_in_lanes(&x) * 2f32.powi(-8));
+        let by_rows: Vec<f32> = x.chunks(64).map(sum_in_lanes).collect();
+        assert_eq!(scale("int1-tensor", 4), sum_in_lanes(&by_rows) * 2f32.powi(-8));
+    }
+
+    /// Landmarks of ggml's rounding, ties up: 1.0625 lies between 0x38 and 0x39, 7.9/512 would be the smallest normal.
+    #[test]
+    fn nvfp4_scales_round_as_in_ggml() {
+        for (a, byte) in [
+            (0.0, 0),
+            (0.49 / 512.0, 0),
+            (0.5 / 512.0, 1),
+            (7.4 / 512.0, 7),
+            (7.9 / 512.0, 7),
+            (8.0 / 512.0, 8),
+            (1.0, 0x38),
+            (1.0624, 0x38),
+            (1.0625, 0x39),
+            (1.9376, 0x40),
+            (240.0, 0x77),
+            (247.9, 0x77),
+            (248.0, 0x7e),
+            (300.0, 0x7e),
+            (448.0, 0x7e),
+        ] {
+            assert_eq!(ue4m3_like_ggml(a), byte, "{a}");
+        }
+    }
+}
