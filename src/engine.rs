@@ -632,9 +632,7 @@ impl Array {
             #[cfg(feature = "gpu")]
             ArrayData::Device(gpu, buffer, offset) => {
                 let bytes = (self.shape.iter().product::<usize>() * self.dtype.size()) as u64;
-                // Copies move whole words; an odd number of f16 ends in the middle of one.
-                let mut data = gpu.read_range(buffer, *offset..offset + bytes.next_multiple_of(4)).await?;
-                data.truncate(bytes as usize);
+                let data = gpu.read_range(buffer, *offset..offset + bytes).await?;
                 Tensor::from_bytes(self.shape.clone(), self.dtype, data)
             }
         }

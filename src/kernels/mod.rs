@@ -26,6 +26,8 @@ pub use context::{SchemeContext, WeightParams};
 pub use weights::{DeviceWeights, Part};
 
 use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
+use crate::product::Product;
+use crate::reference::{self, matmul::Added};
 use crate::{PackedTensor, Result, Scheme};
 use serde::Serialize;
 use std::fmt::Debug;
@@ -146,3 +148,74 @@ pub struct Shader {
     pub storage: Vec<Access>,
     pub wgsl: String,
 }
+/// [`crate::reference::matmul::matmul`].
+pub type ProductReference = fn(&[f32], usize, &PackedTensor, Added<'_>, &Product) -> Result<Vec<f64>>;
+/// [`crate::reference::quantize`].
+pub type QuantizeReference = fn(&[f32], usize, usize, Scheme, Option<&[f32]>) -> Result<PackedTensor>;
+
+/// What a kernel computes, with the reference that says what is right.
+pub enum Operation {
+    /// Packed weights to dense f32.
+    Dequantize { reference: fn(&PackedTensor) -> Vec<f32> },
+    /// `y = x * w^T` with its epilogue.
+    Product { kernel: &'static str, reference: ProductReference, max_rows: Option<usize> },
+    /// Dense f32 to packed weights.
+    Quantize { reference: QuantizeReference },
+    /// f32 to f16 and back.
+    Convert { reference: fn(f32) -> half::f16 },
+}
+
+/// A row of [`KERNELS`].
+pub struct Kernel {
+    /// Stem of its files.
+    pub name: &'static str,
+    pub operation: Operation,
+    /// Whether there is a form for this scheme.
+    pub takes: fn(&Scheme) -> bool,
+    /// Every specialization of a scheme on a tier that an engine may ask for.
+    pub shaders: fn(&Scheme, Tier) -> Result<Vec<Shader>>,
+}
+
+/// Every kernel. Tests, `lowbit shaders`, `lowbit selftest` and benches iterate this table and the presets.
+pub static KERNELS: &[Kernel] = &[
+    Kernel {
+        name: "dequantize",
+        operation: Operation::Dequantize { reference: reference::dequantize },
+        takes: |_| true,
+        shaders: dequantize::shaders,
+    },
+    Kernel {
+        name: "matvec",
+        operation: Operation::Product {
+            kernel: "matvec",
+            reference: reference::matmul,
+            max_rows: Some(matvec::MAX_ROWS),
+        },
+        takes: |_| true,
+        shaders: matvec::shaders,
+    },
+    Kernel {
+        name: "matmul",
+        operation: Operation::Product { kernel: "matmul", reference: reference::matmul, max_rows: None },
+        takes: |_| true,
+        shaders: matmul::shaders,
+    },
+    Kernel {
+        name: "quantize_scales",
+        operation: Operation::Quantize { reference: reference::quantize },
+        takes: quantize::has_scales_pass,
+        shaders: quantize::scales_shaders,
+    },
+    Kernel {
+        name: "quantize_codes",
+        operation: Operation::Quantize { reference: reference::quantize },
+        takes: quantize::on_gpu,
+        shaders: quantize::codes_shaders,
+    },
+    Kernel {
+        name: "convert",
+        operation: Operation::Convert { reference: half::f16::from_f32 },
+        takes: |s| s.is_float(),
+        shaders: convert::shaders,
+    },
+];

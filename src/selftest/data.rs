@@ -1,0 +1,196 @@
+//! Inputs of the differential suite: packed tensors with every kind of code and scale, and activations.
+//!
+//! *Random* tensors have any code and scales of mixed size and sign. *Exact* ones have powers of two as scales and small numbers as
+//! values, all multiples of 1/8, so that every partial sum of a product is exact and engines must agree bit for bit.
+//! Fixed seeds: the same inputs on every device.
+
+use crate::scheme::{Encoder, PlaneKind, Scale, ScaleType, SubScale, Value, Zero};
+use crate::{PackedTensor, Result, Scheme, reference};
+use half::f16;
+
+/// SplitMix64: small, good enough, the same everywhere.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0..n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// Uniform in -1..1.
+    pub fn uniform(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Roughly normal, variance 1.
+    pub fn normal(&mut self) -> f32 {
+        (0..12).map(|_| self.uniform()).sum::<f32>() * 0.5
+    }
+
+    /// One of the items.
+    pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())]
+    }
+}
+
+fn fill(plane: &mut [u8], size: usize, mut value: impl FnMut() -> [u8; 4]) {
+    for chunk in plane.chunks_exact_mut(size) {
+        chunk.copy_from_slice(&value()[..size]);
+    }
+}
+
+fn half_bytes(v: f32) -> [u8; 4] {
+    let [a, b] = f16::from_f32(v).to_le_bytes();
+    [a, b, 0, 0]
+}
+
+/// The table of a learned scheme: spread over -1..=1, or small multiples of 1/2.
+pub fn table(scheme: &Scheme, exact: bool, rng: &mut Random) -> Vec<f32> {
+    let n = 1usize << scheme.bits;
+    match exact {
+        true => (0..n).map(|i| ((i * 7) % 17) as f32 * 0.5 - 4.0).collect(),
+        false => (0..n).map(|i| (i as f32 + 0.5 + 0.3 * rng.uniform()) * 2.0 / n as f32 - 1.0).collect(),
+    }
+}
+
+/// A packed tensor `[rows, k]` with random codes and scales; see the file's text for `exact`.
+///
+/// # Errors
+/// As [`Scheme::check_shape`].
+pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -> Result<PackedTensor> {
+    let (rows, k) = scheme.check_shape(shape)?;
+    if scheme.is_float() {
+        let x: Vec<f32> =
+            (0..rows * k).map(|_| if exact { rng.below(17) as f32 * 0.5 - 4.0 } else { rng.normal() }).collect();
+        let flat = reference::quantize(&x, rows, k, *scheme, None)?;
+        return PackedTensor::from_data(*scheme, shape, flat.data().to_vec());
+    }
+    let mut p = PackedTensor::zeroed(*scheme, shape)?;
+    if scheme.value == Value::Learned {
+        p.set_codebook(&table(scheme, exact, rng));
+    }
+    let entries = p.codebook();
+    let levels = 1usize << scheme.bits;
+    let allowed: Vec<u8> = (0..levels)
+        .filter(|&c| match entries.get(c) {
+            None => true,
+            Some(v) if exact => v.abs() <= 16.0 && (v * 2.0).fract() == 0.0,
+            Some(v) => v.is_finite(),
+        })
+        .map(|c| c as u8)
+        .collect();
+    let offset = if let Value::Linear { offset, .. } = scheme.value { offset as usize } else { 0 };
+    // Zero-points in the middle let exact codes lie on both sides.
+    let zero = |rng: &mut Random| rng.below(levels) as u8;
+    let mut zeros = vec![offset as u8; 1];
+    if scheme.zero == Zero::Point {
+        zeros = p.plane(PlaneKind::Zeros).iter().map(|_| zero(rng)).collect();
+        p.plane_mut(PlaneKind::Zeros).copy_from_slice(&zeros);
+    }
+    let (groups, group) = (scheme.groups_per_row(k), scheme.group_len(k));
+    for row in 0..rows {
+        for col in 0..k {
+            let code = if exact && entries.is_empty() {
+                let centre = zeros[(row * groups + col / group).min(zeros.len() - 1)];
+                (i64::from(centre) + rng.below(9) as i64 - 4).clamp(0, levels as i64 - 1) as u8
+            } else {
+                rng.pick(&allowed)
+            };
+            p.set_code(row, col, code);
+        }
+    }
+    let number = |rng: &mut Random| match exact {
+        true => rng.pick(&[0.5f32, 1.0]),
+        false => (0.01 + rng.uniform().abs()) * rng.pick(&[0.03f32, 1.0, -1.0]),
+    };
+    let plane = PlaneKind::Scales;
+    match scheme.scale {
+        Scale::None => {}
+        Scale::Direct(ScaleType::F32) => fill(p.plane_mut(plane), 4, || number(rng).to_le_bytes()),
+        Scale::Direct(ScaleType::F16) => fill(p.plane_mut(plane), 2, || half_bytes(number(rng))),
+        Scale::Direct(t @ (ScaleType::E8M0 | ScaleType::E8M0Half)) => {
+            let one = if t == ScaleType::E8M0 { 127 } else { 128 };
+            let spread: &[u8] = if exact { &[1, 0] } else { &[9, 5, 3, 2, 1, 0] };
+            fill(p.plane_mut(plane), 1, || [one - rng.pick(spread); 4]);
+        }
+        Scale::Direct(ScaleType::Ue4M3) => {
+            fill(p.plane_mut(plane), 1, || [if exact { rng.pick(&[0x30, 0x38]) } else { rng.below(0x60) as u8 }; 4]);
+        }
+        Scale::TwoLevel { sub, .. } => {
+            fill(p.plane_mut(plane), 1, || {
+                let byte = match (sub, exact) {
+                    (SubScale::I8, true) => rng.pick(&[1i8, 2, -1, -2]) as u8,
+                    (SubScale::I8, false) => (rng.below(64) as i8 - 32) as u8,
+                    (SubScale::U8Min, true) => rng.pick(&[1, 2]),
+                    (SubScale::U8Min, false) => rng.below(64) as u8,
+                    (SubScale::U4Min, true) => rng.pick(&[0x01, 0x12, 0x11, 0x02]),
+                    (SubScale::U4Min, false) => rng.bits() as u8,
+                };
+                [byte; 4]
+            });
+            if sub == SubScale::U8Min {
+                fill(p.plane_mut(PlaneKind::Zeros), 1, || [rng.below(if exact { 2 } else { 64 }) as u8; 4]);
+            }
+            fill(p.plane_mut(PlaneKind::SuperScales), 2, || half_bytes(number(rng)));
+            fill(p.plane_mut(PlaneKind::SuperMins), 2, || half_bytes(number(rng).abs()));
+        }
+    }
+    if scheme.zero == Zero::Bias {
+        let value = |rng: &mut Random| if exact { rng.below(5) as f32 * 0.5 - 1.0 } else { rng.uniform() };
+        fill(p.plane_mut(PlaneKind::Zeros), 2, || half_bytes(value(rng)));
+    }
+    Ok(p)
+}
+
+/// Activations `[m, k]`: normal; or exact, small integers of which only `terms` per row are not zero.
+pub fn activations(m: usize, k: usize, exact: Option<usize>, rng: &mut Random) -> Vec<f32> {
+    let Some(terms) = exact else { return (0..m * k).map(|_| rng.normal()).collect() };
+    let mut x = vec![0.0; m * k];
+    for row in x.chunks_mut(k) {
+        for _ in 0..terms.min(k) {
+            row[rng.below(k)] = rng.pick(&[1.0, -1.0]);
+        }
+    }
+    x
+}
+
+/// Weights to quantize, `[rows, k]`: normal rows, with groups of zeros, of one constant, of tiny values, of values that f16 scales
+/// round to 0, with an outlier, and with both zeros.
+pub fn weights(scheme: &Scheme, rows: usize, k: usize, rng: &mut Random) -> Vec<f32> {
+    let group = scheme.group_len(k);
+    let mut x: Vec<f32> = (0..rows * k).map(|_| rng.normal()).collect();
+    for row in x.chunks_mut(k) {
+        for part in row.chunks_mut(group) {
+            let n = part.len();
+            match rng.below(12) {
+                0 => part.fill(0.0),
+                1 => part.fill(rng.normal()),
+                2 => part.iter_mut().for_each(|v| *v *= 1e-31),
+                3 => part.iter_mut().for_each(|v| *v *= 1e-8),
+                4 => part[rng.below(n)] = 60.0 * rng.normal(),
+                5 => part.iter_mut().for_each(|v| *v = v.abs()),
+                6 => part.iter_mut().for_each(|v| *v = -v.abs()),
+                7 => part.iter_mut().enumerate().for_each(|(i, v)| *v = if i % 2 == 0 { 0.0 } else { -0.0 }),
+                8 => part.iter_mut().for_each(|v| *v = (*v * 4.0).round() * 0.25),
+                _ => {}
+            }
+        }
+    }
+    // GGUF's searches are not defined on the edge of underflow, where devices differ.
+    if matches!(scheme.encoder, Encoder::GgmlNvfp4 | Encoder::GgmlIq4) {
+        x.iter_mut().for_each(|v| *v = if v.abs() < 1e-20 { 0.0 } else { *v });
+    }
+    x
+}

@@ -1,0 +1,262 @@
+//! Products against the reference: exact inputs bit for bit, random inputs within a derived bound.
+//!
+//! The bound of an output, with `u` the unit roundoff of the sum and `S` the sum of the magnitudes of everything that is added
+//! (`reference::matmul::magnitude`):
+//!
+//! ```text
+//! |y - y_ref| <= (chain + depth + decode) * u * S        chain, depth: the kernel's own `Summation`
+//! decode = 4   the product, the scale, the zero and the bias of a term are each rounded once
+//! f16 sums: weights and activations are rounded to f16 first, u_f16 each (2^-10: a device may truncate)
+//! function:   |f(a) - f(b)| <= 1.13 |a - b|, and what the device's own formula of f may be off: 2^-20 * (|y| + 1)
+//! f16 output: 2^-10 |y| + 2^-24
+//! ```
+
+use super::data::{self, Random};
+use super::{Options, Report, bits, difference, plant, roundoff, sizes_of_k};
+use crate::product::{Accumulate, Activation, Function, Int8Group, Product};
+use crate::reference::matmul::{Added, magnitude, matmul};
+use crate::{DType, Engine, MatmulOptions, PackedTensor, Result, Scheme, Tensor};
+use half::f16;
+
+pub(super) struct Suite<'a> {
+    pub engine: &'a Engine,
+    pub kernel: &'static str,
+    pub pinned: Option<&'static str>,
+    pub max_rows: usize,
+    pub scheme: &'a Scheme,
+    pub options: &'a Options,
+    /// Of the scheme: where the pairing of axes starts.
+    pub index: usize,
+}
+
+/// One point of the axes.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    x: DType,
+    product: Product,
+    bias: bool,
+    residual: bool,
+}
+
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Product { activation, accumulate, function, output } = self.product;
+        write!(f, "[{}, {}] x [{}, {}]^T, x {} as {activation:?}, {accumulate:?} sums", self.m, self.k, self.n, self.k, self.x)?;
+        write!(f, ", {function:?}, y {output}{}", if self.bias { ", bias" } else { "" })?;
+        f.write_str(if self.residual { ", residual" } else { "" })
+    }
+}
+
+const FUNCTIONS: [Function; 4] = [Function::Identity, Function::Gelu, Function::Relu, Function::Silu];
+
+impl Suite<'_> {
+    /// The axes beside shapes: every value of each, and every pair of two, over the schemes and shapes of a run.
+    fn cases(&self, rng: &mut Random) -> Vec<Case> {
+        let rows: &[usize] = match self.max_rows {
+            8 => &[1, 2, 3, 4, 5, 6, 7, 8],
+            most if most > 8 => &[1, 9, 65, 70, 5],
+            _ => &[1],
+        };
+        let activations: &[Activation] = match self.engine.is_cpu() {
+            true => &[
+                Activation::F32,
+                Activation::F16,
+                Activation::Int8(Int8Group::Cols(32)),
+                Activation::Int8(Int8Group::Row),
+                Activation::Int8(Int8Group::Cols(128)),
+            ],
+            false => &[Activation::F32, Activation::F16],
+        };
+        let accumulates = [Accumulate::F32, Accumulate::F16, Accumulate::F16Chunked];
+        let mut all = Vec::new();
+        let ks = sizes_of_k(self.scheme, self.options.full, rng);
+        for (i, &k) in ks.iter().enumerate() {
+            let at = self.index + i;
+            let product = |at: usize| Product {
+                activation: activations[at % activations.len()],
+                accumulate: accumulates[(at / 2) % 3],
+                function: FUNCTIONS[(at / 3) % 4],
+                output: if at % 4 == 3 { DType::F16 } else { DType::F32 },
+            };
+            let n = [1, 7, 67, 1 + rng.below(90)][(at + i) % 4];
+            let case = |at: usize| Case {
+                m: rows[at % rows.len()],
+                n,
+                k,
+                x: if (at / 2) % 3 == 1 { DType::F16 } else { DType::F32 },
+                product: product(at),
+                bias: at % 3 != 0,
+                residual: (at / 3) % 3 == 1,
+            };
+            match self.options.full {
+                false => all.push(case(at + self.index / 5)),
+                true => all.extend((0..24).map(|j| case(at * 5 + j))),
+            }
+        }
+        all
+    }
+
+    pub async fn run(&self, rng: &mut Random, report: &mut Report) -> Result<()> {
+        for case in self.cases(rng) {
+            let t0 = std::time::Instant::now();
+            self.exact(case, rng, report).await?;
+            let t1 = std::time::Instant::now();
+            self.random(case, rng, report).await?;
+            if std::env::var_os("T_TIME").is_some() { eprintln!("{:?} {:?} {} {case}", t1 - t0, t1.elapsed(), self.kernel); }
+        }
+        Ok(())
+    }
+
+    fn options(&self, case: &Case, added: Added<'_>) -> Result<MatmulOptions> {
+        let Product { activation, accumulate, function, output } = case.product;
+        let array = |values: Option<&[f32]>, shape: &[usize]| {
+            values.map(|v| self.engine.upload(&Tensor::from_f32(shape, v.to_vec())?)).transpose()
+        };
+        Ok(MatmulOptions {
+            activation,
+            accumulate,
+            function,
+            output,
+            bias: array(added.bias, &[case.n])?,
+            residual: array(added.residual, &[case.m, case.n])?,
+            expert: None,
+            kernel: self.pinned,
+        })
+    }
+
+    /// Runs the product, on a GPU into a poisoned buffer between guard words.
+    async fn product(
+        &self,
+        case: &Case,
+        x: &[f32],
+        w: &PackedTensor,
+        added: Added<'_>,
+    ) -> Result<Result<Vec<f32>, String>> {
+        let halves: Vec<f16>;
+        let x = match case.x {
+            DType::F16 => {
+                halves = x.iter().map(|&v| f16::from_f32(v)).collect();
+                Tensor::from_f16([case.m, case.k], &halves)?
+            }
+            _ => Tensor::from_f32([case.m, case.k], x.to_vec())?,
+        };
+        let (x, w, options) = (self.engine.upload(&x)?, self.engine.upload_packed(w)?, self.options(case, added)?);
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = self.engine.gpu() {
+            let guarded = super::Guarded::new(gpu, self.engine, &[case.m, case.n], case.product.output)?;
+            let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            self.engine.encode_matmul(&mut encoder, &x, &w, &guarded.array, &options)?;
+            gpu.queue().submit([encoder.finish()]);
+            return guarded.read(gpu).await;
+        }
+        Ok(Ok(self.engine.matmul(&x, &w, &options)?.read().await?.to_f32().into_owned()))
+    }
+
+    fn added<'a>(case: &Case, exact: bool, rng: &mut Random, store: &'a mut [Vec<f32>; 2]) -> Added<'a> {
+        let mut number = || if exact { rng.below(9) as f32 * 0.5 - 2.0 } else { rng.normal() };
+        store[0] = (0..case.n).map(|_| number()).collect();
+        store[1] = (0..case.m * case.n).map(|_| number()).collect();
+        Added { bias: case.bias.then_some(&store[0]), residual: case.residual.then_some(&store[1]) }
+    }
+
+    /// Sums without rounding: results are equal to the last bit, and one wrong code is seen.
+    async fn exact(&self, mut case: Case, rng: &mut Random, report: &mut Report) -> Result<()> {
+        // Functions with a formula of their own are not exact; int8 activations have scales that are no powers of two.
+        if !matches!(case.product.function, Function::Identity | Function::Relu) {
+            case.product.function = Function::Identity;
+        }
+        if matches!(case.product.activation, Activation::Int8(_)) {
+            case.product.activation = Activation::F32;
+        }
+        let terms = if case.product.accumulate == Accumulate::F32 { 4 * case.k } else { 8 };
+        let mut w = data::packed(self.scheme, &[case.n, case.k], true, rng)?;
+        let mut x = data::activations(case.m, case.k, Some(terms), rng);
+        // The weight whose code will be wrong counts.
+        let at = rng.below(case.k);
+        if case.product.accumulate == Accumulate::F32 {
+            x[at] = 1.0;
+        } else {
+            x[..case.k].fill(0.0);
+            x[at] = 1.0;
+        }
+        let mut store = Default::default();
+        let added = Self::added(&case, true, rng, &mut store);
+        let what = format!("{} exact {case}", self.scheme);
+        let want: Vec<f32> = matmul(&x, case.m, &w, added, &case.product)?.iter().map(|&v| v as f32).collect();
+        // -0 and 0 are one result: an empty sum may have either sign.
+        let plain = |v: &[f32]| bits(&v.iter().map(|&v| v + 0.0).collect::<Vec<_>>());
+        match self.product(&case, &x, &w, added).await? {
+            Ok(got) => report.equal(self.kernel, &what, &plain(&got), &plain(&want)),
+            Err(why) => report.fail(format!("{} {what}: {why}", self.kernel)),
+        }
+        case.product.function = Function::Identity;
+        let want: Vec<f32> = matmul(&x, case.m, &w, added, &case.product)?.iter().map(|&v| v as f32).collect();
+        plant(&mut w, 0, at);
+        if let Ok(got) = self.product(&case, &x, &w, added).await? {
+            report.teeth(self.kernel, &what, difference(&plain(&got), &plain(&want)).is_some());
+        }
+        Ok(())
+    }
+
+    async fn random(&self, case: Case, rng: &mut Random, report: &mut Report) -> Result<()> {
+        let w = data::packed(self.scheme, &[case.n, case.k], false, rng)?;
+        let mut x = data::activations(case.m, case.k, None, rng);
+        if case.x == DType::F16 {
+            x.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+        }
+        let mut store = Default::default();
+        let added = Self::added(&case, false, rng, &mut store);
+        let want = matmul(&x, case.m, &w, added, &case.product)?;
+        let size = magnitude(&x, case.m, &w, added, &case.product)?;
+        let what = format!("{} {case}", self.scheme);
+        let got = match self.product(&case, &x, &w, added).await? {
+            Ok(got) => got,
+            Err(why) => {
+                report.fail(format!("{} {what}: {why}", self.kernel));
+                return Ok(());
+            }
+        };
+        let plan = self.engine.plan(case.m, &self.engine.upload_packed(&w)?, &self.options(&case, added)?)?;
+        let u = roundoff(plan.accumulate);
+        let mut steps = (plan.summation.chain + plan.summation.depth + 4) as f64 * u;
+        if plan.accumulate != Accumulate::F32 {
+            // Weights and activations enter as f16.
+            steps += 2.0 * 2f64.powi(-10);
+        }
+        // f16 has no digits below 2^-24: each of the terms of a sum may lose that much.
+        let floor = if plan.accumulate == Accumulate::F32 { 0.0 } else { case.k as f64 * 2f64.powi(-24) };
+        let (mut worst, mut beyond, mut telling) = (0f64, 0, false);
+        for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+            let mut bound = steps * size[i] + floor;
+            if case.product.function != Function::Identity {
+                bound = 1.13 * bound + 2f64.powi(-20) * (want.abs() + 1.0);
+            }
+            if case.product.output == DType::F16 {
+                bound += 2f64.powi(-10) * want.abs() + 2f64.powi(-24);
+            }
+            let error = (f64::from(got) - want).abs();
+            // Written so that a NaN is beyond every bound.
+            let inside = error <= bound;
+            beyond += usize::from(!inside);
+            worst = worst.max(if inside { error / bound.max(f64::MIN_POSITIVE) } else { f64::INFINITY });
+            telling |= want.abs() > bound;
+        }
+        let tally = report.tally(self.kernel);
+        tally.checks += 1;
+        if worst > tally.worst {
+            tally.worst = worst;
+            tally.worst_case = what.clone();
+        }
+        if beyond > 0 {
+            report.fail(format!("{} {what}: {beyond} of {} beyond the bound", self.kernel, got.len()));
+        }
+        let may_be_zero = case.product.function == Function::Relu || want.len() < 4;
+        if !telling && !may_be_zero {
+            report.fail(format!("{} {what}: zeros would pass the bound", self.kernel));
+        }
+        Ok(())
+    }
+}
