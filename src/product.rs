@@ -86,4 +86,7 @@ pub struct Summation {
     pub chain: usize,
     /// Levels of the tree that joins accumulators.
     pub depth: usize,
+    /// Whether codes, zeros and biases are summed apart and joined afterwards, so that rounding is relative to the terms of a weight
+    /// and not to the weight.
+    pub folded: bool,
 }

@@ -67,13 +67,12 @@ fn main(
     //% endfor
     let chunks = (p.k + 31u) / 32u;
     for (var c = lane; c < chunks; c += {{ lanes }}u) {
-        //% for t in range(subs)
-        {
+        for (var t = 0u; t < {{ subs }}u; t++) {
             //% if s.group
             //% if full
-            let g = (c * 32u + {{ t * sub }}u) / {{ s.group }}u;
+            let g = (c * 32u + t * {{ sub }}u) / {{ s.group }}u;
             //% else
-            let g = min((c * 32u + {{ t * sub }}u) / {{ s.group }}u, p.groups - 1u);
+            let g = min((c * 32u + t * {{ sub }}u) / {{ s.group }}u, p.groups - 1u);
             //% endif
             //% endif
             //% for r in range(team_rows)
@@ -90,9 +89,9 @@ fn main(
             var sx{{ i }} = 0.0;
             //% endfor
             //% endif
-            //% for j in range(sub // 4)
-            {
-                let q = c * 8u + {{ t * (sub // 4) + j }}u;
+            // Constant counts: drivers unroll.
+            for (var j = 0u; j < {{ sub // 4 }}u; j++) {
+                let q = c * 8u + t * {{ sub // 4 }}u + j;
                 //% for i in range(m)
                 let x{{ i }} = x_quad({{ i }}u, q);
                 //% if half
@@ -122,7 +121,6 @@ fn main(
                 }
                 //% endfor
             }
-            //% endfor
             //% for r in range(team_rows)
             //% if accumulate == "f16chunked"
             //% for i in range(m)
@@ -151,7 +149,6 @@ fn main(
             //% endif
             //% endfor
         }
-        //% endfor
     }
     //% if subgroups
     //% for r in range(team_rows)

@@ -103,7 +103,8 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
     }
     return u32(steps(t, g.scale, {{ levels }}.0));
     //% else
-    if g.scale == 0.0 {
+    // Scale 0, or byte 0 of a shared exponent, which decodes to a subnormal.
+    if magnitude_bits(g.scale) < 0x00800000u {
         //% if s.table
         return {{ zero_code }}u;
         //% else

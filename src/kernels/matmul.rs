@@ -47,8 +47,8 @@ impl Shape {
     pub(super) fn summation(&self, accumulate: Accumulate, k: usize) -> Summation {
         let step = self.bk as usize;
         match accumulate {
-            Accumulate::F32 | Accumulate::F16 => Summation { chain: k.next_multiple_of(4), depth: 0 },
-            Accumulate::F16Chunked => Summation { chain: step + k.div_ceil(step), depth: 0 },
+            Accumulate::F32 | Accumulate::F16 => Summation { chain: k.next_multiple_of(4), depth: 0, folded: false },
+            Accumulate::F16Chunked => Summation { chain: step + k.div_ceil(step), depth: 0, folded: false },
         }
     }
 }

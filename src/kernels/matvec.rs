@@ -59,10 +59,9 @@ impl Shape {
         let depth = lanes.ilog2() as usize;
         match accumulate {
             // A lane sums `sub` products, folds in the zero and the bias, and adds the result to its accumulator.
-            Accumulate::F32 | Accumulate::F16Chunked => {
-                Summation { chain: sub + 4 + chunks * (32 / sub), depth }
-            }
-            Accumulate::F16 => Summation { chain: chunks * 32, depth },
+            Accumulate::F32 => Summation { chain: sub + 4 + chunks * (32 / sub), depth, folded: true },
+            Accumulate::F16Chunked => Summation { chain: sub + chunks * (32 / sub), depth, folded: false },
+            Accumulate::F16 => Summation { chain: chunks * 32, depth, folded: false },
         }
     }
 }

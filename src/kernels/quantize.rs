@@ -172,14 +172,19 @@ pub fn record(
         Group::Cols(g) => g as usize,
         Group::Row | Group::Tensor => k,
     };
-    let last = if k % group == 0 { group } else { k % group };
+    // Values that share a scale: in a full group, and in the short last one of a row.
+    let (full, last) = match scheme.group {
+        Group::Tensor => (weights.rows * k, weights.rows * k),
+        _ if k % group == 0 => (group, group),
+        _ => (group, k % group),
+    };
     let params = |part: &Part| ScalesParams {
         weights: part.params,
         total_groups: match scheme.scale {
             Scale::TwoLevel { .. } => part.params.rows * part.params.supers_per_row,
             _ => part.params.rows * part.params.groups,
         },
-        inv_full: 1.0 / group as f32,
+        inv_full: 1.0 / full as f32,
         inv_last: 1.0 / last as f32,
         inv_steps,
         inv_super,

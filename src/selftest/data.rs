@@ -111,9 +111,11 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
             p.set_code(row, col, code);
         }
     }
+    // Tables of floats reach far beyond 1; products have to fit f16.
+    let top = entries.iter().filter(|v| v.is_finite()).fold(1.0f32, |m, v| m.max(v.abs()));
     let number = |rng: &mut Random| match exact {
         true => rng.pick(&[0.5f32, 1.0]),
-        false => (0.01 + rng.uniform().abs()) * rng.pick(&[0.03f32, 1.0, -1.0]),
+        false => (0.01 + rng.uniform().abs()) * rng.pick(&[0.03f32, 1.0, -1.0]) * (4.0 / top).min(1.0),
     };
     let plane = PlaneKind::Scales;
     match scheme.scale {
