@@ -1,6 +1,7 @@
 //! lowbit: quantized models and low-bit matrix products on any GPU, with a CPU engine beside it.
 #![deny(unsafe_code)]
 
+pub mod cpu;
 pub mod error;
 pub mod file;
 #[cfg(feature = "gpu")]

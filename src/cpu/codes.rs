@@ -1,0 +1,115 @@
+//! Rows of codes between the planes of a packed tensor and one byte per code.
+//!
+//! ```text
+//! planes (quad order, 32-bit words)  <->  bytes: code of value k at byte k
+//! quad t = values 4t..4t+3 = field t % (8/w) of word t / (8/w):   (word >> (w * field)) & (mask in each byte)
+//! ```
+//!
+//! Four codes are moved at a time, as one 32-bit word. Only codes of up to 8 bits; plain floats have no use for this. What
+//! a code means is not known here.
+
+use crate::scheme::layout::code_widths;
+
+/// One code plane's share of a row: its bytes, and the bits that it holds of each code.
+#[inline(always)]
+fn for_words(plane: &[u8], width: usize, out: &mut [u8], first_bit: usize) {
+    let quads = 8 / width;
+    let mask = u32::from_ne_bytes([(1u32 << width).wrapping_sub(1) as u8; 4]);
+    let (words, _) = plane.as_chunks::<4>();
+    for (word, out) in words.iter().zip(out.chunks_mut(4 * quads)) {
+        let word = u32::from_le_bytes(*word);
+        for (field, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let four = (word >> (width * field)) & mask;
+            *out = (u32::from_le_bytes(*out) | (four << first_bit)).to_le_bytes();
+        }
+    }
+}
+
+/// Unpacks one row of codes: `out[k]` = code of value k. `out` has a multiple of 4 bytes, at most the padded row; `low` and
+/// `high` are the row's parts of the code planes.
+#[inline(always)]
+pub fn unpack(bits: u8, low: &[u8], high: &[u8], out: &mut [u8]) {
+    let (low_width, high_width) = code_widths(bits);
+    if low_width == 8 {
+        let n = out.len();
+        out.copy_from_slice(&low[..n]);
+        return;
+    }
+    out.fill(0);
+    match low_width {
+        1 => for_words(low, 1, out, 0),
+        2 => for_words(low, 2, out, 0),
+        _ => for_words(low, 4, out, 0),
+    }
+    match (high_width, low_width) {
+        (1, 2) => for_words(high, 1, out, 2),
+        (1, _) => for_words(high, 1, out, 4),
+        (2, _) => for_words(high, 2, out, 4),
+        _ => {}
+    }
+}
+
+/// Packs the bits `first_bit..first_bit + width` of the codes.
+#[inline(always)]
+fn pack_words(codes: &[u8], width: usize, first_bit: usize, plane: &mut [u8]) {
+    let quads = 8 / width;
+    let mask = u32::from_ne_bytes([(1u32 << width).wrapping_sub(1) as u8; 4]);
+    for (word, codes) in plane.as_chunks_mut::<4>().0.iter_mut().zip(codes.chunks(4 * quads)) {
+        let mut packed = 0;
+        for (field, four) in codes.as_chunks::<4>().0.iter().enumerate() {
+            packed |= ((u32::from_le_bytes(*four) >> first_bit) & mask) << (width * field);
+        }
+        *word = packed.to_le_bytes();
+    }
+}
+
+/// Packs one row of codes into the row's parts of the planes. `codes` has a multiple of 4 bytes; those beyond K are 0.
+pub fn pack(bits: u8, codes: &[u8], low: &mut [u8], high: &mut [u8]) {
+    let (low_width, high_width) = code_widths(bits);
+    if low_width == 8 {
+        low[..codes.len()].copy_from_slice(codes);
+        return;
+    }
+    match low_width {
+        1 => pack_words(codes, 1, 0, low),
+        2 => pack_words(codes, 2, 0, low),
+        _ => pack_words(codes, 4, 0, low),
+    }
+    match high_width {
+        1 => pack_words(codes, 1, low_width, high),
+        2 => pack_words(codes, 2, low_width, high),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PackedTensor;
+    use crate::scheme::PlaneKind;
+    use crate::scheme::preset::samples;
+
+    #[test]
+    fn rows_agree_with_single_codes() {
+        for scheme in samples().into_iter().filter(|s| s.bits <= 8) {
+            for k in
+                [256usize, 512, 1, 31, 33, 77].into_iter().filter(|k| scheme.check_shape(&[2, *k]).is_ok())
+            {
+                let mut w = PackedTensor::zeroed(scheme, [2, k]).unwrap();
+                let code = |c: usize| ((c * 37 + c / 7 + 1) % (1 << scheme.bits)) as u8;
+                let mut codes: Vec<u8> = (0..k).map(code).collect();
+                codes.resize(k.next_multiple_of(4), 0);
+                let [low, high, ..] = w.planes_mut();
+                let (l, h) = (low.len() / 2, high.len() / 2);
+                pack(scheme.bits, &codes, &mut low[l..], &mut high[h..]);
+                for c in 0..k {
+                    assert_eq!((w.code(1, c), w.code(0, c)), (u32::from(codes[c]), 0), "{scheme} {c}");
+                }
+                let mut back = vec![0xff; codes.len()];
+                let high = w.plane(PlaneKind::CodesHigh);
+                unpack(scheme.bits, &w.plane(PlaneKind::CodesLow)[l..], &high[h..], &mut back);
+                assert_eq!(back, codes, "{scheme} {k}");
+            }
+        }
+    }
+}

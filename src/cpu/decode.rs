@@ -1,0 +1,216 @@
+//! Rows of a packed tensor to f32.
+//!
+//! ```text
+//! planes --Weights::groups--> per group: scale, offset, bias (f32)
+//! planes --codes::unpack----> codes (u8) --Values--> v --scale * v (+ bias)--> w
+//! ```
+//!
+//! The order of single f32 operations is that of [`crate::scheme`]. One row at a time; threads and products are not here.
+
+use super::codes;
+use super::half_float::{f16_to_f32, widen_bf16, widen_f16, widen_f32};
+use crate::PackedTensor;
+use crate::scheme::{Float, Group, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
+
+/// A packed tensor seen as rows `[rows, k]`, its planes at hand.
+pub struct Weights<'a> {
+    pub scheme: Scheme,
+    pub k: usize,
+    pub groups_per_row: usize,
+    pub group_len: usize,
+    /// The table of a codebook scheme in code order.
+    pub table: Vec<f32>,
+    low: Rows<'a>,
+    high: Rows<'a>,
+    scales: Rows<'a>,
+    zeros: Rows<'a>,
+    super_scales: Rows<'a>,
+    super_mins: Rows<'a>,
+}
+
+/// One plane cut in rows. A stride of 0 is a plane that all rows share.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn row(&self, row: usize) -> &'a [u8] {
+        if self.stride == 0 { self.bytes } else { &self.bytes[row * self.stride..(row + 1) * self.stride] }
+    }
+}
+
+/// What the groups of one row scale and add with. `offset` is what is subtracted from `step * code`, the zero-point
+/// included; it is 0 for tables.
+#[derive(Default)]
+pub struct Groups {
+    pub scale: Vec<f32>,
+    pub offset: Vec<i32>,
+    /// Empty for schemes without a bias or minimum.
+    pub bias: Vec<f32>,
+}
+
+/// Decodes one stored scale that is not two-level.
+fn direct_scales(kind: ScaleType, bytes: &[u8], out: &mut [f32]) {
+    match kind {
+        ScaleType::F32 => widen_f32(bytes, out),
+        ScaleType::F16 => widen_f16(bytes, out),
+        _ => bytes.iter().zip(out).for_each(|(&b, o)| *o = byte_scale(kind, b)),
+    }
+}
+
+/// A scale of one byte.
+pub fn byte_scale(kind: ScaleType, b: u8) -> f32 {
+    match (kind, b) {
+        (ScaleType::E8M0, 0) => f32::from_bits(1 << 22),
+        (ScaleType::E8M0, e) => f32::from_bits(u32::from(e) << 23),
+        (ScaleType::E8M0Half, e @ 0..=1) => f32::from_bits(1 << (21 + u32::from(e))),
+        (ScaleType::E8M0Half, e) => f32::from_bits((u32::from(e) - 1) << 23),
+        (_, b) if b & 0x7f == 0x7f => 0.0,
+        // The fields of E4M3 placed in those of an f32; the product mends the bias and normalises subnormals.
+        (_, b) => f32::from_bits(u32::from(b & 0x7f) << 20) * f32::from_bits((127 + 120) << 23),
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// A view of `w`.
+    pub fn new(w: &'a PackedTensor) -> Self {
+        let (_, k) = w.matrix();
+        let scheme = *w.scheme();
+        let rows =
+            |kind| Rows { bytes: w.plane(kind), stride: w.layout().plane(kind).map_or(0, |p| p.row_stride) };
+        Self {
+            scheme,
+            k,
+            groups_per_row: scheme.groups_per_row(k),
+            group_len: scheme.group_len(k),
+            table: if scheme.has_table() { w.codebook() } else { Vec::new() },
+            low: rows(PlaneKind::CodesLow),
+            high: rows(PlaneKind::CodesHigh),
+            scales: rows(PlaneKind::Scales),
+            zeros: rows(PlaneKind::Zeros),
+            super_scales: rows(PlaneKind::SuperScales),
+            super_mins: rows(PlaneKind::SuperMins),
+        }
+    }
+
+    /// The bytes of a row of the low code plane, padding included.
+    pub fn low(&self, row: usize) -> &'a [u8] {
+        self.low.row(row)
+    }
+
+    /// The stored f16 scales of a row; meaningful for `Scale::Direct(F16)` and groups along K only.
+    pub fn scale_bytes(&self, row: usize) -> &'a [u8] {
+        self.scales.row(row)
+    }
+
+    /// Whether groups have a bias or a minimum.
+    pub fn has_bias(&self) -> bool {
+        self.scheme.zero == Zero::Bias
+            || matches!(self.scheme.scale, Scale::TwoLevel { sub: SubScale::U8Min | SubScale::U4Min, .. })
+    }
+
+    /// Codes of a row, one per byte; `out` has a multiple of 4 bytes, at most the padded row.
+    #[inline(always)]
+    pub fn codes(&self, row: usize, out: &mut [u8]) {
+        codes::unpack(self.scheme.bits, self.low.row(row), self.high.row(row), out);
+    }
+
+    /// Scales, offsets and biases of a row's groups.
+    #[inline(always)]
+    pub fn groups(&self, row: usize, out: &mut Groups) {
+        let n = self.groups_per_row;
+        out.scale.resize(n, 1.0);
+        let offset = match self.scheme.value {
+            Value::Linear { offset, .. } => offset,
+            _ => 0,
+        };
+        out.offset.clear();
+        out.offset.resize(n, offset);
+        let (scales, zeros) = (self.scales.row(row), self.zeros.row(row));
+        let shared = self.scheme.group == Group::Tensor;
+        match self.scheme.scale {
+            Scale::None => out.scale.fill(1.0),
+            Scale::Direct(kind) => direct_scales(kind, scales, &mut out.scale),
+            Scale::TwoLevel { sub, super_group } => {
+                let per_super = super_group as usize / self.group_len;
+                let half = |rows: &Rows, g: usize| {
+                    let b = &rows.row(row)[g / per_super * 2..][..2];
+                    f16_to_f32(u16::from_le_bytes([b[0], b[1]]))
+                };
+                out.bias.resize(if self.has_bias() { n } else { 0 }, 0.0);
+                for g in 0..n {
+                    let d = half(&self.super_scales, g);
+                    let (scale, min) = match sub {
+                        SubScale::I8 => (f32::from(scales[g] as i8), None),
+                        SubScale::U8Min => (f32::from(scales[g]), Some(f32::from(zeros[g]))),
+                        SubScale::U4Min => (f32::from(scales[g] & 15), Some(f32::from(scales[g] >> 4))),
+                    };
+                    out.scale[g] = d * scale;
+                    if let Some(min) = min {
+                        out.bias[g] = -(half(&self.super_mins, g) * min);
+                    }
+                }
+            }
+        }
+        debug_assert!(!shared || n == 1);
+        match self.scheme.zero {
+            Zero::None => {}
+            Zero::Point => {
+                for (o, &z) in out.offset.iter_mut().zip(zeros) {
+                    *o += i32::from(z);
+                }
+            }
+            Zero::Bias => {
+                out.bias.resize(n, 0.0);
+                widen_f16(zeros, &mut out.bias);
+            }
+        }
+    }
+
+    /// Decodes a row into `out` `[k]`. `codes` and `groups` are scratch.
+    #[inline(always)]
+    pub fn row(&self, row: usize, codes: &mut Vec<u8>, groups: &mut Groups, out: &mut [f32]) {
+        if let Value::Float(kind) = self.scheme.value {
+            let bytes = self.low.row(row);
+            return match kind {
+                Float::F32 => widen_f32(bytes, out),
+                Float::F16 => widen_f16(bytes, out),
+                Float::Bf16 => widen_bf16(bytes, out),
+            };
+        }
+        codes.resize(self.k.next_multiple_of(4), 0);
+        self.codes(row, codes);
+        self.groups(row, groups);
+        for (g, (out, codes)) in out.chunks_mut(self.group_len).zip(codes.chunks(self.group_len)).enumerate()
+        {
+            let scale = groups.scale[g];
+            match self.scheme.value {
+                Value::Linear { step, .. } => linear(codes, step, groups.offset[g], scale, out),
+                _ => self.from_table(codes, scale, out),
+            }
+            if let Some(&bias) = groups.bias.get(g) {
+                out.iter_mut().for_each(|w| *w += bias);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn from_table(&self, codes: &[u8], scale: f32, out: &mut [f32]) {
+        if let Ok(table) = <&[f32; 16]>::try_from(self.table.as_slice()) {
+            out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c & 15)]);
+        } else if let Ok(table) = <&[f32; 256]>::try_from(self.table.as_slice()) {
+            out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c)]);
+        } else {
+            out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * self.table[usize::from(c)]);
+        }
+    }
+}
+
+#[inline(always)]
+fn linear(codes: &[u8], step: i32, offset: i32, scale: f32, out: &mut [f32]) {
+    for (o, &c) in out.iter_mut().zip(codes) {
+        *o = scale * (step * i32::from(c) - offset) as f32;
+    }
+}

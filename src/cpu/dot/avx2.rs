@@ -1,0 +1,275 @@
+//! The innermost loops for AVX2 with FMA, the integer ones twice: with `vpdpbusd` on 256 bits (`vnni`) and without (`plain`).
+//!
+//! Every function needs the features that its [`Level`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
+//! apart, which are fused here.
+
+use super::{F32_ACCUMULATORS, LANES, join_lanes};
+use std::arch::x86_64::*;
+
+/// Lanes of one vector.
+const HALF: usize = 8;
+/// Weight rows of a panel.
+const NR: usize = 16;
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_i32<T: bytemuck::Pod>(from: &[T]) -> __m256i {
+    assert!(size_of_val(from) >= 32, "a whole vector");
+    // SAFETY: 32 readable bytes, just checked; the load needs no alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm256_loadu_si256(from.as_ptr().cast())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_f32(from: &[f32]) -> __m256 {
+    _mm256_castsi256_ps(load_i32(from))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_f32(to: &mut [f32], v: __m256) {
+    assert!(to.len() >= HALF, "a whole vector");
+    // SAFETY: 32 writable bytes, just checked; the store needs no alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm256_storeu_ps(to.as_mut_ptr(), v);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn join(v: [__m256; 2]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    store_f32(&mut lanes[..HALF], v[0]);
+    store_f32(&mut lanes[HALF..], v[1]);
+    join_lanes(lanes)
+}
+
+/// The integer kernels, given features and the dot product of four codes per lane.
+macro_rules! integer_kernels {
+    ($features:literal, $dot:path) => {
+        #[target_feature(enable = $features)]
+        pub(in crate::cpu::dot) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
+            match out {
+                [a] => *a = int_rows_of::<1>(w, x)[0],
+                [a, b] => [*a, *b] = int_rows_of(w, x),
+                [a, b, c] => [*a, *b, *c] = int_rows_of(w, x),
+                [a, b, c, d] => [*a, *b, *c, *d] = int_rows_of(w, x),
+                _ => {}
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn int_rows_of<const MR: usize>(w: IntRow, x: IntX) -> [f32; MR] {
+            let words = x.words;
+            let mut total = [[_mm256_setzero_ps(); 2]; MR];
+            for t in (0..words).step_by(LANES) {
+                for h in 0..2 {
+                    let at = t + h * HALF;
+                    let codes = load_i32(&w.codes[4 * at..4 * at + 32]);
+                    let scale = load_f32(&w.scale[at..at + HALF]);
+                    for m in 0..MR {
+                        let i = m * words + at;
+                        let mut init = load_i32(&x.init[i..i + HALF]);
+                        if !w.zero.is_empty() {
+                            // Both factors fit 16 bits, and the upper half of a zero-point is 0.
+                            init = _mm256_madd_epi16(init, load_i32(&w.zero[at..at + HALF]));
+                        }
+                        let sum = $dot(init, codes, load_i32(&x.codes[4 * i..4 * i + 32]));
+                        let factor = _mm256_mul_ps(scale, load_f32(&x.scale[i..i + HALF]));
+                        let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
+                        total[m][h] = _mm256_add_ps(total[m][h], term);
+                    }
+                }
+            }
+            let mut out = [0f32; MR];
+            for m in 0..MR {
+                out[m] = join(total[m]);
+            }
+            out
+        }
+
+        #[target_feature(enable = $features)]
+        pub(in crate::cpu::dot) fn int_panel(
+            ends: &[u32],
+            w: IntPanel,
+            x: IntTile,
+            out: &mut [f32],
+            stride: usize,
+        ) {
+            match x.mr {
+                1 => int_panel_of::<1>(ends, w, x, out, stride),
+                _ => int_panel_of::<2>(ends, w, x, out, stride),
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn int_panel_of<const MR: usize>(
+            ends: &[u32],
+            w: IntPanel,
+            x: IntTile,
+            out: &mut [f32],
+            stride: usize,
+        ) {
+            let w_words = w.codes.as_chunks::<NR>().0;
+            let x_words = x.codes.as_chunks::<MR>().0;
+            let (w_scale, x_scale) = (w.scale.as_chunks::<NR>().0, x.scale.as_chunks::<MR>().0);
+            let (zero, init) = (w.zero.as_chunks::<NR>().0, x.init.as_chunks::<MR>().0);
+            let (bias, x_sum) = (w.bias.as_chunks::<NR>().0, x.sum.as_chunks::<MR>().0);
+            let mut total = [[_mm256_setzero_ps(); 2]; MR];
+            let mut word = 0;
+            for (s, &end) in ends.iter().enumerate() {
+                let mut sums = [[_mm256_setzero_si256(); 2]; MR];
+                for m in 0..MR {
+                    sums[m] = [_mm256_set1_epi32(init[s][m]); 2];
+                }
+                if let Some(zero) = zero.get(s) {
+                    let zero = [load_i32(&zero[..HALF]), load_i32(&zero[HALF..])];
+                    for sum in &mut sums {
+                        for h in 0..2 {
+                            sum[h] = _mm256_mullo_epi32(sum[h], zero[h]);
+                        }
+                    }
+                }
+                let range = word..end as usize;
+                for (w, x) in w_words[range.clone()].iter().zip(&x_words[range]) {
+                    let w = [load_i32(&w[..HALF]), load_i32(&w[HALF..])];
+                    for m in 0..MR {
+                        let x = _mm256_set1_epi32(x[m] as i32);
+                        for h in 0..2 {
+                            sums[m][h] = $dot(sums[m][h], w[h], x);
+                        }
+                    }
+                }
+                word = end as usize;
+                let scale = [load_f32(&w_scale[s][..HALF]), load_f32(&w_scale[s][HALF..])];
+                for m in 0..MR {
+                    let x = _mm256_set1_ps(x_scale[s][m]);
+                    for h in 0..2 {
+                        let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[m][h]), _mm256_mul_ps(scale[h], x));
+                        total[m][h] = _mm256_add_ps(total[m][h], term);
+                    }
+                }
+                if let Some(bias) = bias.get(s) {
+                    let bias = [load_f32(&bias[..HALF]), load_f32(&bias[HALF..])];
+                    for m in 0..MR {
+                        let x = _mm256_set1_ps(x_sum[s][m]);
+                        for h in 0..2 {
+                            total[m][h] = _mm256_add_ps(total[m][h], _mm256_mul_ps(bias[h], x));
+                        }
+                    }
+                }
+            }
+            for m in 0..MR {
+                for h in 0..2 {
+                    store_f32(&mut out[m * stride + h * HALF..], total[m][h]);
+                }
+            }
+        }
+    };
+}
+
+pub(super) mod vnni {
+    use super::super::{IntPanel, IntRow, IntTile, IntX};
+    use super::*;
+
+    integer_kernels!("avx2,fma,avxvnni", _mm256_dpbusd_avx_epi32);
+}
+
+pub(super) mod plain {
+    use super::super::{IntPanel, IntRow, IntTile, IntX};
+    use super::*;
+
+    /// `sum + four products per lane`, u8 times i8.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn dot(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // vpmaddubsw saturates at 2^15, which 255 * 127 * 2 exceeds: the top bit of w goes apart.
+        let top = _mm256_set1_epi8(-128);
+        let (low, high) = (_mm256_andnot_si256(top, w), _mm256_and_si256(top, w));
+        let one = _mm256_set1_epi16(1);
+        let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), one);
+        let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), one);
+        _mm256_add_epi32(sum, _mm256_add_epi32(low, high))
+    }
+
+    integer_kernels!("avx2,fma", dot);
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn f32_rows(w: &[f32], x: &[f32], out: &mut [f32]) {
+    match out {
+        [a] => *a = f32_rows_of::<1>(w, x)[0],
+        [a, b, rest @ ..] => {
+            let n = 2 * w.len();
+            [*a, *b] = f32_rows_of(w, &x[..n]);
+            f32_rows(w, &x[n..], rest);
+        }
+        [] => {}
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn f32_rows_of<const MR: usize>(w: &[f32], x: &[f32]) -> [f32; MR] {
+    const VECTORS: usize = 2 * F32_ACCUMULATORS;
+    let mut sums = [[_mm256_setzero_ps(); VECTORS]; MR];
+    for t in (0..w.len()).step_by(VECTORS * HALF) {
+        for v in 0..VECTORS {
+            let at = t + v * HALF;
+            let w_v = load_f32(&w[at..at + HALF]);
+            for m in 0..MR {
+                let i = m * w.len() + at;
+                sums[m][v] = _mm256_fmadd_ps(w_v, load_f32(&x[i..i + HALF]), sums[m][v]);
+            }
+        }
+    }
+    let mut out = [0f32; MR];
+    for m in 0..MR {
+        let s = &sums[m];
+        // Vector 2a + h holds the lanes 8h..8h+8 of accumulator a.
+        let half = |h: usize| [s[h], s[2 + h], s[4 + h], s[6 + h]];
+        let add = |[a, b, c, d]: [__m256; 4]| _mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d));
+        out[m] = join([add(half(0)), add(half(1))]);
+    }
+    out
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn f32_panel(w: &[f32], x: &[f32], mr: usize, out: &mut [f32], stride: usize) {
+    match mr {
+        1 => f32_panel_of::<1>(w, x, out, stride),
+        2 => f32_panel_of::<2>(w, x, out, stride),
+        3 => f32_panel_of::<3>(w, x, out, stride),
+        4 => f32_panel_of::<4>(w, x, out, stride),
+        5 => f32_panel_of::<5>(w, x, out, stride),
+        _ => f32_panel_of::<6>(w, x, out, stride),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn f32_panel_of<const MR: usize>(w: &[f32], x: &[f32], out: &mut [f32], stride: usize) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; MR];
+    for (w, x) in w.as_chunks::<NR>().0.iter().zip(x.as_chunks::<MR>().0) {
+        let w = [load_f32(&w[..HALF]), load_f32(&w[HALF..])];
+        for m in 0..MR {
+            let x = _mm256_set1_ps(x[m]);
+            for h in 0..2 {
+                sums[m][h] = _mm256_fmadd_ps(w[h], x, sums[m][h]);
+            }
+        }
+    }
+    for m in 0..MR {
+        for h in 0..2 {
+            let out = &mut out[m * stride + h * HALF..];
+            let sum = _mm256_add_ps(load_f32(out), sums[m][h]);
+            store_f32(out, sum);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The innermost loops for AVX-512 with VNNI: `vpdpbusd` multiplies 64 codes at a time.
+//!
+//! Every function needs the features that [`Level::Avx512`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
+//! apart, which are fused here.
+
+use super::{F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
+use std::arch::x86_64::*;
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_i32<T: bytemuck::Pod>(from: &[T]) -> __m512i {
+    assert!(size_of_val(from) >= 64, "a whole vector");
+    // SAFETY: 64 readable bytes, just checked; the load needs no alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm512_loadu_si512(from.as_ptr().cast())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f32(from: &[f32]) -> __m512 {
+    _mm512_castsi512_ps(load_i32(from))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_f32(to: &mut [f32], v: __m512) {
+    assert!(to.len() >= LANES, "a whole vector");
+    // SAFETY: 64 writable bytes, just checked; the store needs no alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm512_storeu_ps(to.as_mut_ptr(), v);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn join(v: __m512) -> f32 {
+    let mut lanes = [0f32; LANES];
+    store_f32(&mut lanes, v);
+    join_lanes(lanes)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
+    match out {
+        [a] => *a = int_rows_of::<1>(w, x)[0],
+        [a, b] => [*a, *b] = int_rows_of(w, x),
+        [a, b, c] => [*a, *b, *c] = int_rows_of(w, x),
+        [a, b, c, d] => [*a, *b, *c, *d] = int_rows_of(w, x),
+        _ => {}
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_rows_of<const MR: usize>(w: IntRow, x: IntX) -> [f32; MR] {
+    let words = x.words;
+    let steps = words / LANES;
+    let w_codes = &w.codes.as_chunks::<{ 4 * LANES }>().0[..steps];
+    let w_scale = &w.scale.as_chunks::<LANES>().0[..steps];
+    let zero = w.zero.as_chunks::<LANES>().0;
+    let x_codes: [&[[i8; 64]]; MR] =
+        std::array::from_fn(|m| &x.codes[m * 4 * words..].as_chunks::<{ 4 * LANES }>().0[..steps]);
+    let x_scale: [&[[f32; LANES]]; MR] =
+        std::array::from_fn(|m| &x.scale[m * words..].as_chunks::<LANES>().0[..steps]);
+    let x_init: [&[[i32; LANES]]; MR] =
+        std::array::from_fn(|m| &x.init[m * words..].as_chunks::<LANES>().0[..steps]);
+    let mut total = [_mm512_setzero_ps(); MR];
+    for t in 0..steps {
+        let (codes, scale) = (load_i32(&w_codes[t]), load_f32(&w_scale[t]));
+        for m in 0..MR {
+            let mut init = load_i32(&x_init[m][t]);
+            if let Some(zero) = zero.get(t) {
+                // Both factors fit 16 bits, and the upper half of a zero-point is 0.
+                init = _mm512_madd_epi16(init, load_i32(zero));
+            }
+            let sum = _mm512_dpbusd_epi32(init, codes, load_i32(&x_codes[m][t]));
+            let factor = _mm512_mul_ps(scale, load_f32(&x_scale[m][t]));
+            total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(_mm512_cvtepi32_ps(sum), factor));
+        }
+    }
+    let mut out = [0f32; MR];
+    for m in 0..MR {
+        out[m] = join(total[m]);
+    }
+    out
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn f32_rows(w: &[f32], x: &[f32], out: &mut [f32]) {
+    match out {
+        [a] => *a = f32_rows_of::<1>(w, x)[0],
+        [a, b] => [*a, *b] = f32_rows_of(w, x),
+        [a, b, c] => [*a, *b, *c] = f32_rows_of(w, x),
+        [a, b, c, d] => [*a, *b, *c, *d] = f32_rows_of(w, x),
+        _ => {}
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn f32_rows_of<const MR: usize>(w: &[f32], x: &[f32]) -> [f32; MR] {
+    const STEP: usize = LANES * F32_ACCUMULATORS;
+    let w_steps = w.as_chunks::<STEP>().0;
+    let x: [&[[f32; STEP]]; MR] =
+        std::array::from_fn(|m| &x[m * w.len()..].as_chunks::<STEP>().0[..w_steps.len()]);
+    let mut sums = [[_mm512_setzero_ps(); F32_ACCUMULATORS]; MR];
+    for (t, w) in w_steps.iter().enumerate() {
+        for a in 0..F32_ACCUMULATORS {
+            let w = load_f32(&w[a * LANES..]);
+            for m in 0..MR {
+                sums[m][a] = _mm512_fmadd_ps(w, load_f32(&x[m][t][a * LANES..]), sums[m][a]);
+            }
+        }
+    }
+    let mut out = [0f32; MR];
+    for m in 0..MR {
+        let [a, b, c, d] = sums[m];
+        out[m] = join(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
+    }
+    out
+}
+
+/// Weight rows of a panel.
+const NR: usize = 32;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn int_panel(ends: &[u32], w: IntPanel, x: IntTile, out: &mut [f32], stride: usize) {
+    match x.mr {
+        1 => int_panel_of::<1>(ends, w, x, out, stride),
+        2 => int_panel_of::<2>(ends, w, x, out, stride),
+        3 => int_panel_of::<3>(ends, w, x, out, stride),
+        4 => int_panel_of::<4>(ends, w, x, out, stride),
+        5 => int_panel_of::<5>(ends, w, x, out, stride),
+        _ => int_panel_of::<6>(ends, w, x, out, stride),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_panel_of<const MR: usize>(ends: &[u32], w: IntPanel, x: IntTile, out: &mut [f32], stride: usize) {
+    let w_words = w.codes.as_chunks::<NR>().0;
+    let x_words = x.codes.as_chunks::<MR>().0;
+    let (w_scale, x_scale) = (w.scale.as_chunks::<NR>().0, x.scale.as_chunks::<MR>().0);
+    let (zero, init) = (w.zero.as_chunks::<NR>().0, x.init.as_chunks::<MR>().0);
+    let (bias, x_sum) = (w.bias.as_chunks::<NR>().0, x.sum.as_chunks::<MR>().0);
+    let mut total = [[_mm512_setzero_ps(); 2]; MR];
+    let mut word = 0;
+    for (s, &end) in ends.iter().enumerate() {
+        let mut sums = [[_mm512_setzero_si512(); 2]; MR];
+        for m in 0..MR {
+            sums[m] = [_mm512_set1_epi32(init[s][m]); 2];
+        }
+        if let Some(zero) = zero.get(s) {
+            let zero = [load_i32(&zero[..16]), load_i32(&zero[16..])];
+            for sum in &mut sums {
+                for h in 0..2 {
+                    sum[h] = _mm512_mullo_epi32(sum[h], zero[h]);
+                }
+            }
+        }
+        let range = word..end as usize;
+        for (w, x) in w_words[range.clone()].iter().zip(&x_words[range]) {
+            let w = [load_i32(&w[..16]), load_i32(&w[16..])];
+            for m in 0..MR {
+                let x = _mm512_set1_epi32(x[m] as i32);
+                for h in 0..2 {
+                    sums[m][h] = _mm512_dpbusd_epi32(sums[m][h], w[h], x);
+                }
+            }
+        }
+        word = end as usize;
+        let scale = [load_f32(&w_scale[s][..16]), load_f32(&w_scale[s][16..])];
+        for m in 0..MR {
+            let x = _mm512_set1_ps(x_scale[s][m]);
+            for h in 0..2 {
+                let term = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m][h]), _mm512_mul_ps(scale[h], x));
+                total[m][h] = _mm512_add_ps(total[m][h], term);
+            }
+        }
+        if let Some(bias) = bias.get(s) {
+            let bias = [load_f32(&bias[..16]), load_f32(&bias[16..])];
+            for m in 0..MR {
+                let x = _mm512_set1_ps(x_sum[s][m]);
+                for h in 0..2 {
+                    total[m][h] = _mm512_add_ps(total[m][h], _mm512_mul_ps(bias[h], x));
+                }
+            }
+        }
+    }
+    for m in 0..MR {
+        for h in 0..2 {
+            store_f32(&mut out[m * stride + h * 16..], total[m][h]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn f32_panel(w: &[f32], x: &[f32], mr: usize, out: &mut [f32], stride: usize) {
+    match mr {
+        1 => f32_panel_of::<1>(w, x, out, stride),
+        2 => f32_panel_of::<2>(w, x, out, stride),
+        3 => f32_panel_of::<3>(w, x, out, stride),
+        4 => f32_panel_of::<4>(w, x, out, stride),
+        5 => f32_panel_of::<5>(w, x, out, stride),
+        6 => f32_panel_of::<6>(w, x, out, stride),
+        7 => f32_panel_of::<7>(w, x, out, stride),
+        8 => f32_panel_of::<8>(w, x, out, stride),
+        9 => f32_panel_of::<9>(w, x, out, stride),
+        10 => f32_panel_of::<10>(w, x, out, stride),
+        11 => f32_panel_of::<11>(w, x, out, stride),
+        _ => f32_panel_of::<12>(w, x, out, stride),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn f32_panel_of<const MR: usize>(w: &[f32], x: &[f32], out: &mut [f32], stride: usize) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; MR];
+    for (w, x) in w.as_chunks::<NR>().0.iter().zip(x.as_chunks::<MR>().0) {
+        let w = [load_f32(&w[..16]), load_f32(&w[16..])];
+        for m in 0..MR {
+            let x = _mm512_set1_ps(x[m]);
+            for h in 0..2 {
+                sums[m][h] = _mm512_fmadd_ps(w[h], x, sums[m][h]);
+            }
+        }
+    }
+    for m in 0..MR {
+        for h in 0..2 {
+            let out = &mut out[m * stride + h * 16..];
+            let sum = _mm512_add_ps(load_f32(out), sums[m][h]);
+            store_f32(out, sum);
+        }
+    }
+}

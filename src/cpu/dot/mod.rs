@@ -1,0 +1,211 @@
+//! The innermost loops of products, one version per [`Level`], chosen here.
+//!
+//! ```text
+//! rows     few rows of x:   one weight row  x MR rows of x              lanes along K
+//! panel    many rows of x:  NR weight rows  x MR rows of x              lanes along N, one chain per output
+//!
+//! int      u8 codes * i8 codes, exact integer sums of 4 values (rows) or of a segment (panel), then f32
+//! f32      f32 * f32
+//! ```
+//!
+//! Integer kernels give the same bits on every level: the same lanes, no fused multiply-add. f32 kernels differ in their last bits, as
+//! they fuse where the machine can. Layouts of operands are prepared by `integer` and `float`; nothing here knows schemes.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use super::level::Level;
+
+/// Rows of x per call of a `rows` kernel, at most.
+pub(super) const ROWS_MR: usize = 4;
+/// f32 lanes of the `rows` kernels.
+pub(super) const LANES: usize = 16;
+/// Accumulators of [`f32_rows`], each of [`LANES`].
+pub(super) const F32_ACCUMULATORS: usize = 4;
+
+/// Weight rows and rows of x of one `panel` call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tile {
+    pub nr: usize,
+    pub mr: usize,
+}
+
+/// The tile of [`int_panel`].
+pub(super) fn int_tile(level: Level) -> Tile {
+    match level {
+        Level::Avx512 => Tile { nr: 32, mr: 6 },
+        Level::AvxVnni | Level::Avx2 => Tile { nr: 16, mr: 2 },
+        Level::Portable => Tile { nr: 8, mr: 4 },
+    }
+}
+
+/// The tile of [`f32_panel`].
+pub(super) fn f32_tile(level: Level) -> Tile {
+    match level {
+        Level::Avx512 => Tile { nr: 32, mr: 12 },
+        Level::AvxVnni | Level::Avx2 => Tile { nr: 16, mr: 6 },
+        Level::Portable => Tile { nr: 8, mr: 4 },
+    }
+}
+
+/// A weight row for [`int_rows`]: words of four codes. All slices cover the padded row.
+#[derive(Clone, Copy)]
+pub(super) struct IntRow<'a> {
+    /// `4 * words`
+    pub codes: &'a [u8],
+    /// Per word.
+    pub scale: &'a [f32],
+    /// Per word, at most 255; empty where the zero-point is in [`IntX::init`].
+    pub zero: &'a [i32],
+}
+
+/// Rows of x for [`int_rows`], consecutive, each of `words`.
+#[derive(Clone, Copy)]
+pub(super) struct IntX<'a> {
+    pub words: usize,
+    /// `[mr, 4 * words]`
+    pub codes: &'a [i8],
+    /// `[mr, words]`
+    pub scale: &'a [f32],
+    /// `[mr, words]`: what integer sums start from; with [`IntRow::zero`], what is multiplied with it to that end. Fits 16 bits.
+    pub init: &'a [i32],
+}
+
+/// `out[m] = sum over words of scale_w * scale_x * (init + sum of 4 products)`, for `out.len()` rows of x, at most [`ROWS_MR`].
+///
+/// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`; lanes are joined in pairs
+/// `l += l + 8`, then 4, 2, 1.
+pub(super) fn int_rows(level: Level, w: IntRow, x: IntX, out: &mut [f32]) {
+    assert!(x.words % LANES == 0 && w.codes.len() == 4 * x.words && w.scale.len() == x.words, "whole steps");
+    assert!(w.zero.is_empty() || w.zero.len() == x.words, "a zero per word");
+    let rows = out.len();
+    assert!(rows <= ROWS_MR && x.codes.len() == rows * 4 * x.words, "rows of x");
+    assert!(x.scale.len() == rows * x.words && x.init.len() == rows * x.words, "rows of x");
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        Level::Avx512 => return unsafe { avx512::int_rows(w, x, out) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::AvxVnni => return unsafe { avx2::vnni::int_rows(w, x, out) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::Avx2 => return unsafe { avx2::plain::int_rows(w, x, out) },
+        Level::Portable => {}
+    }
+    let _ = level;
+    portable::int_rows(w, x, out);
+}
+
+/// `out[m] = sum of w * x`: `w` one row, `x` `[out.len(), w.len()]`, whole steps of `F32_ACCUMULATORS * LANES`.
+pub(super) fn f32_rows(level: Level, w: &[f32], x: &[f32], out: &mut [f32]) {
+    assert!(w.len() % (LANES * F32_ACCUMULATORS) == 0 && x.len() == out.len() * w.len(), "whole steps");
+    assert!(out.len() <= ROWS_MR, "rows of x");
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        Level::Avx512 => return unsafe { avx512::f32_rows(w, x, out) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::AvxVnni | Level::Avx2 => return unsafe { avx2::f32_rows(w, x, out) },
+        Level::Portable => {}
+    }
+    let _ = level;
+    portable::f32_rows(w, x, out);
+}
+
+/// `nr` weight rows for [`int_panel`].
+#[derive(Clone, Copy)]
+pub(super) struct IntPanel<'a> {
+    /// `[words, nr]`, each four codes.
+    pub codes: &'a [u32],
+    /// `[segments, nr]`
+    pub scale: &'a [f32],
+    /// `[segments, nr]`, at most 255; empty where the zero-point is in [`IntTile::init`].
+    pub zero: &'a [i32],
+    /// `[segments, nr]`; empty without biases.
+    pub bias: &'a [f32],
+}
+
+/// `mr` rows of x for [`int_panel`].
+#[derive(Clone, Copy)]
+pub(super) struct IntTile<'a> {
+    pub mr: usize,
+    /// `[words, mr]`, each four codes.
+    pub codes: &'a [u32],
+    /// `[segments, mr]`
+    pub scale: &'a [f32],
+    /// `[segments, mr]`: what integer sums start from; with [`IntPanel::zero`], what is multiplied with it to that end.
+    pub init: &'a [i32],
+    /// `[segments, mr]`: what biases are multiplied with.
+    pub sum: &'a [f32],
+}
+
+/// `out[m * stride + n]`: one chain over segments in order, per segment `f32(sum of products) * (scale_w * scale_x)`, then
+/// `bias * sum`. `ends` are the words at which segments end. `w` and `x` are those of [`int_tile`]'s size.
+pub(super) fn int_panel(level: Level, ends: &[u32], w: IntPanel, x: IntTile, out: &mut [f32], stride: usize) {
+    let Tile { nr, mr } = int_tile(level);
+    let words = ends.last().map_or(0, |&e| e as usize);
+    let segments = ends.len();
+    assert!(ends.is_sorted() && w.codes.len() >= words * nr && w.scale.len() == segments * nr, "panel");
+    assert!(
+        [0, segments * nr].contains(&w.zero.len()) && [0, segments * nr].contains(&w.bias.len()),
+        "panel"
+    );
+    assert!((1..=mr).contains(&x.mr) && x.codes.len() >= words * x.mr, "tile");
+    let per_segment = [x.scale.len(), x.init.len(), x.sum.len()];
+    assert!(per_segment.iter().all(|&n| n == segments * x.mr), "tile");
+    assert!(stride >= nr && out.len() >= (x.mr - 1) * stride + nr, "output");
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        Level::Avx512 => return unsafe { avx512::int_panel(ends, w, x, out, stride) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::AvxVnni => return unsafe { avx2::vnni::int_panel(ends, w, x, out, stride) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::Avx2 => return unsafe { avx2::plain::int_panel(ends, w, x, out, stride) },
+        Level::Portable => {}
+    }
+    portable::int_panel(ends, w, x, out, stride);
+}
+
+/// `out[m * stride + n] += sum over k of w[k, n] * x[k, m]`, one chain from 0 per output: `w` `[k, nr]`, `x` `[k, mr]` of at most
+/// [`f32_tile`]'s `mr`.
+pub(super) fn f32_panel(level: Level, w: &[f32], x: &[f32], mr: usize, out: &mut [f32], stride: usize) {
+    let tile = f32_tile(level);
+    assert!((1..=tile.mr).contains(&mr) && w.len() / tile.nr == x.len() / mr, "one k");
+    assert!(w.len() % tile.nr == 0 && x.len() % mr == 0, "whole rows");
+    assert!(stride >= tile.nr && out.len() >= (mr - 1) * stride + tile.nr, "output");
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        Level::Avx512 => return unsafe { avx512::f32_panel(w, x, mr, out, stride) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::AvxVnni | Level::Avx2 => return unsafe { avx2::f32_panel(w, x, mr, out, stride) },
+        Level::Portable => {}
+    }
+    portable::f32_panel(w, x, mr, out, stride);
+}
+
+/// Joins lanes in pairs `l += l + half`.
+#[inline(always)]
+pub(super) fn join_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}

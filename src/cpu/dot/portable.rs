@@ -1,0 +1,97 @@
+//! The innermost loops in plain Rust, written over fixed-size arrays so that they vectorise for whatever the target has. They define what
+//! the other versions of the integer kernels compute, bit for bit.
+
+use super::{F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
+
+const NR: usize = 8;
+
+/// The sum of the four products of two words.
+#[inline(always)]
+fn dot4(w: [u8; 4], x: [i8; 4]) -> i32 {
+    (0..4).map(|i| i32::from(w[i]) * i32::from(x[i])).sum()
+}
+
+pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
+    let words = x.words;
+    for (m, out) in out.iter_mut().enumerate() {
+        let codes = x.codes[m * 4 * words..(m + 1) * 4 * words].as_chunks::<4>().0;
+        let (scale, init) = (&x.scale[m * words..(m + 1) * words], &x.init[m * words..(m + 1) * words]);
+        let mut lanes = [0f32; LANES];
+        for (t, w_codes) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+            let w_words = w_codes.as_chunks::<4>().0;
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                let i = t * LANES + l;
+                let start = if w.zero.is_empty() { init[i] } else { init[i] * w.zero[i] };
+                let sum = start + dot4(w_words[l], codes[i]);
+                *lane += sum as f32 * (w.scale[i] * scale[i]);
+            }
+        }
+        *out = join_lanes(lanes);
+    }
+}
+
+pub(super) fn f32_rows(w: &[f32], x: &[f32], out: &mut [f32]) {
+    for (x, out) in x.chunks(w.len().max(1)).zip(out) {
+        let mut sums = [[0f32; LANES]; F32_ACCUMULATORS];
+        const STEP: usize = LANES * F32_ACCUMULATORS;
+        for (w, x) in w.as_chunks::<STEP>().0.iter().zip(x.as_chunks::<STEP>().0) {
+            for a in 0..F32_ACCUMULATORS {
+                for l in 0..LANES {
+                    sums[a][l] += w[a * LANES + l] * x[a * LANES + l];
+                }
+            }
+        }
+        let mut lanes = [0f32; LANES];
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane = (sums[0][l] + sums[1][l]) + (sums[2][l] + sums[3][l]);
+        }
+        *out = join_lanes(lanes);
+    }
+}
+
+pub(super) fn int_panel(ends: &[u32], w: IntPanel, x: IntTile, out: &mut [f32], stride: usize) {
+    let w_rows = |values: &[f32], s: usize| -> [f32; NR] { std::array::from_fn(|n| values[s * NR + n]) };
+    for m in 0..x.mr {
+        let mut total = [0f32; NR];
+        let mut word = 0;
+        for (s, &end) in ends.iter().enumerate() {
+            let init = x.init[s * x.mr + m];
+            let mut sums = match w.zero.get(s * NR..(s + 1) * NR) {
+                Some(zero) => std::array::from_fn(|n| init * zero[n]),
+                None => [init; NR],
+            };
+            for i in word..end as usize {
+                let four = x.codes[i * x.mr + m].to_le_bytes().map(|b| b as i8);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum += dot4(w.codes[i * NR + n].to_le_bytes(), four);
+                }
+            }
+            word = end as usize;
+            let (scale, x_scale) = (w_rows(w.scale, s), x.scale[s * x.mr + m]);
+            for n in 0..NR {
+                total[n] += sums[n] as f32 * (scale[n] * x_scale);
+            }
+            if !w.bias.is_empty() {
+                let bias = w_rows(w.bias, s);
+                for n in 0..NR {
+                    total[n] += bias[n] * x.sum[s * x.mr + m];
+                }
+            }
+        }
+        out[m * stride..m * stride + NR].copy_from_slice(&total);
+    }
+}
+
+pub(super) fn f32_panel(w: &[f32], x: &[f32], mr: usize, out: &mut [f32], stride: usize) {
+    let k = x.len() / mr;
+    for m in 0..mr {
+        let mut total = [0f32; NR];
+        for (i, w) in w.as_chunks::<NR>().0.iter().enumerate().take(k) {
+            let v = x[i * mr + m];
+            for n in 0..NR {
+                total[n] += w[n] * v;
+            }
+        }
+        out[m * stride..m * stride + NR].iter_mut().zip(total).for_each(|(o, t)| *o += t);
+    }
+}

@@ -1,0 +1,340 @@
+//! One group of weights to a stored scale and codes: lowbit's own encoders and GGUF's, but for those with two levels.
+//!
+//! ```text
+//! x [n] --Stats--> scale, zero, bias (as stored) --> codes [n]
+//! ```
+//!
+//! Every function is the text of its variant of [`Encoder`] in the same order of f32 operations.
+
+use crate::cpu::decode::byte_scale;
+use crate::cpu::half_float::{f16_saturating, f16_to_f32};
+use crate::scheme::codebook::Sorted;
+use crate::scheme::{Encoder, ScaleType, Zero};
+
+/// Bits of 2^-100: magnitudes below are tiny.
+pub const TINY: u32 = (127 - 100) << 23;
+
+/// Magnitude as bits, which order as the magnitudes do.
+#[inline(always)]
+pub fn magnitude(v: f32) -> u32 {
+    v.to_bits() & 0x7fff_ffff
+}
+
+/// What scales are computed from. `low <= 0 <= high`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    pub low: f32,
+    pub high: f32,
+    /// Sum of magnitudes, for the encoders that ask for it.
+    pub sum: f32,
+}
+
+impl Stats {
+    /// Extremes of `x`, without the sum.
+    #[inline(always)]
+    pub fn extremes(x: &[f32]) -> Self {
+        // Sixteen lanes, as one running extreme would not vectorise.
+        let (mut low, mut high) = ([0f32; 16], [0f32; 16]);
+        let (chunks, rest) = x.as_chunks::<16>();
+        for chunk in chunks {
+            for l in 0..16 {
+                low[l] = if chunk[l] < low[l] { chunk[l] } else { low[l] };
+                high[l] = if chunk[l] > high[l] { chunk[l] } else { high[l] };
+            }
+        }
+        let low = low.iter().chain(rest).fold(0.0, |a, &v| if v < a { v } else { a });
+        let high = high.iter().chain(rest).fold(0.0, |a, &v| if v > a { v } else { a });
+        Self { low, high, sum: 0.0 }
+    }
+
+    /// Of two parts, without the sum.
+    pub fn join(self, other: Self) -> Self {
+        Self { low: self.low.min(other.low), high: self.high.max(other.high), sum: 0.0 }
+    }
+
+    #[inline(always)]
+    fn amax(&self) -> f32 {
+        self.high.max(-self.low)
+    }
+}
+
+/// What a mean of magnitudes counts.
+#[inline(always)]
+fn counted(v: f32) -> f32 {
+    if magnitude(v) < TINY { 0.0 } else { v.abs() }
+}
+
+/// The sum of [`Encoder::MeanAbs`] over a group of up to 256.
+#[inline(always)]
+pub fn sum_in_sequence(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |sum, &v| sum + counted(v))
+}
+
+/// The sum of [`Encoder::MeanAbs`] over longer groups, rows, and the sums of rows.
+#[inline(always)]
+pub fn sum_in_lanes(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 64];
+    for chunk in x.chunks(64) {
+        lanes.iter_mut().zip(chunk).for_each(|(l, &v)| *l += counted(v));
+    }
+    for half in [32, 16, 8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+    }
+    lanes[0]
+}
+
+/// The largest integer `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`, given `inverse` near `1 / s`.
+///
+/// The product with the inverse is off by far less than one, so one step either way mends it.
+#[inline(always)]
+pub fn steps(t: f32, s: f32, inverse: f32, q_max: f32) -> f32 {
+    let guess = (t * inverse).min(q_max) as i32 as f32;
+    // `guess` truncates: the answer is it or the next, or one less where the quotient came out too high.
+    let up = if guess < q_max && (guess + 0.5) * s <= t { guess + 1.0 } else { guess };
+    if up > 0.0 && (up - 0.5) * s > t { up - 1.0 } else { up }
+}
+
+/// A group's scale, zero-point and bias as stored, with the scale as decoded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Chosen {
+    /// Little-endian, in the first bytes that the scale's type takes.
+    pub scale_bytes: [u8; 4],
+    pub scale: f32,
+    pub zero: u8,
+    pub bias: u16,
+    /// A group so small that its codes are those of zeros.
+    pub tiny: bool,
+    /// What GGUF's encoders multiply with instead of the stored scale.
+    inverse: f32,
+    low: f32,
+}
+
+/// How groups of a scheme are encoded, worked out once per tensor.
+pub struct GroupEncoder<'a> {
+    pub encoder: Encoder,
+    pub scale_type: ScaleType,
+    pub bits: u8,
+    pub zero: Zero,
+    pub table: Option<&'a Sorted>,
+    /// Lanes instead of a sequence in the sum of magnitudes.
+    pub wide: bool,
+}
+
+fn store(kind: ScaleType, scale: f32) -> ([u8; 4], f32) {
+    match kind {
+        ScaleType::F32 => (scale.to_le_bytes(), scale),
+        ScaleType::F16 => {
+            let bits = f16_saturating(scale);
+            let [a, b] = bits.to_le_bytes();
+            ([a, b, 0, 0], f16_to_f32(bits))
+        }
+        ScaleType::Ue4M3 => {
+            let byte = e4m3(scale);
+            ([byte, 0, 0, 0], byte_scale(kind, byte))
+        }
+        // Shared exponents are chosen as bytes, not rounded to them.
+        ScaleType::E8M0 | ScaleType::E8M0Half => ([0; 4], 0.0),
+    }
+}
+
+/// The E4M3 byte that GGUF's NVFP4 stores for a number that is not negative: half up, subnormals at most 7 steps, and 448 for all that
+/// rounds to 256 or more.
+fn e4m3(v: f32) -> u8 {
+    let bits = v.to_bits();
+    if bits < 121 << 23 {
+        return (v * 512.0 + 0.5).min(7.0) as u8;
+    }
+    let rounded = (bits - (120 << 23) + (1 << 19)) >> 20;
+    if rounded >= 15 << 3 { 0x7e } else { rounded as u8 }
+}
+
+/// `1 / d`, or 0 where that is no finite number.
+fn inverse_or_zero(d: f32) -> f32 {
+    let inverse = 1.0 / d;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// C-style `round`: half away from zero. |v| < 2^23.
+#[inline(always)]
+fn round_away(v: f32) -> f32 {
+    let whole = v as i32 as f32;
+    let rest = v - whole;
+    if rest >= 0.5 {
+        whole + 1.0
+    } else if rest <= -0.5 {
+        whole - 1.0
+    } else {
+        whole
+    }
+}
+
+/// The value of largest magnitude with its sign; the first wins. 0 for all zeros.
+#[inline(always)]
+pub fn extreme(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |best, &v| if magnitude(v) > magnitude(best) { v } else { best })
+}
+
+impl GroupEncoder<'_> {
+    fn levels(&self) -> f32 {
+        ((1u32 << self.bits) - 1) as f32
+    }
+
+    /// Statistics of one group, with what this encoder needs.
+    #[inline(always)]
+    pub fn stats(&self, x: &[f32]) -> Stats {
+        match self.encoder {
+            Encoder::MeanAbs => {
+                let sum = if self.wide { sum_in_lanes(x) } else { sum_in_sequence(x) };
+                Stats { sum, ..Stats::default() }
+            }
+            _ => Stats::extremes(x),
+        }
+    }
+
+    /// The scale of a group of `n` values with these statistics, for the encoders whose scale follows from them: lowbit's own.
+    #[inline(always)]
+    pub fn choose(&self, stats: &Stats, n: usize) -> Chosen {
+        let amax = stats.amax();
+        let tiny = magnitude(if self.encoder == Encoder::MeanAbs { stats.sum } else { amax }) < TINY;
+        if tiny {
+            return Chosen { tiny, ..Chosen::default() };
+        }
+        let factor = |q: f32| 1.0 / q;
+        let half_levels = (1u32 << (self.bits - 1)) as f32;
+        let scale = match self.encoder {
+            Encoder::Absmax => amax * factor(half_levels - 1.0),
+            Encoder::MinMax => (stats.high - stats.low) * factor(self.levels()),
+            // Of n as f64, as C(n) rounds 1/n and not n.
+            Encoder::MeanAbs => stats.sum * (1.0 / n as f64) as f32,
+            Encoder::GgmlNvfp4 => amax / 6.0,
+            Encoder::SharedExponent { emax } => {
+                let e = (amax.to_bits() >> 23) as i32 - emax;
+                let byte = e.clamp(1, 254) as u8;
+                let scale = byte_scale(self.scale_type, byte);
+                return Chosen { scale_bytes: [byte, 0, 0, 0], scale, ..Chosen::default() };
+            }
+            _ => amax * factor(self.table.map_or(1.0, |t| t.max)),
+        };
+        let (scale_bytes, scale) = store(self.scale_type, scale);
+        let mut chosen = Chosen { scale_bytes, scale, ..Chosen::default() };
+        if self.encoder == Encoder::MinMax && scale > 0.0 {
+            chosen.zero = steps(-stats.low, scale, 1.0 / scale, self.levels()) as u8;
+        }
+        chosen
+    }
+
+    /// The scale of one group of a GGUF block type.
+    #[inline(always)]
+    fn choose_ggml(&self, x: &[f32]) -> Chosen {
+        let (mut low, mut bias) = (0.0, 0);
+        let d = match self.encoder {
+            Encoder::GgmlExtreme => extreme(x) * (-1.0 / (1u32 << (self.bits - 1)) as f32),
+            Encoder::GgmlMinMax => {
+                let first = x.first().copied().unwrap_or(0.0);
+                let high = x.iter().fold(first, |a, &v| if v > a { v } else { a });
+                low = x.iter().fold(first, |a, &v| if v < a { v } else { a });
+                bias = f16_saturating(low);
+                (high - low) / self.levels()
+            }
+            Encoder::GgmlAbsmax => Stats::extremes(x).amax() / 127.0,
+            Encoder::GgmlMeanAbs => x.iter().fold(0.0, |sum, v| sum + v.abs()) / x.len() as f32,
+            _ => Stats::extremes(x).amax(),
+        };
+        let (scale_bytes, scale) = store(self.scale_type, d);
+        Chosen { scale_bytes, scale, bias, inverse: inverse_or_zero(d), low, ..Chosen::default() }
+    }
+
+    /// Encodes one group of its own: returns its scale and writes its codes.
+    #[inline(always)]
+    pub fn group(&self, x: &[f32], codes: &mut [u8]) -> Chosen {
+        let chosen = match self.encoder {
+            Encoder::GgmlExtreme
+            | Encoder::GgmlMinMax
+            | Encoder::GgmlAbsmax
+            | Encoder::GgmlTernary
+            | Encoder::GgmlMeanAbs => self.choose_ggml(x),
+            _ => self.choose(&self.stats(x), x.len()),
+        };
+        self.codes(&chosen, x, codes);
+        chosen
+    }
+
+    /// Codes of `x` under a scale.
+    #[inline(always)]
+    pub fn codes(&self, chosen: &Chosen, x: &[f32], codes: &mut [u8]) {
+        let Chosen { scale, inverse, low, .. } = *chosen;
+        let half_levels = (1u32 << (self.bits - 1)) as f32;
+        let levels = self.levels();
+        let out = codes.iter_mut().zip(x);
+        match self.encoder {
+            Encoder::MeanAbs | Encoder::GgmlMeanAbs => out.for_each(|(c, &v)| *c = u8::from(v >= 0.0)),
+            Encoder::GgmlExtreme => {
+                let offset = half_levels + 0.5;
+                out.for_each(|(c, &v)| *c = (v * inverse + offset).min(levels) as u8);
+            }
+            Encoder::GgmlMinMax => {
+                out.for_each(|(c, &v)| *c = ((v - low) * inverse + 0.5).min(levels) as u8);
+            }
+            Encoder::GgmlAbsmax | Encoder::GgmlTernary => {
+                let most = if self.encoder == Encoder::GgmlAbsmax { 127.0 } else { 1.0 };
+                let offset = half_levels.max(1.0) as i32 - if most == 1.0 { 1 } else { 0 };
+                out.for_each(|(c, &v)| {
+                    *c = (round_away(v * inverse).clamp(-most, most) as i32 + offset) as u8;
+                });
+            }
+            Encoder::Nearest | Encoder::SharedExponent { .. } | Encoder::GgmlNvfp4 => {
+                let Some(table) = self.table else { unreachable!("a table encoder has a table") };
+                if chosen.tiny || scale == 0.0 {
+                    return codes[..x.len()].fill(table.zero);
+                }
+                nearest(table, scale, x, codes);
+            }
+            Encoder::Absmax => {
+                if scale == 0.0 {
+                    return codes[..x.len()].fill(half_levels as u8);
+                }
+                let inverse = 1.0 / scale;
+                out.for_each(|(c, &v)| {
+                    let most = if v < 0.0 { half_levels } else { half_levels - 1.0 };
+                    let q = steps(v.abs(), scale, inverse, most);
+                    *c = (half_levels + if v < 0.0 { -q } else { q }) as i32 as u8;
+                });
+            }
+            Encoder::MinMax => {
+                if scale == 0.0 {
+                    return codes[..x.len()].fill(chosen.zero);
+                }
+                let (inverse, zero) = (1.0 / scale, f32::from(chosen.zero));
+                out.for_each(|(c, &v)| {
+                    let q = steps(v.abs(), scale, inverse, levels + 1.0);
+                    *c = (zero + if v < 0.0 { -q } else { q }).clamp(0.0, levels) as i32 as u8;
+                });
+            }
+            Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
+                unreachable!("{:?} does not encode groups one by one", self.encoder)
+            }
+        }
+    }
+}
+
+/// Codes of the table entries nearest to `x`, intervals split at `mid * scale`.
+#[inline(always)]
+fn nearest(table: &Sorted, scale: f32, x: &[f32], codes: &mut [u8]) {
+    // Where the interval above a boundary begins: at the boundary itself for those at or below zero.
+    let above = |mid: f32, v: f32| {
+        let edge = mid * scale;
+        v > edge || (v == edge && mid <= 0.0)
+    };
+    if table.mids.len() < 16 {
+        for (code, &v) in codes.iter_mut().zip(x) {
+            *code = table.mids.iter().fold(0, |n, &mid| n + u8::from(above(mid, v)));
+        }
+    } else {
+        for (code, &v) in codes.iter_mut().zip(x) {
+            *code = table.mids.partition_point(|&mid| above(mid, v)) as u8;
+        }
+    }
+    codes[..x.len()].iter_mut().for_each(|c| *c = table.codes[usize::from(*c)]);
+}

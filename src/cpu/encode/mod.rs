@@ -1,0 +1,309 @@
+//! Dense tensors to packed ones: the driver over rows.
+//!
+//! ```text
+//! Tensor --check: first value that cannot be held--> (tensor-wide scale) --rows, in blocks, on all threads-->
+//!     codes of a row (one byte each) --codes::pack--> code planes;  scales, zeros straight into their planes
+//! ```
+//!
+//! The arithmetic is in `group`, `two_level` and [`super::iq4`]. Methods that search for better scales are in `quantize`.
+
+mod group;
+mod two_level;
+
+use super::level::{Work, vectorized};
+use super::rows::DenseRows;
+use super::{codes, half_float, iq4, kmeans, threads};
+use crate::scheme::codebook::Sorted;
+use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, Zero};
+use crate::{Error, PackedTensor, Result, Tensor};
+use group::{Chosen, GroupEncoder, Stats};
+pub(super) use group::{TINY, magnitude, steps};
+use two_level::SuperOut;
+
+/// Values encoded by one task.
+const TASK_VALUES: usize = 1 << 16;
+/// Bits of 2^100.
+const LARGEST_ENTRY: u32 = (127 + 100) << 23;
+/// Longest group whose magnitudes are summed in sequence, see [`Encoder::MeanAbs`].
+const SEQUENCE: u32 = 256;
+
+/// Encodes `tensor` `[.., N, K]` as `scheme` says. `name` is for errors. `codebook` is the table of a learned scheme, `2^bits`
+/// entries; None lets k-means choose it from the tensor ([`kmeans`]). Other schemes have no use for it.
+///
+/// # Errors
+/// As [`Scheme::check_shape`]; [`Error::NotRepresentable`] with the first value that is NaN, infinite or beyond
+/// [`Scheme::limit`]; [`Error::Shape`] for a codebook of another length, or whose largest finite magnitude is not within 2^-100..=2^100.
+pub fn quantize(
+    tensor: &Tensor,
+    name: &str,
+    scheme: &Scheme,
+    codebook: Option<&[f32]>,
+) -> Result<PackedTensor> {
+    let (rows, k) = scheme.check_shape(tensor.shape())?;
+    let x = DenseRows::new(tensor);
+    check_values(&x, name, scheme)?;
+    let mut packed = PackedTensor::zeroed(*scheme, tensor.shape())?;
+    if scheme.value == Value::Learned {
+        let learned;
+        let entries = match codebook {
+            Some(given) => given,
+            None => {
+                learned = kmeans::codebook(&x, scheme);
+                &learned
+            }
+        };
+        // Scales are quotients of magnitudes by this one, and have to stay finite.
+        let largest = entries.iter().filter(|v| v.is_finite()).fold(0, |m, &v| magnitude(v).max(m));
+        if entries.len() != 1 << scheme.bits || !(TINY..=LARGEST_ENTRY).contains(&largest) {
+            let expected = format!("{} entries, the largest between 2^-100 and 2^100", 1u32 << scheme.bits);
+            return Err(Error::shape(format!("codebook for {scheme}"), expected, format!("{entries:?}")));
+        }
+        packed.set_codebook(entries);
+    }
+    let table = scheme.has_table().then(|| Sorted::new(&packed.codebook()));
+    let encoder = GroupEncoder {
+        encoder: scheme.encoder,
+        scale_type: match scheme.scale {
+            Scale::Direct(t) => t,
+            _ => ScaleType::F32,
+        },
+        bits: scheme.bits,
+        zero: scheme.zero,
+        table: table.as_ref(),
+        wide: !matches!(scheme.group, Group::Cols(g) if g <= SEQUENCE),
+    };
+    let whole = (scheme.group == Group::Tensor).then(|| tensor_scale(&x, &encoder));
+    let per_task = (TASK_VALUES / k).max(1);
+    let mut parts = split(&mut packed, rows, per_task);
+    if let (Some(chosen), Some(first)) = (&whole, parts.first_mut()) {
+        let n = first.scales.len();
+        first.scales.copy_from_slice(&chosen.scale_bytes[..n]);
+        first.zeros.fill(chosen.zero);
+    }
+    threads::for_each(parts, rows * k, |part| {
+        vectorized(EncodeRows { x: &x, scheme, encoder: &encoder, whole: whole.as_ref(), part })
+    });
+    Ok(packed)
+}
+
+/// The first value that the scheme cannot hold, by its bits.
+fn check_values(x: &DenseRows, name: &str, scheme: &Scheme) -> Result<()> {
+    struct Largest<'a>(&'a [f32]);
+    impl Work for Largest<'_> {
+        type Output = u32;
+        #[inline(always)]
+        fn run(self) -> u32 {
+            self.0.iter().fold(0, |m, &v| m.max(magnitude(v)))
+        }
+    }
+    let limit = scheme.limit();
+    let per_task = (TASK_VALUES / x.k).max(1);
+    let first_bad = |rows: std::ops::Range<usize>| {
+        let mut scratch = Vec::new();
+        rows.into_iter().find_map(|r| {
+            let row = x.row(r, &mut scratch);
+            if vectorized(Largest(row)) <= limit.to_bits() {
+                return None;
+            }
+            let at = row.iter().position(|&v| magnitude(v) > limit.to_bits())?;
+            Some((r * x.k + at, row[at]))
+        })
+    };
+    let found = threads::map(threads::ranges(x.rows, per_task), x.rows * x.k, first_bad);
+    match found.into_iter().flatten().next() {
+        None => Ok(()),
+        Some((index, value)) => Err(Error::NotRepresentable {
+            tensor: name.into(),
+            index: index as u64,
+            value,
+            scheme: scheme.to_string(),
+            limit,
+        }),
+    }
+}
+
+/// The one scale of a per-tensor scheme.
+fn tensor_scale(x: &DenseRows, encoder: &GroupEncoder) -> Chosen {
+    let per_task = (TASK_VALUES / x.k).max(1);
+    let stats = threads::map(threads::ranges(x.rows, per_task), x.rows * x.k, |rows| {
+        let mut scratch = Vec::new();
+        rows.map(|r| encoder.stats(x.row(r, &mut scratch))).collect::<Vec<_>>()
+    });
+    let stats: Vec<Stats> = stats.into_iter().flatten().collect();
+    let mut all = stats.iter().fold(Stats::default(), |a, &b| a.join(b));
+    all.sum = group::sum_in_lanes(&stats.iter().map(|s| s.sum).collect::<Vec<_>>());
+    encoder.choose(&all, x.rows * x.k)
+}
+
+/// Consecutive rows and their parts of the planes; empty where the scheme has no such plane. Planes that all rows share are in the first part.
+struct Part<'a> {
+    first: usize,
+    rows: usize,
+    low: &'a mut [u8],
+    high: &'a mut [u8],
+    scales: &'a mut [u8],
+    zeros: &'a mut [u8],
+    super_scales: &'a mut [u8],
+    super_mins: &'a mut [u8],
+}
+
+fn split(packed: &mut PackedTensor, rows: usize, per_task: usize) -> Vec<Part<'_>> {
+    let layout = packed.layout().clone();
+    let mut planes = packed.planes_mut();
+    threads::ranges(rows, per_task)
+        .into_iter()
+        .map(|range| {
+            let mut cut = |kind: PlaneKind| {
+                let plane = &mut planes[kind as usize];
+                let stride = layout.plane(kind).map_or(0, |p| p.row_stride);
+                let n = if stride == 0 { plane.len() } else { range.len() * stride };
+                let (part, rest) = std::mem::take(plane).split_at_mut(n);
+                *plane = rest;
+                part
+            };
+            Part {
+                first: range.start,
+                rows: range.len(),
+                low: cut(PlaneKind::CodesLow),
+                high: cut(PlaneKind::CodesHigh),
+                scales: cut(PlaneKind::Scales),
+                zeros: cut(PlaneKind::Zeros),
+                super_scales: cut(PlaneKind::SuperScales),
+                super_mins: cut(PlaneKind::SuperMins),
+            }
+        })
+        .collect()
+}
+
+/// Row `i` of a part's plane; empty if there is none.
+#[inline(always)]
+fn row_of(plane: &mut [u8], rows: usize, i: usize) -> &mut [u8] {
+    let stride = plane.len() / rows;
+    &mut plane[i * stride..(i + 1) * stride]
+}
+
+struct EncodeRows<'a> {
+    x: &'a DenseRows<'a>,
+    scheme: &'a Scheme,
+    encoder: &'a GroupEncoder<'a>,
+    /// The scale of a per-tensor scheme.
+    whole: Option<&'a Chosen>,
+    part: Part<'a>,
+}
+
+impl Work for EncodeRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, scheme, encoder, whole, part } = self;
+        let (rows, k) = (part.rows, x.k);
+        let mut scratch = Vec::new();
+        // Codes beyond K stay 0, as the padding of the planes is.
+        let mut row_codes = vec![0u8; k.next_multiple_of(4)];
+        for i in 0..rows {
+            let x = x.row(part.first + i, &mut scratch);
+            let low = row_of(part.low, rows, i);
+            if let Value::Float(kind) = scheme.value {
+                store_floats(kind, x, low);
+                continue;
+            }
+            match (whole, scheme.scale) {
+                (Some(chosen), _) => encoder.codes(chosen, x, &mut row_codes),
+                (None, Scale::TwoLevel { .. }) => {
+                    let scales = row_of(part.scales, rows, i);
+                    let zeros = row_of(part.zeros, rows, i);
+                    let supers = row_of(part.super_scales, rows, i);
+                    let mins = row_of(part.super_mins, rows, i);
+                    two_level_row(scheme, x, &mut row_codes, scales, zeros, supers, mins);
+                }
+                _ => {
+                    let scales = row_of(part.scales, rows, i);
+                    let zeros = row_of(part.zeros, rows, i);
+                    direct_row(scheme, encoder, x, &mut row_codes, scales, zeros);
+                }
+            }
+            codes::pack(scheme.bits, &row_codes, low, row_of(part.high, rows, i));
+        }
+    }
+}
+
+#[inline(always)]
+fn store_floats(kind: Float, x: &[f32], out: &mut [u8]) {
+    match kind {
+        Float::F32 => {
+            out.as_chunks_mut::<4>().0.iter_mut().zip(x).for_each(|(o, v)| *o = v.to_le_bytes());
+        }
+        Float::F16 => out
+            .as_chunks_mut::<2>()
+            .0
+            .iter_mut()
+            .zip(x)
+            .for_each(|(o, &v)| *o = half_float::f32_to_f16(v).to_le_bytes()),
+        Float::Bf16 => out
+            .as_chunks_mut::<2>()
+            .0
+            .iter_mut()
+            .zip(x)
+            .for_each(|(o, &v)| *o = half_float::f32_to_bf16(v).to_le_bytes()),
+    }
+}
+
+/// Encodes a row whose groups have a scale each.
+#[inline(always)]
+fn direct_row(
+    scheme: &Scheme,
+    encoder: &GroupEncoder,
+    x: &[f32],
+    codes: &mut [u8],
+    scales: &mut [u8],
+    zeros: &mut [u8],
+) {
+    let group = scheme.group_len(x.len());
+    let size = encoder.scale_type.size();
+    for (g, (x, codes)) in x.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
+        let scale = &mut scales[g * size..(g + 1) * size];
+        if scheme.encoder == Encoder::GgmlIq4 {
+            scale.copy_from_slice(&iq4::group(x, codes).to_le_bytes());
+            continue;
+        }
+        let chosen = encoder.group(x, codes);
+        scale.copy_from_slice(&chosen.scale_bytes[..size]);
+        match encoder.zero {
+            Zero::None => {}
+            Zero::Point => zeros[g] = chosen.zero,
+            Zero::Bias => zeros[2 * g..2 * g + 2].copy_from_slice(&chosen.bias.to_le_bytes()),
+        }
+    }
+}
+
+/// Encodes a row of super-groups.
+#[inline(always)]
+fn two_level_row(
+    scheme: &Scheme,
+    x: &[f32],
+    codes: &mut [u8],
+    scales: &mut [u8],
+    zeros: &mut [u8],
+    supers: &mut [u8],
+    mins: &mut [u8],
+) {
+    let Scale::TwoLevel { sub, super_group } = scheme.scale else { unreachable!("{scheme} has two levels") };
+    let (len, group) = (super_group as usize, scheme.group_len(x.len()));
+    let groups = len / group;
+    for (i, (x, codes)) in x.chunks(len).zip(codes.chunks_mut(len)).enumerate() {
+        let scales = &mut scales[i * groups..(i + 1) * groups];
+        let zeros = zeros.get_mut(i * groups..(i + 1) * groups).unwrap_or_default();
+        let (d, dm) = match scheme.encoder {
+            Encoder::GgmlIq4 => (iq4::super_group(x, scales, codes), 0),
+            Encoder::SuperMinMax => {
+                two_level::min_max(x, group, scheme.bits, sub, SuperOut { scales, mins: zeros, codes })
+            }
+            _ => (two_level::absmax(x, group, scheme.bits, SuperOut { scales, mins: zeros, codes }), 0),
+        };
+        supers[2 * i..2 * i + 2].copy_from_slice(&d.to_le_bytes());
+        if let Some(min) = mins.get_mut(2 * i..2 * i + 2) {
+            min.copy_from_slice(&dm.to_le_bytes());
+        }
+    }
+}

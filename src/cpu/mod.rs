@@ -1,0 +1,47 @@
+//! The CPU engine: the operations of [`crate::scheme`] and [`crate::product`] on host memory, threaded and vectorised.
+//!
+//! ```text
+//! quantize:    Tensor --encode (row by row)--> codes, scales --codes::pack--> PackedTensor
+//! dequantize:  PackedTensor --decode (row by row)--> Tensor
+//! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `codes` | planes <-> one byte per code |
+//! | `decode` | packed rows -> f32 |
+//! | `encode/`, `iq4`, `kmeans` | f32 rows -> scales and codes |
+//! | `matmul` | checks, choice of a path |
+//! | `activations`, `integer`, `float`, `epilogue` | the parts of a product |
+//! | `dot/` | innermost loops per set of vector instructions |
+//! | `level` | which vector instructions there are |
+//! | `threads` | rayon, or not |
+//!
+//! Without the feature `parallel` everything runs on the calling thread. Nothing here knows files or GPUs.
+
+mod activations;
+mod codes;
+mod decode;
+mod dequantize;
+mod dot;
+mod encode;
+mod epilogue;
+mod float;
+mod half_float;
+mod integer;
+pub mod iq4;
+pub mod kmeans;
+mod level;
+mod matmul;
+mod rows;
+mod threads;
+
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod tests;
+
+pub use dequantize::dequantize;
+pub use encode::quantize;
+pub use level::instructions;
+pub use matmul::{matmul, summation};
