@@ -124,12 +124,16 @@ pub fn summation(product: &Product, scheme: &Scheme, k: usize) -> Summation {
             // Panels: per segment a product and an addition, twice with biases. Rows: a word per lane and step.
             let panel = segments(k, scheme.group_len(k), x_group).len() * 2;
             let rows = k.next_multiple_of(PAD) / PAD;
-            Summation { chain: panel.max(rows) + 3, depth: lane_depth + 1 }
+            Summation { chain: panel.max(rows) + 3, depth: lane_depth + 1, folded: true }
         }
         _ => {
             let panel = k.min(KC) + k.div_ceil(KC);
             let rows = k.div_ceil(LANES * F32_ACCUMULATORS);
-            Summation { chain: panel.max(rows) + 3, depth: lane_depth + F32_ACCUMULATORS.ilog2() as usize }
+            Summation {
+                chain: panel.max(rows) + 3,
+                depth: lane_depth + F32_ACCUMULATORS.ilog2() as usize,
+                folded: false,
+            }
         }
     }
 }
