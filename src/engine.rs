@@ -114,7 +114,16 @@ pub struct MatmulOptions {
 impl Default for MatmulOptions {
     fn default() -> Self {
         let Product { activation, accumulate, function, output } = Product::default();
-        Self { activation, accumulate, function, output, bias: None, residual: None, expert: None, kernel: None }
+        Self {
+            activation,
+            accumulate,
+            function,
+            output,
+            bias: None,
+            residual: None,
+            expert: None,
+            kernel: None,
+        }
     }
 }
 
@@ -189,7 +198,10 @@ impl Engine {
     async fn open_gpu(wanted: Option<&str>, _: &EngineOptions) -> Result<Self> {
         match wanted {
             None => Ok(Self::cpu()),
-            Some(name) => Err(Error::NoAdapter { wanted: format!("named '{name}'"), found: "none (built without GPU)".into() }),
+            Some(name) => Err(Error::NoAdapter {
+                wanted: format!("named '{name}'"),
+                found: "none (built without GPU)".into(),
+            }),
         }
     }
 
@@ -199,8 +211,11 @@ impl Engine {
     /// Errors of the driver.
     #[cfg(feature = "gpu")]
     pub async fn open_adapter(adapter: &wgpu::Adapter, options: &EngineOptions) -> Result<Self> {
-        let gpu_options =
-            GpuOptions { trusted: !options.checked, disable: options.disable.clone(), ..GpuOptions::default() };
+        let gpu_options = GpuOptions {
+            trusted: !options.checked,
+            disable: options.disable.clone(),
+            ..GpuOptions::default()
+        };
         Ok(Self { backend: Backend::Gpu(Gpu::open(adapter, &gpu_options).await?) })
     }
 
@@ -284,7 +299,9 @@ impl Engine {
         let data = match &self.backend {
             Backend::Cpu => PackedData::Host(Arc::new(packed.clone())),
             #[cfg(feature = "gpu")]
-            Backend::Gpu(gpu) => PackedData::Device(gpu.clone(), Arc::new(DeviceWeights::upload(gpu, packed)?)),
+            Backend::Gpu(gpu) => {
+                PackedData::Device(gpu.clone(), Arc::new(DeviceWeights::upload(gpu, packed)?))
+            }
         };
         Ok(PackedArray { data })
     }
@@ -311,7 +328,8 @@ impl Engine {
         }
         let shape = shape.into();
         let bytes = crate::tensor::element_count(&shape).and_then(|n| n.checked_mul(dtype.size()));
-        let end = bytes.and_then(|n| n.checked_next_multiple_of(16)).and_then(|n| offset.checked_add(n as u64));
+        let end =
+            bytes.and_then(|n| n.checked_next_multiple_of(16)).and_then(|n| offset.checked_add(n as u64));
         if offset % 256 != 0 || end.is_none_or(|end| end > buffer.size()) {
             let got = format!("{} bytes, offset {offset}", buffer.size());
             let need = "an offset that is a multiple of 256 and room for the shape, rounded up to 16 bytes";
@@ -336,16 +354,16 @@ impl Engine {
     pub async fn quantize_named(&self, tensor: &Tensor, name: &str, scheme: &Scheme) -> Result<PackedArray> {
         scheme.check_shape(tensor.shape())?;
         match &self.backend {
-            Backend::Cpu => {
-                Ok(PackedArray { data: PackedData::Host(Arc::new(cpu::quantize(tensor, name, scheme, None)?)) })
-            }
+            Backend::Cpu => Ok(PackedArray {
+                data: PackedData::Host(Arc::new(cpu::quantize(tensor, name, scheme, None)?)),
+            }),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 if !kernels::quantize::on_gpu(scheme) {
                     return self.upload_packed(&cpu::quantize(tensor, name, scheme, None)?);
                 }
                 let table = match scheme.value {
-                    crate::scheme::Value::Learned => Some(crate::quantize::kmeans::learn(tensor, name, scheme)?),
+                    crate::scheme::Value::Learned => Some(cpu::learn_codebook(tensor, name, scheme)?),
                     _ => None,
                 };
                 let (weights, status) = kernels::quantize::record(gpu, tensor, scheme, table.as_deref())?;
@@ -365,7 +383,9 @@ impl Engine {
         }
         let shape = packed.shape().to_vec();
         let data = match (&self.backend, &packed.data) {
-            (Backend::Cpu, PackedData::Host(packed)) => ArrayData::Host(Arc::new(cpu::dequantize(packed, dtype))),
+            (Backend::Cpu, PackedData::Host(packed)) => {
+                ArrayData::Host(Arc::new(cpu::dequantize(packed, dtype)))
+            }
             #[cfg(feature = "gpu")]
             (Backend::Gpu(gpu), PackedData::Device(_, weights)) => {
                 let elements: usize = shape.iter().product();
@@ -396,7 +416,11 @@ impl Engine {
             return Err(foreign());
         };
         if y.shape != weights.shape {
-            return Err(Error::shape("y of a dequantization", format!("{:?}", weights.shape), format!("{:?}", y.shape)));
+            return Err(Error::shape(
+                "y of a dequantization",
+                format!("{:?}", weights.shape),
+                format!("{:?}", y.shape),
+            ));
         }
         kernels::dequantize::record(gpu, &mut Target::Encoder(encoder), weights, (buffer, *offset), y.dtype)
     }
@@ -410,8 +434,10 @@ impl Engine {
         let call = Call::new(x, w, options)?;
         match &self.backend {
             Backend::Cpu => {
-                let (ArrayData::Host(tensor), PackedData::Host(packed)) = (&x.data, &w.data) else {
-                    return Err(foreign());
+                let (tensor, packed) = match (&x.data, &w.data) {
+                    (ArrayData::Host(tensor), PackedData::Host(packed)) => (tensor, packed),
+                    #[cfg(feature = "gpu")]
+                    _ => return Err(foreign()),
                 };
                 let host = |a: &Option<Array>| match a {
                     None => Ok(None),
@@ -420,8 +446,16 @@ impl Engine {
                     Some(_) => Err(foreign()),
                 };
                 let (bias, residual) = (host(&options.bias)?, host(&options.residual)?);
-                let (bias, residual) = (bias.as_ref().map(|t| t.to_f32()), residual.as_ref().map(|t| t.to_f32()));
-                let y = cpu::matmul(tensor, packed, call.rows, &options.product(), bias.as_deref(), residual.as_deref())?;
+                let (bias, residual) =
+                    (bias.as_ref().map(|t| t.to_f32()), residual.as_ref().map(|t| t.to_f32()));
+                let y = cpu::matmul(
+                    tensor,
+                    packed,
+                    call.rows,
+                    &options.product(),
+                    bias.as_deref(),
+                    residual.as_deref(),
+                )?;
                 let y = Tensor::from_bytes(call.shape.clone(), y.dtype(), y.into_bytes())?;
                 Ok(Array { shape: call.shape, dtype: options.output, data: ArrayData::Host(Arc::new(y)) })
             }
@@ -472,7 +506,8 @@ impl Engine {
         options: &MatmulOptions,
         call: &Call,
     ) -> Result<()> {
-        let (ArrayData::Device(_, x_buffer, x_offset), PackedData::Device(_, weights)) = (&x.data, &w.data) else {
+        let (ArrayData::Device(_, x_buffer, x_offset), PackedData::Device(_, weights)) = (&x.data, &w.data)
+        else {
             return Err(foreign());
         };
         let mut widen = |a: &Option<Array>| match a {
@@ -503,7 +538,7 @@ impl Engine {
             y_offset,
         };
         let tier = Tier::of(gpu.capabilities());
-        let choice = Choice::new(options.kernel, tier, call.m)?;
+        let choice = Choice::new(options.kernel, gpu, call.m)?;
         kernels::product::record(gpu, tier, target, &operands, &options.product(), choice)
     }
 
@@ -513,6 +548,8 @@ impl Engine {
     /// [`Error::Unsupported`] if the options pin a kernel that does not take this product.
     pub fn plan(&self, m: usize, w: &PackedArray, options: &MatmulOptions) -> Result<Plan> {
         let k = w.shape().last().copied().unwrap_or(0);
+        #[cfg(not(feature = "gpu"))]
+        let _ = m;
         match &self.backend {
             Backend::Cpu => Ok(Plan {
                 kernel: "cpu",
@@ -523,7 +560,7 @@ impl Engine {
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let tier = Tier::of(gpu.capabilities());
-                let choice = Choice::new(options.kernel, tier, m)?;
+                let choice = Choice::new(options.kernel, gpu, m)?;
                 let accumulate = kernels::product::effective(options.accumulate, tier);
                 Ok(Plan {
                     kernel: choice.kernel(),
@@ -549,12 +586,15 @@ impl Engine {
 }
 
 /// The error for operands that belong to another engine.
+#[cfg(feature = "gpu")]
 fn foreign() -> Error {
     Error::unsupported("an operand of another engine", "upload it to this one")
 }
 
 /// A product's checked shapes.
 struct Call {
+    /// Rows of x, all but the last dimension of it.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     m: usize,
     /// Weight rows to multiply with.
     rows: Range<usize>,
@@ -577,7 +617,11 @@ impl Call {
             }
         };
         if x.shape.last() != Some(&k) {
-            return Err(Error::shape("K of x and w", format!("x [.., {k}] for w {shape:?}"), format!("x {:?}", x.shape)));
+            return Err(Error::shape(
+                "K of x and w",
+                format!("x [.., {k}] for w {shape:?}"),
+                format!("x {:?}", x.shape),
+            ));
         }
         if x.shape.contains(&0) {
             return Err(Error::shape("x", "no dimension of size 0", format!("{:?}", x.shape)));

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod cpu;
+pub mod engine;
 pub mod error;
 pub mod file;
 #[cfg(feature = "gpu")]
@@ -13,8 +14,10 @@ pub mod product;
 pub mod reference;
 pub mod report;
 pub mod scheme;
+pub mod selftest;
 pub mod tensor;
 
+pub use engine::{Array, Engine, EngineInfo, EngineOptions, MatmulOptions, PackedArray, Plan};
 pub use error::{Error, Result};
 pub use packed::PackedTensor;
 pub use scheme::Scheme;

@@ -42,6 +42,6 @@ mod golden_tests;
 mod tests;
 
 pub use dequantize::dequantize;
-pub use encode::quantize;
+pub use encode::{learn_codebook, quantize};
 pub use level::instructions;
 pub use matmul::{matmul, summation};

@@ -19,13 +19,24 @@ pub struct Shape {
     pub workgroup: u32,
 }
 
-impl Default for Shape {
-    fn default() -> Self {
-        Self { bm: 64, bn: 64, bk: 16, tm: 4, tn: 4, workgroup: 256 }
-    }
-}
+/// For GPUs: 16 outputs per thread.
+pub const LARGE: Shape = Shape { bm: 64, bn: 64, bk: 16, tm: 4, tn: 4, workgroup: 256 };
+/// For software adapters: a quarter of the code to compile.
+pub const SMALL: Shape = Shape { bm: 32, bn: 32, bk: 16, tm: 2, tn: 2, workgroup: 256 };
+/// Names that pin a shape, the default of the device first.
+pub const VARIANTS: &[Option<&str>] = &[Some("matmul"), Some("matmul:64x64"), Some("matmul:32x32")];
 
 impl Shape {
+    /// The shape of a name in [`VARIANTS`].
+    pub(super) fn named(name: &str, software: bool) -> Option<Self> {
+        match name {
+            "matmul" if software => Some(SMALL),
+            "matmul" | "matmul:64x64" => Some(LARGE),
+            "matmul:32x32" => Some(SMALL),
+            _ => None,
+        }
+    }
+
     pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
         let (x, y) = (n.div_ceil(self.bn as usize), m.div_ceil(self.bm as usize));
         let limit = gpu.limits().max_compute_workgroups_per_dimension;
@@ -47,7 +58,9 @@ impl Shape {
     pub(super) fn summation(&self, accumulate: Accumulate, k: usize) -> Summation {
         let step = self.bk as usize;
         match accumulate {
-            Accumulate::F32 | Accumulate::F16 => Summation { chain: k.next_multiple_of(4), depth: 0, folded: false },
+            Accumulate::F32 | Accumulate::F16 => {
+                Summation { chain: k.next_multiple_of(4), depth: 0, folded: false }
+            }
             Accumulate::F16Chunked => Summation { chain: step + k.div_ceil(step), depth: 0, folded: false },
         }
     }
@@ -76,8 +89,7 @@ impl Specialization for Matmul {
 
 /// Specializations that use every line of the template.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
-    ProductSpec::samples(scheme, tier)
-        .iter()
-        .map(|&spec| Matmul { spec, shape: Shape::default() }.shader())
-        .collect()
+    let specs = ProductSpec::samples(scheme, tier);
+    let shapes = [LARGE, SMALL].into_iter().cycle();
+    specs.iter().zip(shapes).map(|(&spec, shape)| Matmul { spec, shape }.shader()).collect()
 }

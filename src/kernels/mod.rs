@@ -157,8 +157,12 @@ pub type QuantizeReference = fn(&[f32], usize, usize, Scheme, Option<&[f32]>) ->
 pub enum Operation {
     /// Packed weights to dense f32.
     Dequantize { reference: fn(&PackedTensor) -> Vec<f32> },
-    /// `y = x * w^T` with its epilogue.
-    Product { kernel: &'static str, reference: ProductReference, max_rows: Option<usize> },
+    /// `y = x * w^T` with its epilogue. `variants` pin the kernel and its shape in `MatmulOptions::kernel`, the default first.
+    Product {
+        variants: &'static [Option<&'static str>],
+        reference: ProductReference,
+        max_rows: Option<usize>,
+    },
     /// Dense f32 to packed weights.
     Quantize { reference: QuantizeReference },
     /// f32 to f16 and back.
@@ -187,7 +191,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "matvec",
         operation: Operation::Product {
-            kernel: "matvec",
+            variants: &[Some("matvec")],
             reference: reference::matmul,
             max_rows: Some(matvec::MAX_ROWS),
         },
@@ -196,7 +200,11 @@ pub static KERNELS: &[Kernel] = &[
     },
     Kernel {
         name: "matmul",
-        operation: Operation::Product { kernel: "matmul", reference: reference::matmul, max_rows: None },
+        operation: Operation::Product {
+            variants: matmul::VARIANTS,
+            reference: reference::matmul,
+            max_rows: None,
+        },
         takes: |_| true,
         shaders: matmul::shaders,
     },

@@ -128,21 +128,23 @@ impl Choice {
         }
     }
 
-    /// The default for `m` rows of x, or the kernel that is asked for by name.
+    /// The default for `m` rows of x on this device, or the kernel (and shape) that is asked for by name.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows.
-    pub fn new(kernel: Option<&str>, tier: Tier, m: usize) -> Result<Self> {
-        match kernel {
-            None if m <= matvec::MAX_ROWS => Ok(Self::Matvec(matvec::Shape::new(tier, m))),
-            None | Some("matmul") => Ok(Self::Matmul(matmul::Shape::default())),
-            Some("matvec") if m <= matvec::MAX_ROWS => Ok(Self::Matvec(matvec::Shape::new(tier, m))),
-            Some("matvec") => Err(Error::unsupported(
-                format!("kernel matvec for M = {m}"),
-                format!("it takes up to {}", matvec::MAX_ROWS),
-            )),
-            Some(other) => {
-                Err(Error::unsupported(format!("product kernel '{other}'"), "there are matvec and matmul"))
+    pub fn new(name: Option<&str>, gpu: &Gpu, m: usize) -> Result<Self> {
+        let name = name.unwrap_or(if m <= matvec::MAX_ROWS { "matvec" } else { "matmul" });
+        if name == "matvec" && m > matvec::MAX_ROWS {
+            let why = format!("it takes up to {}", matvec::MAX_ROWS);
+            return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
+        }
+        if name == "matvec" {
+            return Ok(Self::Matvec(matvec::Shape::new(Tier::of(gpu.capabilities()), m)));
+        }
+        match matmul::Shape::named(name, gpu.info().software) {
+            Some(shape) => Ok(Self::Matmul(shape)),
+            None => {
+                Err(Error::unsupported(format!("product kernel '{name}'"), "there are matvec and matmul"))
             }
         }
     }

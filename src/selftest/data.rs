@@ -72,8 +72,9 @@ pub fn table(scheme: &Scheme, exact: bool, rng: &mut Random) -> Vec<f32> {
 pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -> Result<PackedTensor> {
     let (rows, k) = scheme.check_shape(shape)?;
     if scheme.is_float() {
-        let x: Vec<f32> =
-            (0..rows * k).map(|_| if exact { rng.below(17) as f32 * 0.5 - 4.0 } else { rng.normal() }).collect();
+        let x: Vec<f32> = (0..rows * k)
+            .map(|_| if exact { rng.below(17) as f32 * 0.5 - 4.0 } else { rng.normal() })
+            .collect();
         let flat = reference::quantize(&x, rows, k, *scheme, None)?;
         return PackedTensor::from_data(*scheme, shape, flat.data().to_vec());
     }
@@ -128,7 +129,9 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
             fill(p.plane_mut(plane), 1, || [one - rng.pick(spread); 4]);
         }
         Scale::Direct(ScaleType::Ue4M3) => {
-            fill(p.plane_mut(plane), 1, || [if exact { rng.pick(&[0x30, 0x38]) } else { rng.below(0x60) as u8 }; 4]);
+            fill(p.plane_mut(plane), 1, || {
+                [if exact { rng.pick(&[0x30, 0x38]) } else { rng.below(0x60) as u8 }; 4]
+            });
         }
         Scale::TwoLevel { sub, .. } => {
             fill(p.plane_mut(plane), 1, || {

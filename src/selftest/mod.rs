@@ -13,8 +13,8 @@
 //! `lowbit selftest`, and on the CPU engine.
 
 pub mod data;
-mod quantize;
 mod product;
+mod quantize;
 
 use crate::product::Accumulate;
 use crate::scheme::preset::samples;
@@ -76,7 +76,13 @@ impl Report {
     }
 
     /// Notes a bit-for-bit comparison; what differs is a failure.
-    fn equal<T: PartialEq + std::fmt::Debug>(&mut self, kernel: &'static str, case: &str, got: &[T], want: &[T]) {
+    fn equal<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        kernel: &'static str,
+        case: &str,
+        got: &[T],
+        want: &[T],
+    ) {
         self.tally(kernel).checks += 1;
         if let Some(why) = difference(got, want) {
             self.fail(format!("{kernel} {case}: {why}"));
@@ -99,7 +105,13 @@ fn difference<T: PartialEq + std::fmt::Debug>(got: &[T], want: &[T]) -> Option<S
     }
     let wrong: Vec<usize> = (0..got.len()).filter(|&i| got[i] != want[i]).collect();
     let first = *wrong.first()?;
-    Some(format!("{} of {} differ, first at {first}: {:?} instead of {:?}", wrong.len(), got.len(), got[first], want[first]))
+    Some(format!(
+        "{} of {} differ, first at {first}: {:?} instead of {:?}",
+        wrong.len(),
+        got.len(),
+        got[first],
+        want[first]
+    ))
 }
 
 /// Numbers as bits, so that NaN equals itself and -0 does not equal 0.
@@ -116,7 +128,7 @@ fn kernels(engine: &Engine) -> Vec<(&'static str, Subject)> {
     let _ = engine;
     vec![
         ("dequantize", Subject::Dequantize(reference::dequantize)),
-        ("matmul", Subject::Product { pinned: None, max_rows: usize::MAX }),
+        ("matmul", Subject::Product { variants: &[None], max_rows: usize::MAX }),
         ("quantize", Subject::Quantize),
     ]
 }
@@ -125,7 +137,7 @@ fn kernels(engine: &Engine) -> Vec<(&'static str, Subject)> {
 #[derive(Clone, Copy)]
 enum Subject {
     Dequantize(fn(&PackedTensor) -> Vec<f32>),
-    Product { pinned: Option<&'static str>, max_rows: usize },
+    Product { variants: &'static [Option<&'static str>], max_rows: usize },
     Quantize,
     Convert,
 }
@@ -136,8 +148,8 @@ impl Subject {
         use crate::kernels::Operation::*;
         match *operation {
             Dequantize { reference } => Self::Dequantize(reference),
-            Product { kernel, max_rows, .. } => {
-                Self::Product { pinned: Some(kernel), max_rows: max_rows.unwrap_or(usize::MAX) }
+            Product { variants, max_rows, .. } => {
+                Self::Product { variants, max_rows: max_rows.unwrap_or(usize::MAX) }
             }
             Quantize { .. } => Self::Quantize,
             Convert { .. } => Self::Convert,
@@ -149,7 +161,11 @@ impl Subject {
 ///
 /// # Errors
 /// Errors of the device that end the run, such as its loss. Wrong results are not errors but failures in the report.
-pub async fn run(engine: &Engine, options: &Options, mut progress: impl FnMut(&str, &Scheme)) -> Result<Report> {
+pub async fn run(
+    engine: &Engine,
+    options: &Options,
+    mut progress: impl FnMut(&str, &Scheme),
+) -> Result<Report> {
     let mut report = Report::default();
     let schemes = if options.schemes.is_empty() { samples() } else { options.schemes.clone() };
     let mut quantized = false;
@@ -168,11 +184,14 @@ pub async fn run(engine: &Engine, options: &Options, mut progress: impl FnMut(&s
                 Subject::Dequantize(reference) => {
                     dequantize(engine, kernel, reference, scheme, options, &mut rng, &mut report).await?;
                 }
-                Subject::Product { pinned, max_rows } => {
-                    let suite = product::Suite { engine, kernel, pinned, max_rows, scheme, options, index: i };
+                Subject::Product { variants, max_rows } => {
+                    let suite =
+                        product::Suite { engine, kernel, variants, max_rows, scheme, options, index: i };
                     suite.run(&mut rng, &mut report).await?;
                 }
-                Subject::Quantize => quantize::run(engine, kernel, scheme, options, &mut rng, &mut report).await?,
+                Subject::Quantize => {
+                    quantize::run(engine, kernel, scheme, options, &mut rng, &mut report).await?
+                }
                 Subject::Convert if i == 0 => convert(engine, kernel, &mut rng, &mut report).await?,
                 Subject::Convert => {}
             }
@@ -250,10 +269,12 @@ fn plant(packed: &mut PackedTensor, row: usize, col: usize) {
     let before = reference::dequantize(packed);
     let (_, k) = packed.matrix();
     if packed.scheme().is_float() {
-        // The lowest bit of the exponent: the number is halved or doubled, or 0 becomes something.
+        let other = reference::quantize(&[before[row * k + col] + 1.0], 1, 1, *packed.scheme(), None);
+        let other = other.expect("a small number fits a float");
+        let plane = crate::scheme::PlaneKind::CodesLow;
         let bytes = packed.scheme().bits as usize / 8;
-        let stride = packed.layout().plane(crate::scheme::PlaneKind::CodesLow).map_or(0, |p| p.row_stride);
-        packed.plane_mut(crate::scheme::PlaneKind::CodesLow)[row * stride + (col + 1) * bytes - 1] ^= 0x04;
+        let at = row * packed.layout().plane(plane).map_or(0, |p| p.row_stride) + col * bytes;
+        packed.plane_mut(plane)[at..at + bytes].copy_from_slice(&other.plane(plane)[..bytes]);
         return;
     }
     let code = packed.code(row, col) as u8;
@@ -320,7 +341,8 @@ impl Guarded {
 async fn convert(engine: &Engine, kernel: &'static str, rng: &mut Random, report: &mut Report) -> Result<()> {
     let Some(gpu) = engine.gpu() else { return Ok(()) };
     // Around every rounding case: random bits, ties, subnormals, overflow, specials.
-    let mut x: Vec<f32> = (0..4096).map(|_| f32::from_bits(rng.bits() as u32)).filter(|v| !v.is_nan()).collect();
+    let mut x: Vec<f32> =
+        (0..4096).map(|_| f32::from_bits(rng.bits() as u32)).filter(|v| !v.is_nan()).collect();
     for e in 90..145u32 {
         for low in [0u32, 1, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x7fffff, 0x7ff000, 0x7fefff] {
             x.push(f32::from_bits((e << 23) | low));

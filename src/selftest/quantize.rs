@@ -23,7 +23,9 @@ pub(super) async fn run(
     report: &mut Report,
 ) -> Result<()> {
     if scheme.encoder == Encoder::GgmlIq4 {
-        report.left_out.push(format!("{kernel} {scheme}: the CPU engine's search; its golden bytes are another test's"));
+        report
+            .left_out
+            .push(format!("{kernel} {scheme}: the CPU engine's search; its golden bytes are another test's"));
         return Ok(());
     }
     let mut off = OffByOne::default();
@@ -45,7 +47,9 @@ pub(super) async fn run(
         report.fail(format!("{kernel} {scheme}: more than 1 of 200 off by one: {off:?}"));
     }
     let k = scheme.ggml.map_or(70, |g| g.block());
-    for (at, value) in [(0, f32::NAN), (k, f32::INFINITY), (2 * k - 1, f32::NEG_INFINITY), (3 * k - 1, scheme.limit() * 1.5)] {
+    for (at, value) in
+        [(0, f32::NAN), (k, f32::INFINITY), (2 * k - 1, f32::NEG_INFINITY), (3 * k - 1, scheme.limit() * 1.5)]
+    {
         let mut x = data::weights(scheme, 3, k, rng);
         x[at] = value;
         let result = engine.quantize(&Tensor::from_f32([3, k], x)?, scheme).await;
@@ -91,7 +95,12 @@ fn compare(
     let mut off = OffByOne::default();
     if !divides(scheme) {
         for plane in PlaneKind::ALL {
-            report.equal(kernel, &format!("{case} plane {}", plane.name()), got.plane(plane), want.plane(plane));
+            report.equal(
+                kernel,
+                &format!("{case} plane {}", plane.name()),
+                got.plane(plane),
+                want.plane(plane),
+            );
         }
         return off;
     }

@@ -86,6 +86,17 @@ pub fn quantize(
     Ok(packed)
 }
 
+/// The table, `2^bits` entries, that k-means chooses for `tensor` in a learned scheme.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn learn_codebook(tensor: &Tensor, name: &str, scheme: &Scheme) -> Result<Vec<f32>> {
+    scheme.check_shape(tensor.shape())?;
+    let x = DenseRows::new(tensor);
+    check_values(&x, name, scheme)?;
+    Ok(kmeans::codebook(&x, scheme))
+}
+
 /// The first value that the scheme cannot hold, by its bits.
 fn check_values(x: &DenseRows, name: &str, scheme: &Scheme) -> Result<()> {
     struct Largest<'a>(&'a [f32]);
