@@ -1,4 +1,40 @@
-//! lowbit: quantized models and low-bit matrix products on any GPU, with a CPU engine beside it.
+//! Quantized models and low-bit matrix products on any GPU, through WGSL and wgpu, with a CPU engine beside it.
+//!
+//! ```
+//! # fn main() -> lowbit::Result<()> { pollster::block_on(async {
+//! use lowbit::{Engine, MatmulOptions, Tensor};
+//!
+//! let engine = Engine::auto().await?; //                                a real GPU, else the CPU
+//! let weights = Tensor::from_f32([64, 256], vec![0.5; 64 * 256])?; //   [out, in], as a linear layer has them
+//! let w = engine.quantize(&weights, &"q4_0".parse()?).await?;
+//! let x = engine.upload(&Tensor::from_f32([1, 256], vec![1.0; 256])?)?;
+//! let y = engine.matmul(&x, &w, &MatmulOptions::default())?; //         y = x * w^T, recorded and not yet waited for
+//! let y = y.read().await?; //                                           one submit, one wait
+//! assert_eq!(y.shape(), [1, 64]);
+//! # Ok(()) }) }
+//! ```
+//!
+//! One idea carries the crate: a weight format is a *value*. A [`Scheme`] says how many bits a code has, how a code becomes a number, which weights
+//! share a scale, what a scale is and what is subtracted or added; `q4_0`, `int4-g128-asym`, `nf4-g64` and `mxfp4` are points in that space, and one
+//! set of kernels serves them all.
+//!
+//! ```text
+//! file bytes -> Tensor -> Engine::quantize -> PackedTensor -> Engine::upload_packed -> Engine::matmul -> read -> report / file
+//! ```
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`scheme`] | the space of formats, their names, tables and planes |
+//! | [`tensor`], [`packed`] | tensors on the host, dense and quantized |
+//! | [`engine`] | what you call: the same asynchronous API on GPU and CPU |
+//! | [`product`] | activation precision, accumulation, epilogue |
+//! | `kernels`, `gpu` | WGSL templates and their dispatch; wgpu without quantization (feature `gpu`) |
+//! | [`cpu`] | the CPU engine |
+//! | [`mod@reference`] | what is right: one obvious loop per operation |
+//! | [`selftest`] | engines against the reference |
+//! | [`file`](mod@file), [`report`] | formats on disk; error metrics |
+//!
+//! Features: `cli` (default; the command), `gpu` (wgpu), `parallel` (rayon), `mmap`. Without any of them the crate is the CPU engine on one thread.
 #![deny(unsafe_code)]
 
 pub mod cpu;
