@@ -3,6 +3,7 @@
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::Result;
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
+use bytemuck::{Pod, Zeroable};
 use serde::Serialize;
 
 const WORKGROUP: u32 = 64;
@@ -17,10 +18,18 @@ pub struct Convert {
 
 impl Specialization for Convert {
     const KERNEL: &'static str = "convert";
+    type Params = Params;
 
     fn storage(&self) -> Vec<Access> {
         vec![Access::Read, Access::ReadWrite]
     }
+}
+
+/// The uniform of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Params {
+    pub quads: u32,
 }
 
 /// Records the conversion of `elements` numbers between two buffers, each from a byte that is a multiple of 256.
@@ -46,7 +55,13 @@ pub fn record(
             Binding::range(buffer, offset + start as u64 * size, u64::from(quads) * 4 * size)
         };
         let groups = fold_workgroups(u64::from(quads.div_ceil(WORKGROUP)), gpu.limits())?;
-        gpu.dispatch(target, &pipeline, &[range(x, from), range(y, to)], bytemuck::bytes_of(&quads), groups)?;
+        gpu.dispatch(
+            target,
+            &pipeline,
+            &[range(x, from), range(y, to)],
+            bytemuck::bytes_of(&Params { quads }),
+            groups,
+        )?;
     }
     Ok(())
 }

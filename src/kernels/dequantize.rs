@@ -22,6 +22,7 @@ pub struct Dequantize {
 
 impl Specialization for Dequantize {
     const KERNEL: &'static str = "dequantize";
+    type Params = Params;
 
     fn storage(&self) -> Vec<Access> {
         vec![Access::Read, Access::Read, Access::ReadWrite]

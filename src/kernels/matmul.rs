@@ -1,6 +1,6 @@
 //! The tiled product for any M. See `shaders/kernel/matmul.wgsl`.
 
-use super::product::ProductSpec;
+use super::product::{self, ProductSpec};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Gpu};
 use crate::product::{Accumulate, Summation};
@@ -77,6 +77,7 @@ pub struct Matmul {
 
 impl Specialization for Matmul {
     const KERNEL: &'static str = "matmul";
+    type Params = product::Params;
 
     fn storage(&self) -> Vec<Access> {
         self.spec.storage()

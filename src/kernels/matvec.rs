@@ -1,6 +1,6 @@
 //! The product for M of 1 to 8: one pass over the weights. See `shaders/kernel/matvec.wgsl`.
 
-use super::product::ProductSpec;
+use super::product::{self, ProductSpec};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::Result;
 use crate::gpu::{Access, Gpu, fold_workgroups};
@@ -93,6 +93,7 @@ impl Serialize for Matvec {
 
 impl Specialization for Matvec {
     const KERNEL: &'static str = "matvec";
+    type Params = product::Params;
 
     fn storage(&self) -> Vec<Access> {
         self.spec.storage()

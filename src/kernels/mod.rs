@@ -29,6 +29,7 @@ use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
 use crate::product::Product;
 use crate::reference::{self, matmul::Added};
 use crate::{PackedTensor, Result, Scheme};
+use bytemuck::Pod;
 use serde::Serialize;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -97,6 +98,9 @@ pub trait Specialization: Serialize + Debug {
     /// Stem of the kernel's files.
     const KERNEL: &'static str;
 
+    /// What the host writes to the uniform at binding 0: the members of the template's `Params`, four bytes each.
+    type Params: Pod + Default + Debug;
+
     /// Storage bindings 1, 2, ...
     fn storage(&self) -> Vec<Access>;
 
@@ -133,6 +137,7 @@ pub trait Specialization: Serialize + Debug {
             key: format!("{self:?}"),
             needs: self.needs(),
             storage: self.storage(),
+            params: Uniform::of::<Self::Params>(),
             wgsl: self.wgsl()?,
         })
     }
@@ -145,9 +150,27 @@ pub struct Shader {
     /// The specialization it was generated for.
     pub key: String,
     pub needs: Tier,
+    /// Storage bindings 1, 2, ...
     pub storage: Vec<Access>,
+    pub params: Uniform,
     pub wgsl: String,
 }
+
+/// The host's side of a uniform, for the test that holds it against the shader's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uniform {
+    /// `Debug` of the default value: the members in order, integers as `0` and floats as `0.0`.
+    pub members: String,
+    /// Bytes.
+    pub size: usize,
+}
+
+impl Uniform {
+    fn of<P: Default + Debug>() -> Self {
+        Self { members: format!("{:?}", P::default()), size: size_of::<P>() }
+    }
+}
+
 /// [`crate::reference::matmul::matmul`].
 pub type ProductReference = fn(&[f32], usize, &PackedTensor, Added<'_>, &Product) -> Result<Vec<f64>>;
 /// [`crate::reference::quantize`].

@@ -41,6 +41,7 @@ pub struct Scales {
 
 impl Specialization for Scales {
     const KERNEL: &'static str = "quantize_scales";
+    type Params = ScalesParams;
 
     fn storage(&self) -> Vec<Access> {
         let mut all = vec![Access::Read, Access::ReadWrite];
@@ -64,6 +65,7 @@ pub struct Codes {
 
 impl Specialization for Codes {
     const KERNEL: &'static str = "quantize_codes";
+    type Params = CodesParams;
 
     fn storage(&self) -> Vec<Access> {
         let mut all = vec![Access::Read, Access::ReadWrite, Access::ReadWrite];
