@@ -27,6 +27,7 @@ pub struct ProductSpec {
     pub full: bool,
     pub x_f16: bool,
     pub y_f16: bool,
+    /// Whether the text has f16 in it, see [`ProductSpec::uses_f16`].
     pub f16: bool,
     #[serde(serialize_with = "accumulate_name")]
     pub accumulate: Accumulate,
@@ -63,6 +64,12 @@ impl ProductSpec {
         all
     }
 
+    /// Whether a product on `tier` computes in f16 or has bindings of it. One that does not is the portable one on every tier
+    /// without subgroups; rows of f16 that are not aligned are read as words.
+    fn uses_f16(tier: Tier, ragged: bool, x_f16: bool, y_f16: bool, accumulate: Accumulate) -> bool {
+        tier.f16 && (accumulate != Accumulate::F32 || y_f16 || (x_f16 && !ragged))
+    }
+
     /// A few specializations that between them use every line of the templates: the axes of tests, pairwise.
     pub fn samples(scheme: &Scheme, tier: Tier) -> Vec<Self> {
         let columns: &[Columns] = match scheme.ggml {
@@ -79,13 +86,15 @@ impl ProductSpec {
             for &accumulate in accumulates {
                 for x_f16 in [false, true] {
                     let i = all.len();
+                    let ragged = columns == Columns::Ragged;
+                    let y_f16 = tier.f16 && i % 2 == 1;
                     all.push(Self {
                         scheme: *scheme,
-                        ragged: columns == Columns::Ragged,
+                        ragged,
                         full: columns == Columns::Full,
                         x_f16,
-                        y_f16: tier.f16 && i % 2 == 1,
-                        f16: tier.f16,
+                        y_f16,
+                        f16: Self::uses_f16(tier, ragged, x_f16, y_f16, accumulate),
                         accumulate,
                         function: functions[i % 4],
                         bias: i % 3 != 0,
@@ -247,14 +256,16 @@ pub fn record(
         (op.y, op.y_offset)
     };
     let columns = Columns::of(k);
+    let ragged = columns == Columns::Ragged;
+    let accumulate = effective(product.accumulate, tier);
     let spec = ProductSpec {
         scheme: op.w.scheme,
-        ragged: columns == Columns::Ragged,
+        ragged,
         full: columns == Columns::Full,
         x_f16,
         y_f16,
-        f16: tier.f16,
-        accumulate: effective(product.accumulate, tier),
+        f16: ProductSpec::uses_f16(tier, ragged, x_f16, y_f16, accumulate),
+        accumulate,
         function: product.function,
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
