@@ -88,9 +88,9 @@ impl Specialization for Matmul {
     }
 }
 
-/// Specializations that use every line of the template.
+/// The samples of products, each with either tile.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
     let specs = ProductSpec::samples(scheme, tier);
-    let shapes = [LARGE, SMALL].into_iter().cycle();
-    specs.iter().zip(shapes).map(|(&spec, shape)| Matmul { spec, shape }.shader()).collect()
+    let all = specs.iter().flat_map(|&spec| [LARGE, SMALL].map(|shape| Matmul { spec, shape }));
+    all.map(|matmul| matmul.shader()).collect()
 }

@@ -104,12 +104,12 @@ impl Specialization for Matvec {
     }
 }
 
-/// Specializations that use every line of the template, for each number of rows.
+/// The samples of products, the numbers of rows going around.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
     let specs = ProductSpec::samples(scheme, tier);
     specs
         .iter()
         .enumerate()
-        .map(|(i, &spec)| Matvec { spec, shape: Shape::new(tier, i % MAX_ROWS + 1) }.shader())
+        .map(|(i, &spec)| Matvec { spec, shape: Shape::new(tier, (i + i / 2) % MAX_ROWS + 1) }.shader())
         .collect()
 }

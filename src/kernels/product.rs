@@ -70,7 +70,7 @@ impl ProductSpec {
         tier.f16 && (accumulate != Accumulate::F32 || y_f16 || (x_f16 && !ragged))
     }
 
-    /// A few specializations that between them use every line of the templates: the axes of tests, pairwise.
+    /// A few specializations per scheme that between them, over all schemes, have every pair of choices.
     pub fn samples(scheme: &Scheme, tier: Tier) -> Vec<Self> {
         let columns: &[Columns] = match scheme.ggml {
             Some(_) => &[Columns::Full],
@@ -87,7 +87,9 @@ impl ProductSpec {
                 for x_f16 in [false, true] {
                     let i = all.len();
                     let ragged = columns == Columns::Ragged;
-                    let y_f16 = tier.f16 && i % 2 == 1;
+                    // Axes that no loop is over turn with the number of the sample, each at its own pace, and with the scheme.
+                    let turn = |pace: usize| i + i / pace + usize::from(scheme.bits) * 2 / pace;
+                    let y_f16 = tier.f16 && turn(3) % 2 == 1;
                     all.push(Self {
                         scheme: *scheme,
                         ragged,
@@ -96,9 +98,9 @@ impl ProductSpec {
                         y_f16,
                         f16: Self::uses_f16(tier, ragged, x_f16, y_f16, accumulate),
                         accumulate,
-                        function: functions[i % 4],
-                        bias: i % 3 != 0,
-                        residual: i % 3 == 2,
+                        function: functions[turn(2) % 4],
+                        bias: turn(4) % 2 == 1,
+                        residual: turn(4) / 2 % 2 == 1,
                     });
                 }
             }
@@ -353,4 +355,39 @@ pub fn record(
         convert::record(gpu, target, (y, 0), (op.y, op.y_offset), op.m * n, true)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheme::preset;
+    use std::collections::HashSet;
+
+    #[test]
+    fn samples_have_every_pair_of_choices() {
+        for tier in Tier::ALL {
+            let samples: Vec<_> =
+                preset::samples().iter().flat_map(|scheme| ProductSpec::samples(scheme, tier)).collect();
+            let choices = |s: &ProductSpec| {
+                let columns = usize::from(s.full) + 2 * usize::from(s.ragged);
+                let [x, y, bias, residual] = [s.x_f16, s.y_f16, s.bias, s.residual].map(usize::from);
+                [columns, s.accumulate as usize, x, y, bias, residual, s.function as usize]
+            };
+            let single: HashSet<_> =
+                samples.iter().flat_map(|s| choices(s).into_iter().enumerate()).collect();
+            let pairs: HashSet<_> = samples
+                .iter()
+                .flat_map(|s| {
+                    let all = choices(s);
+                    (0..all.len()).flat_map(move |a| (0..all.len()).map(move |b| ((a, all[a]), (b, all[b]))))
+                })
+                .collect();
+            assert_eq!(single.len(), if tier.f16 { 3 + 3 + 4 * 2 + 4 } else { 3 + 1 + 2 + 1 + 2 * 2 + 4 });
+            for a in &single {
+                for b in single.iter().filter(|b| b.0 != a.0) {
+                    assert!(pairs.contains(&(*a, *b)), "{tier}: no sample with {a:?} and {b:?}");
+                }
+            }
+        }
+    }
 }
