@@ -26,6 +26,9 @@ pub enum Error {
         "tensor '{tensor}', index {index}: {value} cannot be quantized to {scheme} (finite values up to {limit:e} can)"
     )]
     NotRepresentable { tensor: String, index: u64, value: f32, scheme: String, limit: f32 },
+    /// What went wrong with one tensor of a model.
+    #[error("tensor '{tensor}': {source}")]
+    Tensor { tensor: String, source: Box<Error> },
     /// A plane of a packed tensor that is missing, unknown or of the wrong length.
     #[error("{scheme} plane '{plane}': expected {expected} bytes, got {got}")]
     Plane { scheme: String, plane: &'static str, expected: usize, got: usize },
@@ -59,9 +62,15 @@ pub enum Error {
     /// A file whose content is not what its format says.
     #[error("{}: {what}", path.display())]
     Format { path: PathBuf, what: String },
+    /// A file in which there is nothing to work on.
+    #[error("{}: {what}", path.display())]
+    Nothing { path: PathBuf, what: String },
     /// An output that exists and was not to be overwritten.
     #[error("{} exists (use --force to overwrite it)", path.display())]
     Exists { path: PathBuf },
+    /// A result that is not what the reference says it should be.
+    #[error("{what}")]
+    Check { what: String },
     /// A command-line argument that does not make sense.
     #[error("{0}")]
     Usage(String),
@@ -71,6 +80,16 @@ impl Error {
     /// A [`Error::Shape`] from anything printable.
     pub fn shape(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> Self {
         Self::Shape { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    /// This error as that of a named tensor. [`Error::NotRepresentable`] already carries the name and is given this one.
+    pub fn in_tensor(self, name: &str) -> Self {
+        match self {
+            Self::NotRepresentable { index, value, scheme, limit, .. } => {
+                Self::NotRepresentable { tensor: name.into(), index, value, scheme, limit }
+            }
+            other => Self::Tensor { tensor: name.into(), source: Box::new(other) },
+        }
     }
 
     /// A [`Error::Unsupported`].

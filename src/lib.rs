@@ -37,6 +37,8 @@
 //! Features: `cli` (default; the command), `gpu` (wgpu), `parallel` (rayon), `mmap`. Without any of them the crate is the CPU engine on one thread.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod cpu;
 pub mod engine;
 pub mod error;

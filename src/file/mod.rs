@@ -1,8 +1,9 @@
 //! File formats: bytes <-> tensors and packed tensors.
 //!
 //! ```text
-//! ggml    rows of GGUF blocks <-> PackedTensor, bit for bit
-//! codes   rows of codes       <-> code planes in quad order, for the transcoders
+//! safetensors   files, shards, headers <-> Tensor, PackedTensor
+//! ggml          rows of GGUF blocks    <-> PackedTensor, bit for bit
+//! codes         rows of codes          <-> code planes in quad order, for the transcoders
 //! ```
 //!
 //! Parsers of bytes from outside cannot panic: nothing here is indexed and no integer arithmetic is unchecked. Nothing here
@@ -11,3 +12,4 @@
 
 pub mod codes;
 pub mod ggml;
+pub mod safetensors;

@@ -1,0 +1,115 @@
+//! `lowbit dequantize`: packed safetensors back to plain ones, tensor by tensor.
+
+use super::print;
+use super::quantize::{copy, missing, plan_copy};
+use super::{open_engine, output::Output};
+use crate::file::safetensors::{Content, Item, Model, Plan, Writer, file_type, float_type};
+use crate::{DType, Error, Result, Tensor};
+use half::bf16;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Turn a packed model back into plain safetensors
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  lowbit dequantize model-q4_0.safetensors -o model-f16.safetensors --dtype f16"
+)]
+pub struct Args {
+    /// A packed safetensors file
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// The safetensors file to write
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// The element type of the weights; default: the one they had before they were quantized
+    #[arg(long, value_enum)]
+    dtype: Option<Float>,
+    /// Overwrite an existing output
+    #[arg(short, long)]
+    force: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
+    let started = Instant::now();
+    let wanted = args.dtype.map(|d| match d {
+        Float::F32 => DType::F32,
+        Float::F16 => DType::F16,
+        Float::Bf16 => DType::Bf16,
+    });
+    let model = Model::open(&args.input)?;
+    let output = Output::create(&args.output, args.force, model.paths())?;
+    let mut plan = Plan::new(model.metadata().clone());
+    let mut packed = 0;
+    for entry in model.entries() {
+        match entry.content {
+            Content::Packed { source, .. } => {
+                plan.dense(&entry.name, file_type(wanted.unwrap_or(source)), entry.shape.clone())?;
+                packed += 1;
+            }
+            Content::Dense(_) => plan_copy(&mut plan, entry)?,
+        }
+    }
+    if packed == 0 {
+        return Err(Error::Nothing { path: args.input.clone(), what: "no packed tensor in it".into() });
+    }
+    let engine = pollster::block_on(open_engine(device))?;
+    let bar = print::progress(model.entries().len() as u64, "dequantize");
+    let mut writer = Writer::new(output, &args.output, plan)?;
+    while let Some(item) = writer.next_item().cloned() {
+        bar.set_message(item.name().to_string());
+        let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
+        match (&item, &entry.content) {
+            (Item::Dense { dtype, .. }, Content::Packed { .. }) => {
+                let dtype = float_type(*dtype).ok_or_else(|| missing(&item))?;
+                // Engines decode to f32 and f16; f32 rounded to bf16 is bf16 rounded once.
+                let decoded = if dtype == DType::F16 { DType::F16 } else { DType::F32 };
+                let packed = model.packed(entry)?;
+                let tensor = pollster::block_on(async {
+                    engine.dequantize(&engine.upload_packed(&packed)?, decoded)?.read().await
+                });
+                let tensor = tensor.map_err(|e| e.in_tensor(&entry.name))?;
+                match dtype {
+                    DType::Bf16 => writer.dense(&to_bf16(&tensor))?,
+                    _ => writer.dense(tensor.bytes())?,
+                }
+            }
+            _ => copy(&mut writer, &model, entry)?,
+        }
+        bar.inc(1);
+    }
+    let bytes = writer.written();
+    writer.finish()?.commit()?;
+    bar.finish_and_clear();
+    let (device, seconds) = (engine.info().name, started.elapsed().as_secs_f64());
+    let copied = model.entries().len() - packed;
+    if args.json {
+        return print::json(&json!({
+            "input": args.input, "output": args.output, "device": device, "dequantized": packed, "copied": copied,
+            "bytes_before": model.bytes(), "bytes_after": bytes, "seconds": seconds,
+        }));
+    }
+    print::stdout(&format!(
+        "{}: {} dequantized, {copied} copied; {} -> {} in {seconds:.1} s on {device}\n",
+        args.output.display(),
+        print::count(packed, "tensor"),
+        print::bytes(model.bytes()),
+        print::bytes(bytes),
+    ))
+}
+
+/// The elements rounded to the nearest bf16, little-endian.
+fn to_bf16(tensor: &Tensor) -> Vec<u8> {
+    tensor.to_f32().iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect()
+}

@@ -1,0 +1,128 @@
+//! The command line: one file per subcommand, and what they share.
+//!
+//! ```text
+//! arguments -> clap -> subcommand -> engine and files -> terminal (print), files (output) | Error -> main.rs -> exit code
+//! ```
+//!
+//! Results go to stdout, everything else (progress, warnings, the one line of an error) to stderr. No arithmetic on weights here.
+
+mod compare;
+mod demo;
+mod dequantize;
+mod devices;
+mod digits;
+mod inspect;
+mod output;
+mod print;
+mod quantize;
+mod schemes;
+mod selftest;
+mod shaders;
+
+use crate::engine::{Engine, EngineOptions};
+use crate::{Error, Result};
+use clap::{Parser, Subcommand};
+
+/// Quantize models and run low-bit matrix products on any GPU, or on the CPU.
+#[derive(Parser)]
+#[command(name = "lowbit", version, max_term_width = 100)]
+#[command(
+    after_help = "Without a command, `lowbit demo` runs: real digits through a quantized network, on every device found.\n\
+Schemes: q4_0 q4_k q8_0 int4-g32 int4-g128-asym int8-row nf4-g64 mxfp4 ... (`lowbit schemes` lists them).\n\
+Exit codes: 0 done, 1 failed, 2 the command line is wrong."
+)]
+struct Cli {
+    /// Where to compute: `cpu`, `auto` (a real GPU if there is one, else the CPU), or part of an adapter's name
+    /// (see `lowbit devices`), with a backend before it if need be, as in `gl:llvmpipe`
+    #[arg(long, global = true, value_name = "NAME|cpu|auto")]
+    device: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Devices(devices::Args),
+    Schemes(schemes::Args),
+    Quantize(quantize::Args),
+    Dequantize(dequantize::Args),
+    Inspect(inspect::Args),
+    Compare(compare::Args),
+    Shaders(shaders::Args),
+    Selftest(selftest::Args),
+}
+
+/// Which tensors, by name.
+#[derive(clap::Args)]
+struct Filter {
+    /// Only tensors whose name matches this regular expression (anywhere in it)
+    #[arg(long, value_name = "RE")]
+    include: Option<String>,
+    /// Not tensors whose name matches this one
+    #[arg(long, value_name = "RE")]
+    exclude: Option<String>,
+}
+
+/// A [`Filter`] ready to use.
+struct Compiled {
+    include: Option<regex::Regex>,
+    exclude: Option<regex::Regex>,
+}
+
+impl Filter {
+    fn compile(&self) -> Result<Compiled> {
+        let compile = |option: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => match regex::Regex::new(text) {
+                Ok(re) => Ok(Some(re)),
+                Err(e) => Err(Error::Usage(format!("{option} '{text}': {e}"))),
+            },
+        };
+        Ok(Compiled {
+            include: compile("--include", &self.include)?,
+            exclude: compile("--exclude", &self.exclude)?,
+        })
+    }
+}
+
+impl Compiled {
+    fn selects(&self, name: &str) -> bool {
+        self.include.as_ref().is_none_or(|re| re.is_match(name))
+            && !self.exclude.as_ref().is_some_and(|re| re.is_match(name))
+    }
+}
+
+/// The engine that `--device` names.
+async fn open_engine(device: Option<&str>) -> Result<Engine> {
+    let device = device.filter(|d| !d.eq_ignore_ascii_case("auto")).map(str::to_string);
+    Engine::open(&EngineOptions { device, ..EngineOptions::default() }).await
+}
+
+/// Runs the command line of this process. Wrong arguments, `--help` and `--version` end the process as clap does (exit codes 2 and 0).
+///
+/// # Errors
+/// What the subcommand could not do; see [`exit_code`].
+pub fn run() -> Result<()> {
+    let Cli { device, command } = Cli::parse();
+    let device = device.as_deref();
+    match command.unwrap_or(Command::Demo(demo::Args::default())) {
+        Command::Demo(args) => demo::run(&args, device),
+        Command::Devices(args) => devices::run(&args, device),
+        Command::Schemes(args) => schemes::run(&args),
+        Command::Quantize(args) => quantize::run(&args, device),
+        Command::Dequantize(args) => dequantize::run(&args, device),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Compare(args) => compare::run(&args, device),
+        Command::Shaders(args) => shaders::run(&args),
+        Command::Selftest(args) => selftest::run(&args, device),
+    }
+}
+
+/// The exit code for an error: 2 if the command line is wrong, 1 if what it asks for failed.
+pub fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Usage(_) | Error::UnknownScheme { .. } | Error::BadScheme { .. } => 2,
+        _ => 1,
+    }
+}

@@ -1,0 +1,216 @@
+//! Output files that appear whole or not at all.
+//!
+//! ```text
+//! create: checks -> hidden temporary beside the target -> write ... -> commit: fsync, rename, fsync of the folder
+//!                             | error, panic, Ctrl-C, SIGTERM, SIGHUP: removed
+//! ```
+//!
+//! Only a killed process (SIGKILL, power) can leave the temporary, whose name says what it is: `.NAME.lowbit-XXXXXX.tmp`. An output
+//! that is no regular file (`/dev/null`, a pipe) is written to directly. Not here: what is written.
+
+use crate::{Error, Result};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once, PoisonError};
+use tempfile::NamedTempFile;
+
+/// Temporaries to be removed if the process is interrupted.
+static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The exit code of an interrupted run, as shells report SIGINT.
+const INTERRUPTED: i32 = 130;
+
+fn pending() -> std::sync::MutexGuard<'static, Vec<PathBuf>> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes temporaries on Ctrl-C, SIGTERM and SIGHUP, then ends the process.
+fn watch_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let handler = || {
+            // The lock is held to the end, so that no temporary appears and no output is renamed meanwhile.
+            let paths = pending();
+            for path in paths.iter() {
+                let _ = std::fs::remove_file(path);
+            }
+            crate::cli::print::note("lowbit: interrupted");
+            std::process::exit(INTERRUPTED);
+        };
+        // It fails only if the program already has a handler, which then decides.
+        let _ = ctrlc::set_handler(handler);
+    });
+}
+
+enum Target {
+    Temporary(NamedTempFile),
+    /// Not a regular file: written to as it is.
+    Direct(File),
+}
+
+/// A file being written.
+pub struct Output {
+    path: PathBuf,
+    force: bool,
+    target: Target,
+}
+
+impl Output {
+    /// Starts an output at `path`, which must not be one of `inputs`.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is such a file and `force` is not set; [`Error::Usage`] if it is an input or a folder;
+    /// [`Error::Io`] if it cannot be written.
+    pub fn create<'a>(path: &Path, force: bool, inputs: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
+        let io = |source| Error::Io { path: path.to_path_buf(), source };
+        // A link is followed, so that the file behind it is replaced and not the link.
+        let real = std::fs::canonicalize(path).ok();
+        for input in inputs {
+            if real.is_some() && std::fs::canonicalize(input).ok() == real {
+                return Err(Error::Usage(format!("{} is the input; name another output", path.display())));
+            }
+        }
+        let full = real.clone().unwrap_or_else(|| path.to_path_buf());
+        if real.is_some() {
+            let info = std::fs::metadata(&full).map_err(io)?;
+            if info.is_dir() {
+                return Err(Error::Usage(format!("{} is a folder; name a file", path.display())));
+            }
+            if !info.is_file() {
+                let file = File::options().write(true).open(&full).map_err(io)?;
+                return Ok(Self { path: path.to_path_buf(), force, target: Target::Direct(file) });
+            }
+            if !force {
+                return Err(Error::Exists { path: path.to_path_buf() });
+            }
+        }
+        let name =
+            full.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
+        let folder = match full.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        watch_signals();
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{}.lowbit-", name.to_string_lossy());
+        builder.prefix(&prefix).suffix(".tmp");
+        #[cfg(unix)]
+        {
+            // As any new file: what the umask leaves of rw-rw-rw-.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        // Created and listed under one lock: a signal finds either both or neither.
+        let mut list = pending();
+        let file = builder.tempfile_in(folder).map_err(|e| {
+            // The path in the library's own message is that of the temporary, which means nothing to the user.
+            io(e.raw_os_error().map_or(e, std::io::Error::from_raw_os_error))
+        })?;
+        list.push(file.path().to_path_buf());
+        drop(list);
+        Ok(Self { path: full, force, target: Target::Temporary(file) })
+    }
+
+    /// Makes the output appear under its name, durably.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if a file of that name has appeared meanwhile and `force` is not set; [`Error::Io`].
+    pub fn commit(self) -> Result<()> {
+        let Self { path, force, target } = self;
+        let io = |path: &Path, source| Error::Io { path: path.to_path_buf(), source };
+        let file = match target {
+            Target::Temporary(file) => file,
+            Target::Direct(mut file) => return file.flush().map_err(|e| io(&path, e)),
+        };
+        file.as_file().sync_all().map_err(|e| io(&path, e))?;
+        let temporary = file.path().to_path_buf();
+        let mut list = pending();
+        let renamed = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
+        list.retain(|p| *p != temporary);
+        drop(list);
+        renamed.map_err(|e| match e.error.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
+            _ => io(&path, e.error),
+        })?;
+        #[cfg(unix)]
+        if let Some(folder) = path.parent() {
+            // The rename itself reaches the disk with its folder. Some file systems refuse to sync folders; the file is whole anyway.
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            let _ = File::open(folder).and_then(|f| f.sync_all());
+        }
+        Ok(())
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.target {
+            Target::Temporary(file) => file.as_file_mut().write(bytes),
+            Target::Direct(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.target {
+            Target::Temporary(file) => file.as_file_mut().flush(),
+            Target::Direct(file) => file.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn nothing_appears_before_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut out = Output::create(&path, false, []).unwrap();
+        out.write_all(b"half").unwrap();
+        let seen = names(folder.path());
+        assert!(
+            seen.len() == 1 && seen[0].starts_with(".out.lowbit-") && seen[0].ends_with(".tmp"),
+            "{seen:?}"
+        );
+        drop(out);
+        assert!(names(folder.path()).is_empty());
+
+        let mut out = Output::create(&path, false, []).unwrap();
+        out.write_all(b"whole").unwrap();
+        out.commit().unwrap();
+        assert_eq!(
+            (names(folder.path()), std::fs::read(&path).unwrap()),
+            (vec!["out".into()], b"whole".to_vec())
+        );
+    }
+
+    #[test]
+    fn existing_files_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let late = Output::create(&path, false, []).unwrap();
+        std::fs::write(&path, "mine").unwrap();
+        assert!(matches!(late.commit(), Err(Error::Exists { .. })));
+        assert!(matches!(Output::create(&path, false, []), Err(Error::Exists { .. })));
+        assert!(matches!(Output::create(&path, true, [path.as_path()]), Err(Error::Usage(_))));
+        assert!(matches!(Output::create(folder.path(), true, []), Err(Error::Usage(_))));
+        assert!(matches!(Output::create(&folder.path().join("no/such"), true, []), Err(Error::Io { .. })));
+        assert_eq!(
+            (names(folder.path()), std::fs::read(&path).unwrap()),
+            (vec!["out".into()], b"mine".to_vec())
+        );
+        Output::create(&path, true, []).unwrap().commit().unwrap();
+        assert_eq!((names(folder.path()), std::fs::read(&path).unwrap()), (vec!["out".into()], vec![]));
+    }
+}

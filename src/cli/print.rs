@@ -1,0 +1,156 @@
+//! What subcommands print with: text to stdout that survives a closed pipe, notes to stderr, tables, progress bars.
+//!
+//! `println!` panics when `head` closes the pipe; here that ends the program quietly, and a full disk is an error.
+
+use crate::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{ErrorKind, IsTerminal, Write};
+
+/// Writes text to stdout.
+///
+/// # Errors
+/// [`Error::Io`], except for a reader that went away: that ends the process with exit code 0.
+pub fn stdout(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(source) => Err(Error::Io { path: "stdout".into(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes a value to stdout as JSON, indented, with a newline at its end.
+///
+/// # Errors
+/// As [`stdout`].
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::Io { path: "stdout".into(), source: e.into() })?;
+    stdout(&(text + "\n"))
+}
+
+/// A line on stderr.
+pub fn note(line: &str) {
+    // With stderr closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A bar of `steps` on stderr, drawn only on a terminal.
+pub fn progress(steps: u64, what: &str) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(steps) } else { ProgressBar::hidden() };
+    // The template is a constant; were it wrong, the default bar would do.
+    if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {eta} {wide_msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(what.to_string());
+    bar
+}
+
+/// How a column is set.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Align {
+    Left,
+    Right,
+}
+
+/// A plain-text table: a header, a rule, rows; columns as wide as their widest cell, two spaces apart.
+pub struct Table {
+    columns: Vec<(String, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these columns.
+    pub fn new(columns: &[(&str, Align)]) -> Self {
+        Self {
+            columns: columns.iter().map(|(name, align)| (name.to_string(), *align)).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row; missing cells are empty.
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// Adds a rule.
+    pub fn rule(&mut self) {
+        self.rows.push(Vec::new());
+    }
+
+    /// The text, every line ended.
+    pub fn render(&self) -> String {
+        let header: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
+        let widths: Vec<usize> = (0..self.columns.len())
+            .map(|c| {
+                let cells = self.rows.iter().chain([&header]).filter_map(|r| r.get(c));
+                cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            })
+            .collect();
+        let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1));
+        let line = |cells: &[String]| {
+            let mut text = String::new();
+            for (c, width) in widths.iter().enumerate() {
+                let cell = cells.get(c).map_or("", String::as_str);
+                let pad = " ".repeat(width - cell.chars().count());
+                let gap = if c == 0 { "" } else { "  " };
+                match self.columns[c].1 {
+                    Align::Left => text.extend([gap, cell, &pad]),
+                    Align::Right => text.extend([gap, &pad, cell]),
+                }
+            }
+            text.trim_end().to_string()
+        };
+        let mut lines = vec![line(&header), rule.clone()];
+        lines.extend(self.rows.iter().map(|r| if r.is_empty() { rule.clone() } else { line(r) }));
+        lines.join("\n") + "\n"
+    }
+}
+
+/// Bytes for people: `1234 B`, `11.4 MiB`.
+pub fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// A shape as `384x1536`; `scalar` for rank 0.
+pub fn shape(dims: &[usize]) -> String {
+    if dims.is_empty() {
+        return "scalar".into();
+    }
+    dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
+}
+
+/// A count with what it counts: `1 tensor`, `2 tensors`.
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up() {
+        let mut t = Table::new(&[("name", Align::Left), ("n", Align::Right)]);
+        t.row(vec!["a".into(), "100".into()]);
+        t.rule();
+        t.row(vec!["total".into()]);
+        assert_eq!(t.render(), "name     n\n----------\na      100\n----------\ntotal\n");
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!((bytes(0), bytes(1023), bytes(1024)), ("0 B".into(), "1023 B".into(), "1.0 KiB".into()));
+        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+        assert_eq!((shape(&[]), shape(&[2, 3])), ("scalar".into(), "2x3".into()));
+    }
+}

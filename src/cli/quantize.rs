@@ -1,0 +1,296 @@
+//! `lowbit quantize`: a model's weights into a scheme, tensor by tensor.
+//!
+//! ```text
+//! Model (mapped) -> choose: quantize | copy, with the reason -> Plan -> header -> for each tensor: read, engine, write -> rename
+//! ```
+//!
+//! One tensor at a time is in memory, so a model larger than memory passes. How scales and codes are chosen is the engine's.
+
+use super::print::{self, Align, Table};
+use super::{Filter, open_engine, output::Output};
+use crate::engine::Engine;
+use crate::file::safetensors::{Content, Entry, Item, Model, Plan, Writer};
+use crate::{DType, Error, Result, Scheme, Tensor};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Quantize the weights of a model (safetensors in, packed safetensors out)
+///
+/// Tensors of f32, f16 or bf16 with two or more dimensions are quantized over their last dimension; leading dimensions (experts)
+/// are kept. The rest is copied untouched, and so are tensors that the scheme does not fit, which are named.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+lowbit quantize model.safetensors -o model-q4_0.safetensors --scheme q4_0\n  \
+lowbit quantize model/ -o small.safetensors --scheme nf4-g64 --include 'layers\\.' --exclude 'norm|embed'\n  \
+lowbit quantize model.safetensors -o m.safetensors --scheme int4-g32 --device cpu --json")]
+pub struct Args {
+    /// A safetensors file, an index of shards (model.safetensors.index.json), or a folder with one of them
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// The packed safetensors file to write
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// The weight format, as in q4_0, q4_k, int4-g32, int8-row, nf4-g64, mxfp4
+    #[arg(short, long)]
+    scheme: String,
+    #[command(flatten)]
+    filter: Filter,
+    /// What to do with tensors that hold NaN, infinities or values beyond the scheme's range
+    #[arg(long, value_enum, default_value_t = NonFinite::Error)]
+    nonfinite: NonFinite,
+    /// Fail if the scheme does not fit a selected tensor, instead of copying that tensor
+    #[arg(long)]
+    strict: bool,
+    /// Overwrite an existing output
+    #[arg(short, long)]
+    force: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The policy for values that no scale can hold.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum NonFinite {
+    /// Stop, naming the tensor and the index of the first such value
+    Error,
+    /// Copy that tensor unquantized
+    Copy,
+    /// Replace NaN and infinities by 0; finite values beyond the range still stop
+    Zero,
+}
+
+/// Why a tensor stays as it is.
+enum Reason {
+    /// Not asked for: the type, the rank, `--include` and `--exclude`.
+    NotSelected(&'static str),
+    /// Asked for, but the scheme cannot hold it.
+    Unfit(Error),
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
+    let started = Instant::now();
+    let scheme: Scheme = args.scheme.parse()?;
+    let filter = args.filter.compile()?;
+    let model = Model::open(&args.input)?;
+    let output = Output::create(&args.output, args.force, model.paths())?;
+
+    let mut plan = Plan::new(model.metadata().clone());
+    let mut chosen = Vec::new();
+    let mut copied = Vec::new();
+    let mut unfit = Vec::new();
+    for entry in model.entries() {
+        match choose(entry, &scheme, &filter) {
+            Ok(source) => chosen.push((entry, source)),
+            Err(Reason::NotSelected(why)) => copied.push((entry, why.to_string())),
+            Err(Reason::Unfit(error)) if args.strict => return Err(error.in_tensor(&entry.name)),
+            Err(Reason::Unfit(error)) => {
+                print::note(&format!("lowbit: left as it is: '{}' {:?}: {error}", entry.name, entry.shape));
+                unfit.push(error.to_string());
+                copied.push((entry, error.to_string()));
+            }
+        }
+    }
+    let engine = pollster::block_on(open_engine(device))?;
+    if args.nonfinite == NonFinite::Copy {
+        // The header comes first in the file, so what cannot be quantized has to be known before.
+        let (fit, others) = pollster::block_on(try_all(&engine, &model, &scheme, chosen))?;
+        chosen = fit;
+        for (entry, error) in others {
+            print::note(&format!("lowbit: left as it is: {error}"));
+            unfit.push(error.to_string());
+            copied.push((entry, error.to_string()));
+        }
+    }
+    if chosen.is_empty() {
+        // The most telling example: one that was asked for and does not fit.
+        let example = copied.iter().find(|(_, why)| unfit.contains(why)).or(copied.first());
+        let why = example.map_or(String::new(), |(e, why)| format!("; '{}', for example: {why}", e.name));
+        return Err(Error::Nothing { path: args.input.clone(), what: format!("no tensor to quantize{why}") });
+    }
+    for (entry, source) in &chosen {
+        plan.packed(&entry.name, scheme, entry.shape.clone(), *source)?;
+    }
+    for (entry, _) in &copied {
+        plan_copy(&mut plan, entry)?;
+    }
+
+    let bar = print::progress(model.entries().len() as u64, "quantize");
+    let mut writer = Writer::new(output, &args.output, plan)?;
+    let mut quantized = Vec::new();
+    let mut zeroed = 0;
+    while let Some(item) = writer.next_item().cloned() {
+        bar.set_message(item.name().to_string());
+        let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
+        match &item {
+            Item::Packed { .. } if entry.float().is_some() => {
+                let mut tensor = model.tensor(entry)?;
+                if args.nonfinite == NonFinite::Zero {
+                    let (finite, n) = zero_nonfinite(tensor)?;
+                    tensor = finite;
+                    zeroed += n;
+                }
+                let packed = pollster::block_on(async {
+                    engine.quantize_named(&tensor, &entry.name, &scheme).await?.read().await
+                });
+                let packed = packed.map_err(|e| e.in_tensor(&entry.name))?;
+                drop(tensor);
+                writer.packed(&packed)?;
+                quantized.push((entry, packed.bits_per_weight(), stored_bytes(&packed)));
+            }
+            _ => copy(&mut writer, &model, entry)?,
+        }
+        bar.inc(1);
+    }
+    let bytes_after = writer.written();
+    writer.finish()?.commit()?;
+    bar.finish_and_clear();
+    if zeroed > 0 {
+        print::note(&format!("lowbit: {} replaced by 0", print::count(zeroed, "NaN or infinite weight")));
+    }
+    report(args, &model, &engine, &scheme, &quantized, &copied, bytes_after, started.elapsed().as_secs_f64())
+}
+
+/// Whether and from which type a tensor is quantized.
+fn choose(entry: &Entry, scheme: &Scheme, filter: &super::Compiled) -> Result<DType, Reason> {
+    let source = match entry.content {
+        Content::Packed { .. } => return Err(Reason::NotSelected("already packed")),
+        Content::Dense(_) => entry.float().ok_or(Reason::NotSelected("not f32, f16 or bf16"))?,
+    };
+    if entry.shape.len() < 2 {
+        return Err(Reason::NotSelected("fewer than two dimensions"));
+    }
+    if !filter.selects(&entry.name) {
+        return Err(Reason::NotSelected("not selected by name"));
+    }
+    scheme.check_shape(&entry.shape).map_err(Reason::Unfit)?;
+    Ok(source)
+}
+
+type Chosen<'a> = Vec<(&'a Entry, DType)>;
+
+/// Quantizes all, throwing the results away, and parts those that cannot be from those that can.
+async fn try_all<'a>(
+    engine: &Engine,
+    model: &Model,
+    scheme: &Scheme,
+    chosen: Chosen<'a>,
+) -> Result<(Chosen<'a>, Vec<(&'a Entry, Error)>)> {
+    let mut fit = Vec::new();
+    let mut unfit = Vec::new();
+    for (entry, source) in chosen {
+        let tensor = model.tensor(entry)?;
+        let packed = match engine.quantize_named(&tensor, &entry.name, scheme).await {
+            Ok(packed) => packed.read().await,
+            Err(e) => Err(e),
+        };
+        match packed.map_err(|e| e.in_tensor(&entry.name)) {
+            Ok(_) => fit.push((entry, source)),
+            Err(e @ Error::NotRepresentable { .. }) => unfit.push((entry, e)),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((fit, unfit))
+}
+
+/// Adds an entry to a plan as it is.
+pub fn plan_copy(plan: &mut Plan, entry: &Entry) -> Result<()> {
+    match &entry.content {
+        Content::Dense(dtype) => plan.dense(&entry.name, *dtype, entry.shape.clone()),
+        Content::Packed { scheme, source } => plan.packed(&entry.name, *scheme, entry.shape.clone(), *source),
+    }
+}
+
+/// Writes an entry as it is.
+pub fn copy<W: std::io::Write>(writer: &mut Writer<W>, model: &Model, entry: &Entry) -> Result<()> {
+    match entry.content {
+        Content::Dense(_) => writer.dense(model.raw(entry)),
+        Content::Packed { .. } => writer.packed(&model.packed(entry)?),
+    }
+}
+
+/// A plan is made of a model's entries, so this does not happen.
+pub fn missing(item: &Item) -> Error {
+    Error::shape("tensor of the plan", "one of the model's", format!("'{}'", item.name()))
+}
+
+/// The tensor as f32 with NaN and infinities replaced by 0, and how many were.
+fn zero_nonfinite(tensor: Tensor) -> Result<(Tensor, usize)> {
+    let values = tensor.to_f32();
+    let n = values.iter().filter(|v| !v.is_finite()).count();
+    if n == 0 {
+        drop(values);
+        return Ok((tensor, 0));
+    }
+    let finite = values.iter().map(|&v| if v.is_finite() { v } else { 0.0 }).collect();
+    Ok((Tensor::from_f32(tensor.shape().to_vec(), finite)?, n))
+}
+
+/// Bytes of the planes that go to the file.
+fn stored_bytes(packed: &crate::PackedTensor) -> u64 {
+    let fixed = packed.scheme().codebook().is_some();
+    let planes = packed.layout().planes().iter();
+    planes.filter(|p| !(fixed && p.kind == crate::scheme::PlaneKind::Codebook)).map(|p| p.len as u64).sum()
+}
+
+/// Prints the summary.
+#[allow(clippy::too_many_arguments)]
+fn report(
+    args: &Args,
+    model: &Model,
+    engine: &Engine,
+    scheme: &Scheme,
+    quantized: &[(&Entry, f64, u64)],
+    copied: &[(&Entry, String)],
+    bytes_after: u64,
+    seconds: f64,
+) -> Result<()> {
+    let weights: f64 = quantized.iter().map(|(e, ..)| e.len() as f64).sum();
+    let bits = quantized.iter().map(|(e, bits, _)| bits * e.len() as f64).sum::<f64>() / weights;
+    let before = model.bytes();
+    let device = engine.info().name;
+    if args.json {
+        let quantized: Vec<_> = quantized
+            .iter()
+            .map(|(e, bits, bytes)| {
+                json!({"name": e.name, "shape": e.shape, "bits_per_weight": bits, "bytes_before": e.bytes, "bytes": bytes})
+            })
+            .collect();
+        let copied: Vec<_> =
+            copied.iter().map(|(e, why)| json!({"name": e.name, "bytes": e.bytes, "reason": why})).collect();
+        return print::json(&json!({
+            "input": args.input, "output": args.output, "scheme": scheme.to_string(), "device": device,
+            "quantized": quantized, "copied": copied, "bits_per_weight": bits,
+            "bytes_before": before, "bytes_after": bytes_after, "seconds": seconds,
+        }));
+    }
+    let mut table = Table::new(&[
+        ("", Align::Left),
+        ("tensors", Align::Right),
+        ("before", Align::Right),
+        ("after", Align::Right),
+    ]);
+    let sum = |bytes: &mut dyn Iterator<Item = u64>| print::bytes(bytes.sum());
+    table.row(vec![
+        format!("quantized to {scheme}, {bits:.3} bits per weight"),
+        quantized.len().to_string(),
+        sum(&mut quantized.iter().map(|(e, ..)| e.bytes)),
+        sum(&mut quantized.iter().map(|(.., bytes)| *bytes)),
+    ]);
+    let kept = sum(&mut copied.iter().map(|(e, _)| e.bytes));
+    table.row(vec!["copied".into(), copied.len().to_string(), kept.clone(), kept]);
+    table.rule();
+    table.row(vec![
+        format!(
+            "{} ({:.2}x smaller, {seconds:.1} s on {device})",
+            args.output.display(),
+            before as f64 / bytes_after as f64
+        ),
+        (quantized.len() + copied.len()).to_string(),
+        print::bytes(before),
+        print::bytes(bytes_after),
+    ]);
+    print::stdout(&table.render())
+}

@@ -1,0 +1,54 @@
+//! `lowbit schemes`: the names that `--scheme` takes.
+
+use super::print::{self, Align, Table};
+use crate::scheme::preset::FAMILY_SAMPLES;
+use crate::scheme::{Group, PRESETS};
+use crate::{Result, Scheme};
+use serde_json::json;
+
+/// List the weight formats and their bits per weight
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  lowbit schemes")]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The matrix for which bits per weight are counted.
+const LARGE: usize = 4096;
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<()> {
+    let samples = FAMILY_SAMPLES.iter().map(|name| name.parse::<Scheme>()).collect::<Result<Vec<_>>>()?;
+    let schemes: Vec<Scheme> = PRESETS.iter().map(|p| p.scheme).chain(samples).collect();
+    if args.json {
+        let all: Vec<_> = schemes
+            .iter()
+            .map(|s| {
+                json!({"scheme": s.to_string(), "bits": s.bits, "bits_per_weight": s.bits_per_weight(LARGE, LARGE),
+                       "group": s.group.to_string(), "k_multiple_of": s.ggml.map_or(1, |g| g.block())})
+            })
+            .collect();
+        return print::json(&all);
+    }
+    let mut table = Table::new(&[
+        ("scheme", Align::Left),
+        ("bits/weight", Align::Right),
+        ("one scale per", Align::Left),
+        ("K a multiple of", Align::Right),
+    ]);
+    for s in &schemes {
+        let group = match s.group {
+            _ if s.is_float() => "-".to_string(),
+            Group::Tensor => "tensor".to_string(),
+            Group::Row => "row".to_string(),
+            Group::Cols(n) => format!("{n} weights"),
+        };
+        let bits = format!("{:.3}", s.bits_per_weight(LARGE, LARGE));
+        table.row(vec![s.to_string(), bits, group, s.ggml.map_or(1, |g| g.block()).to_string()]);
+    }
+    let families = "\nThe families are open: int{1,2,3,4,5,6,8}-{tensor,row,gN}[-asym], nf4-gN, fp4-gN, codebook{1..6,8}-gN (a learned table),\n\
+with any group size N that is a multiple of 4. Bits per weight are those of a large matrix.\n";
+    print::stdout(&(table.render() + families))
+}

@@ -1,0 +1,124 @@
+//! `lowbit selftest`: the differential suite on a user's own device.
+
+use super::open_engine;
+use super::print::{self, Align, Table};
+use crate::kernels::KERNELS;
+use crate::scheme::preset::samples;
+use crate::selftest::{self, Options, Report};
+use crate::{Error, Result, Scheme};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// Check every kernel and scheme of a device against the reference
+///
+/// Products are compared bit for bit on inputs whose sums are exact, and within a bound derived from the kernel's own order of
+/// summation on random ones; quantize and dequantize bit for bit. Exit code 1 if anything is off.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  lowbit selftest\n  lowbit selftest --device llvmpipe --scheme q4_k --scheme int4-g32\n  \
+lowbit selftest --full --json > report.json"
+)]
+pub struct Args {
+    /// Only this scheme (may be given several times)
+    #[arg(long = "scheme", value_name = "SCHEME")]
+    schemes: Vec<String>,
+    /// Only this kernel
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<String>,
+    /// Every combination of shapes, types and policies instead of pairs of them; takes long
+    #[arg(long)]
+    full: bool,
+    /// Other random sizes and numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
+    let started = Instant::now();
+    let schemes = args.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
+    if let Some(name) = args.kernel.as_deref().filter(|name| !KERNELS.iter().any(|k| k.name == *name)) {
+        let names: Vec<&str> = KERNELS.iter().map(|k| k.name).collect();
+        return Err(Error::Usage(format!("no kernel '{name}'; there are {}", names.join(", "))));
+    }
+    let engine = pollster::block_on(open_engine(device))?;
+    let info = engine.info();
+    let all = if schemes.is_empty() { samples().len() } else { schemes.len() };
+    let kernels = KERNELS.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == k.name)).count();
+    let bar = print::progress((all * kernels) as u64, "selftest");
+    let options = Options { full: args.full, schemes, kernel: args.kernel.clone(), seed: args.seed };
+    let report = pollster::block_on(selftest::run(&engine, &options, |kernel, scheme| {
+        bar.set_message(format!("{kernel} {scheme}"));
+        bar.inc(1);
+    }))?;
+    bar.finish_and_clear();
+
+    let seconds = started.elapsed().as_secs_f64();
+    let device = format!("{} ({} {}; tier {})", info.name, info.backend, info.driver, info.tier);
+    if args.json {
+        print::json(&to_json(&device, &report, seconds))?;
+    } else {
+        print::stdout(&to_text(&device, &report, seconds))?;
+    }
+    match report.failures.as_slice() {
+        [] if report.checks() == 0 => Err(Error::Check { what: "nothing was checked".into() }),
+        [] => Ok(()),
+        [first, ..] => {
+            let what = format!("{}, the first: {first}", print::count(report.failures.len(), "check failed"));
+            Err(Error::Check { what })
+        }
+    }
+}
+
+fn to_text(device: &str, report: &Report, seconds: f64) -> String {
+    let mut table = Table::new(&[
+        ("kernel", Align::Left),
+        ("checks", Align::Right),
+        ("worst error / bound", Align::Right),
+        ("codes off by one", Align::Right),
+        ("planted faults seen", Align::Right),
+        ("worst case", Align::Left),
+    ]);
+    for (kernel, t) in &report.kernels {
+        let off = match t.off_by_one {
+            (_, 0) => "-".to_string(),
+            (off, of) => format!("{off} of {of}"),
+        };
+        table.row(vec![
+            kernel.to_string(),
+            t.checks.to_string(),
+            format!("{:.3}", t.worst),
+            off,
+            t.teeth.to_string(),
+            t.worst_case.clone(),
+        ]);
+    }
+    let mut text = format!("{device}\n{}", table.render());
+    for line in &report.left_out {
+        text += &format!("left out: {line}\n");
+    }
+    for line in &report.failures {
+        text += &format!("FAILED: {line}\n");
+    }
+    let verdict = match report.failures.len() {
+        0 => "all passed".to_string(),
+        n => format!("{n} failed"),
+    };
+    text + &format!("{} in {seconds:.1} s: {verdict}\n", print::count(report.checks(), "check"))
+}
+
+fn to_json(device: &str, report: &Report, seconds: f64) -> Value {
+    let kernels: Vec<Value> = report
+        .kernels
+        .iter()
+        .map(|(kernel, t)| {
+            json!({"kernel": kernel, "checks": t.checks, "worst_part_of_bound": t.worst, "worst_case": t.worst_case,
+                   "codes_off_by_one": t.off_by_one.0, "codes_compared": t.off_by_one.1, "planted_faults_seen": t.teeth})
+        })
+        .collect();
+    json!({"device": device, "kernels": kernels, "checks": report.checks(), "failures": report.failures,
+           "left_out": report.left_out, "seconds": seconds})
+}
