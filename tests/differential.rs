@@ -9,12 +9,13 @@
 //! | real_gpus | every adapter that is no software | best, then none | off, on |
 //! | cpu | the CPU engine | | |
 //!
-//! Every kernel meets every scheme in each of them; shapes and the other axes are paired. `LOWBIT_FULL=1` crosses them. A missing
-//! software adapter fails the test where `CI` is set and is printed elsewhere.
+//! Every kernel meets every scheme in each of them (OpenGL: every third scheme, its compiler is lavapipe's); shapes and the other axes
+//! are paired. `LOWBIT_FULL=1` crosses them. A missing software adapter fails the test where `CI` is set and is printed elsewhere.
 
 use lowbit::gpu::{Disable, Found, adapter};
+use lowbit::scheme::preset::samples;
 use lowbit::selftest::{Options, Report, run};
-use lowbit::{Engine, EngineOptions};
+use lowbit::{Engine, EngineOptions, Scheme};
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -39,8 +40,12 @@ fn full() -> bool {
 }
 
 fn check(title: &str, engine: &Engine) {
+    check_schemes(title, engine, Vec::new());
+}
+
+fn check_schemes(title: &str, engine: &Engine, schemes: Vec<Scheme>) {
     let start = Instant::now();
-    let options = Options { full: full(), ..Options::default() };
+    let options = Options { full: full(), schemes, ..Options::default() };
     let report = pollster::block_on(run(engine, &options, |_, _| {})).expect("the device holds out");
     let info = engine.info();
     println!(
@@ -114,7 +119,9 @@ fn swiftshader() {
 #[test]
 fn opengl() {
     if let Some(found) = wanted("Mesa's OpenGL", |f| f.info.backend == wgpu::Backend::Gl) {
-        check("OpenGL", &open(found, Disable::default(), false));
+        let every = if full() { 1 } else { 3 };
+        let schemes = samples().into_iter().step_by(every).collect();
+        check_schemes("OpenGL", &open(found, Disable::default(), false), schemes);
     }
 }
 

@@ -60,50 +60,65 @@ impl std::fmt::Display for Case {
 
 const FUNCTIONS: [Function; 4] = [Function::Identity, Function::Gelu, Function::Relu, Function::Silu];
 
-impl Suite<'_> {
-    /// Shapes, and the other axes paired with them: all sizes of K that a kernel treats alike (multiples of 32, of 4, others) share the
-    /// other axes, because each combination of those is a shader to compile; over the schemes every pair of values comes up.
-    fn cases(&self, rng: &mut Random) -> Vec<Case> {
-        let activations: &[Activation] = match self.engine.is_cpu() {
-            true => &[
-                Activation::F32,
-                Activation::F16,
-                Activation::Int8(Int8Group::Cols(32)),
-                Activation::Int8(Int8Group::Row),
-                Activation::Int8(Int8Group::Cols(128)),
-            ],
-            false => &[Activation::F32, Activation::F16],
-        };
-        let accumulates = [Accumulate::F32, Accumulate::F16, Accumulate::F16Chunked];
-        let mut all = Vec::new();
-        for (i, &k) in sizes_of_k(self.scheme, self.options.full, rng).iter().enumerate() {
-            let class = usize::from(k % 32 != 0) + usize::from(k % 4 != 0);
-            let axes = if self.options.full { 0..24 } else { 0..1 };
-            for at in axes.map(|j| self.index * 3 + class + j * 7) {
-                let m =
-                    if self.max_rows <= 8 { 1 + at % self.max_rows } else { [1, 9, 65, 70, 5][(at + i) % 5] };
-                all.push(Case {
-                    m,
-                    n: [1, 7, 67, 1 + rng.below(90)][(at + i) % 4],
-                    k,
-                    x: if (at / 2) % 3 == 1 { DType::F16 } else { DType::F32 },
-                    product: Product {
-                        activation: activations[at % activations.len()],
-                        accumulate: accumulates[(at / 2) % 3],
-                        function: FUNCTIONS[if at % 3 == 0 { (at / 3) % 4 } else { 0 }],
-                        output: if at % 4 == 3 { DType::F16 } else { DType::F32 },
-                    },
-                    bias: at % 5 > 1,
-                    residual: (at / 3) % 3 == 1,
-                    variant: self.variants[if at % 5 == 4 { at / 5 % self.variants.len() } else { 0 }],
-                });
-            }
+/// Shapes, and the other axes paired with them.
+///
+/// Sizes of K that a kernel treats alike (multiples of 32, of 4, others) share the other axes, because each combination of those is a
+/// shader to compile. A scheme meets multiples of 32 and, in turn, one of the other classes; over the schemes every pair of values comes
+/// up (a test holds that). `full`: all classes and two dozen combinations each.
+fn cases(
+    scheme: &Scheme,
+    index: usize,
+    cpu: bool,
+    max_rows: usize,
+    variants: &[Option<&'static str>],
+    full: bool,
+    rng: &mut Random,
+) -> Vec<Case> {
+    let activations: &[Activation] = match cpu {
+        true => &[
+            Activation::F32,
+            Activation::F16,
+            Activation::Int8(Int8Group::Cols(32)),
+            Activation::Int8(Int8Group::Row),
+            Activation::Int8(Int8Group::Cols(128)),
+        ],
+        false => &[Activation::F32, Activation::F16],
+    };
+    let mut all = Vec::new();
+    for (i, &k) in sizes_of_k(scheme, full, rng).iter().enumerate() {
+        let class = usize::from(k % 32 != 0) + usize::from(k % 4 != 0);
+        if !full && class == 1 + index % 2 {
+            continue;
         }
-        all
+        for j in 0..if full { 24 } else { 1 } {
+            // The same for all sizes of a class, so that they share shaders.
+            let mut axes = Random::new((index * 3 + class) as u64 * 1009 + j);
+            let m = if max_rows <= 8 { 1 + axes.below(max_rows) } else { [1, 9, 65, 70, 5][(index + i) % 5] };
+            all.push(Case {
+                m,
+                n: [1, 7, 67, 1 + rng.below(90)][(index + i) % 4],
+                k,
+                x: axes.pick(&[DType::F32, DType::F32, DType::F16]),
+                product: Product {
+                    activation: axes.pick(activations),
+                    accumulate: axes.pick(&[Accumulate::F32, Accumulate::F16, Accumulate::F16Chunked]),
+                    function: if axes.below(4) == 0 { axes.pick(&FUNCTIONS) } else { Function::Identity },
+                    output: axes.pick(&[DType::F32, DType::F32, DType::F16]),
+                },
+                bias: axes.below(2) == 1,
+                residual: axes.below(3) == 1,
+                variant: if axes.below(4) == 0 { axes.pick(variants) } else { variants[0] },
+            });
+        }
     }
+    all
+}
 
+impl Suite<'_> {
     pub async fn run(&self, rng: &mut Random, report: &mut Report) -> Result<()> {
-        for case in self.cases(rng) {
+        let cpu = self.engine.is_cpu();
+        let full = self.options.full;
+        for case in cases(self.scheme, self.index, cpu, self.max_rows, self.variants, full, rng) {
             self.exact(case, rng, report).await?;
             self.random(case, rng, report).await?;
         }
@@ -287,4 +302,45 @@ fn whole_magnitude(x: &[f32], w: &PackedTensor, added: Added<'_>, n: usize) -> V
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// Every pair of values of two axes comes up in a plain run.
+    #[test]
+    fn axes_are_paired() {
+        for (cpu, max_rows, variants) in [
+            (true, usize::MAX, &[None][..]),
+            (false, 8, &[Some("matvec")]),
+            (false, usize::MAX, &[Some("matmul"), Some("matmul:64x64"), Some("matmul:32x32")]),
+        ] {
+            let mut values: [HashSet<String>; 6] = Default::default();
+            let mut pairs = HashSet::new();
+            for (i, scheme) in crate::scheme::preset::samples().iter().enumerate() {
+                for c in cases(scheme, i, cpu, max_rows, variants, false, &mut Random::new(i as u64)) {
+                    let class = usize::from(c.k % 32 != 0) + usize::from(c.k % 4 != 0);
+                    let point = [
+                        class.to_string(),
+                        c.x.to_string(),
+                        format!("{:?}", c.product.activation),
+                        format!("{:?}", c.product.accumulate),
+                        c.product.output.to_string(),
+                        format!("{} {}", c.bias, c.residual),
+                    ];
+                    for a in 0..6 {
+                        values[a].insert(point[a].clone());
+                        (0..a).for_each(|b| drop(pairs.insert((a, b, point[a].clone(), point[b].clone()))));
+                    }
+                }
+            }
+            let want: usize = (0..6)
+                .flat_map(|a| (0..a).map(move |b| (a, b)))
+                .map(|(a, b)| values[a].len() * values[b].len())
+                .sum();
+            assert_eq!(pairs.len(), want, "cpu {cpu}, up to {max_rows} rows");
+        }
+    }
 }
