@@ -52,6 +52,7 @@ pub struct Groups {
 }
 
 /// Decodes one stored scale that is not two-level.
+#[inline(always)]
 fn direct_scales(kind: ScaleType, bytes: &[u8], out: &mut [f32]) {
     match kind {
         ScaleType::F32 => widen_f32(bytes, out),
@@ -61,6 +62,7 @@ fn direct_scales(kind: ScaleType, bytes: &[u8], out: &mut [f32]) {
 }
 
 /// A scale of one byte.
+#[inline(always)]
 pub fn byte_scale(kind: ScaleType, b: u8) -> f32 {
     match (kind, b) {
         (ScaleType::E8M0, 0) => f32::from_bits(1 << 22),
@@ -222,20 +224,32 @@ impl Supers<'_> {
     /// `super_scale * sub_scale` for each group.
     #[inline(always)]
     fn each(&self, sub: &[u8], out: &mut [f32], widen: impl Fn(u8) -> f32) {
-        let supers = self.scales.as_chunks::<2>().0;
-        for ((sub, out), d) in sub.chunks(self.per).zip(out.chunks_mut(self.per)).zip(supers) {
-            let d = f16_to_f32(u16::from_le_bytes(*d));
-            sub.iter().zip(out).for_each(|(&s, o)| *o = d * widen(s));
+        match self.per {
+            8 => each_of::<8>(self.scales, sub, out, |d, s| d * widen(s)),
+            16 => each_of::<16>(self.scales, sub, out, |d, s| d * widen(s)),
+            _ => unreachable!("a super-group has 8 or 16 groups"),
         }
     }
 
     /// `-(super_min * sub_min)` for each group.
     #[inline(always)]
     fn each_min(&self, sub: &[u8], out: &mut [f32], widen: impl Fn(u8) -> f32) {
-        let supers = self.mins.as_chunks::<2>().0;
-        for ((sub, out), d) in sub.chunks(self.per).zip(out.chunks_mut(self.per)).zip(supers) {
-            let d = f16_to_f32(u16::from_le_bytes(*d));
-            sub.iter().zip(out).for_each(|(&s, o)| *o = -(d * widen(s)));
+        match self.per {
+            8 => each_of::<8>(self.mins, sub, out, |d, s| -(d * widen(s))),
+            16 => each_of::<16>(self.mins, sub, out, |d, s| -(d * widen(s))),
+            _ => unreachable!("a super-group has 8 or 16 groups"),
+        }
+    }
+}
+
+/// `f(super, sub)` for super-groups of N groups.
+#[inline(always)]
+fn each_of<const N: usize>(supers: &[u8], sub: &[u8], out: &mut [f32], f: impl Fn(f32, u8) -> f32) {
+    let groups = sub.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<N>().0);
+    for ((sub, out), d) in groups.zip(supers.as_chunks::<2>().0) {
+        let d = f16_to_f32(u16::from_le_bytes(*d));
+        for i in 0..N {
+            out[i] = f(d, sub[i]);
         }
     }
 }

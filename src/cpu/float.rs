@@ -40,7 +40,11 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
         threads::for_each(tasks, work, |(out, rows)| few(level, w, x, m, padded, rows, out));
     } else {
         let tiles = tiles(level, x, m, w.k);
-        threads::for_each(tasks, work, |(out, rows)| many(level, w, &tiles, rows, out));
+        let nr = dot::f32_tile(level).nr;
+        let scratch = || (Panel::new(nr), vec![0f32; KC * nr]);
+        threads::for_each_with(tasks, work, scratch, |(panel, values), (out, rows)| {
+            many(level, w, &tiles, panel, values, rows, out);
+        });
     }
     sums
 }
@@ -93,10 +97,16 @@ fn tiles(level: Level, x: &[f32], m: usize, k: usize) -> Vec<(usize, Vec<f32>)> 
     })
 }
 
-fn many(level: Level, w: &Weights, tiles: &[(usize, Vec<f32>)], rows: Range<usize>, out: &mut [f32]) {
+fn many(
+    level: Level,
+    w: &Weights,
+    tiles: &[(usize, Vec<f32>)],
+    panel: &mut Panel,
+    values: &mut [f32],
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
     let nr = dot::f32_tile(level).nr;
-    let mut panel = Panel::new(nr);
-    let mut values = vec![0f32; KC * nr];
     for first in rows.clone().step_by(nr) {
         // Columns beyond the last row repeat it and are not part of the product.
         panel.load(level, w, first..rows.end);

@@ -86,10 +86,21 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         .collect();
     if x.rows <= FEW_ROWS {
         let few = Few::new(shared);
-        threads::for_each(tasks, work, |(out, rows)| few.block(rows, out));
+        threads::for_each_with(
+            tasks,
+            work,
+            || few.scratch(),
+            |scratch, (out, rows)| few.block(scratch, rows, out),
+        );
     } else {
         let many = Many::new(shared);
-        threads::for_each(tasks, work, |(out, rows)| many.block(rows, out));
+        let nr = dot::int_tile(level).nr;
+        threads::for_each_with(
+            tasks,
+            work,
+            || Panel::new(nr),
+            |panel, (out, rows)| many.block(panel, rows, out),
+        );
     }
     sums
 }
@@ -177,22 +188,24 @@ impl<'a> Few<'a> {
         few
     }
 
-    fn block(&self, rows: Range<usize>, out: &mut [f32]) {
+    fn scratch(&self) -> RowScratch {
+        let scales = self.steps * LANES / self.lanes.lanes_per_scale + LANES;
+        RowScratch {
+            groups: Groups::default(),
+            codes: vec![0; 4 * LANES * self.steps],
+            scale: vec![0.0; scales],
+            zero: vec![0; if self.shared.zero { scales } else { 0 }],
+        }
+    }
+
+    fn block(&self, scratch: &mut RowScratch, rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, x, .. } = self.shared;
         let Lanes { fields, lanes_per_scale, .. } = self.lanes;
         let steps = self.steps;
-        let row_bytes = 4 * LANES * steps;
-        let scales = steps * LANES / lanes_per_scale + LANES;
-        let mut scratch = RowScratch {
-            groups: Groups::default(),
-            codes: vec![0; row_bytes],
-            scale: vec![0.0; scales],
-            zero: vec![0; if self.shared.zero { scales } else { 0 }],
-        };
         for (n, row) in rows.enumerate() {
             let plane = w.low(row);
-            let direct = !self.lanes.unpack && plane.len() == row_bytes;
-            vectorized_at(level, PrepareRow { w, bytes, lanes: self.lanes, row, direct, to: &mut scratch });
+            let direct = !self.lanes.unpack && plane.len() == scratch.codes.len();
+            vectorized_at(level, PrepareRow { w, bytes, lanes: self.lanes, row, direct, to: scratch });
             let int_row = IntRow {
                 codes: if direct { plane } else { &scratch.codes },
                 fields,
@@ -350,11 +363,10 @@ impl<'a> Many<'a> {
         Self { shared, ends, tiles }
     }
 
-    fn block(&self, rows: Range<usize>, out: &mut [f32]) {
+    fn block(&self, panel: &mut Panel, rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, .. } = self.shared;
         let segments = &self.shared.segments;
         let nr = dot::int_tile(level).nr;
-        let mut panel = Panel::new(nr);
         // Segments are the groups themselves, or parts of them.
         let by_segment = segments.len() != w.groups_per_row;
         let (mut scale, mut zero, mut bias) = (Vec::new(), Vec::new(), Vec::new());

@@ -69,7 +69,12 @@ impl Panel {
             }
             self.codes.resize(padded / 4 * nr, 0);
             let (low, high, out) = (&self.low, &self.high, &mut self.codes);
-            vectorized_at(level, Fields { nr, widths: (low_width, high_width), low, high, out });
+            let widths = (low_width, high_width);
+            match nr {
+                32 => vectorized_at(level, Fields::<32> { widths, low, high, out }),
+                16 => vectorized_at(level, Fields::<16> { widths, low, high, out }),
+                _ => vectorized_at(level, Fields::<8> { widths, low, high, out }),
+            }
         }
         if w.scheme.is_float() {
             return;
@@ -125,38 +130,50 @@ impl Work for ReadGroups<'_> {
 }
 
 /// Transposed planes to words of four codes.
-struct Fields<'a> {
-    nr: usize,
+struct Fields<'a, const NR: usize> {
     widths: (usize, usize),
     low: &'a [u32],
     high: &'a [u32],
     out: &'a mut [u32],
 }
 
-impl Work for Fields<'_> {
+impl<const NR: usize> Work for Fields<'_, NR> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { nr, widths: (low_width, high_width), low, high, out } = self;
-        let mask = |width: usize| u32::from_ne_bytes([((1u32 << width) - 1) as u8; 4]);
-        let quads = 8 / low_width;
-        let low_mask = mask(low_width);
-        for (words, out) in low.chunks(nr).zip(out.chunks_mut(quads * nr)) {
-            for (field, out) in out.chunks_mut(nr).enumerate() {
-                let shift = low_width * field;
-                out.iter_mut().zip(words).for_each(|(o, w)| *o = (w >> shift) & low_mask);
+        let Self { widths, low, high, out } = self;
+        let (low, high) = (low.as_chunks::<NR>().0, high.as_chunks::<NR>().0);
+        let out = out.as_chunks_mut::<NR>().0;
+        match widths {
+            (4, 0) => fields::<4, NR>(low, 0, out),
+            (2, 0) => fields::<2, NR>(low, 0, out),
+            (1, 0) => fields::<1, NR>(low, 0, out),
+            (2, _) => {
+                fields::<2, NR>(low, 0, out);
+                fields::<1, NR>(high, 2, out);
+            }
+            (_, 1) => {
+                fields::<4, NR>(low, 0, out);
+                fields::<1, NR>(high, 4, out);
+            }
+            _ => {
+                fields::<4, NR>(low, 0, out);
+                fields::<2, NR>(high, 4, out);
             }
         }
-        if high_width == 0 {
-            return;
-        }
-        let quads = 8 / high_width;
-        let high_mask = mask(high_width);
-        for (words, out) in high.chunks(nr).zip(out.chunks_mut(quads * nr)) {
-            for (field, out) in out.chunks_mut(nr).enumerate() {
-                let shift = high_width * field;
-                out.iter_mut().zip(words).for_each(|(o, w)| *o |= ((w >> shift) & high_mask) << low_width);
+    }
+}
+
+/// Takes the fields of `WIDTH` bits apart; those of a high plane are added at `first_bit`.
+#[inline(always)]
+fn fields<const WIDTH: usize, const NR: usize>(words: &[[u32; NR]], first_bit: usize, out: &mut [[u32; NR]]) {
+    let mask = u32::from_ne_bytes([((1u32 << WIDTH) - 1) as u8; 4]);
+    for (words, out) in words.iter().zip(out.chunks_mut(8 / WIDTH)) {
+        for (field, out) in out.iter_mut().enumerate() {
+            for n in 0..NR {
+                let four = (words[n] >> (WIDTH * field)) & mask;
+                out[n] = if first_bit == 0 { four } else { out[n] | (four << first_bit) };
             }
         }
     }

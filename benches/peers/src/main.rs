@@ -229,7 +229,10 @@ fn main() -> Anyhow<()> {
         println!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
-    println!("{threads} threads, {}; medians and quartiles in ms; ratio to the peer of the same weights", cpu::instructions());
+    println!(
+        "{threads} threads, {}; medians and quartiles in ms; ratio to the peer of the same weights",
+        cpu::instructions()
+    );
     for (m, name, [low, median, high], ratio) in &rows {
         let ratio = ratio.map_or(String::new(), |r| format!("{r:6.2} x"));
         println!("{m:>4} x {k} x {n}  {name:<24} {median:9.3}  ({low:.3} .. {high:.3})  {ratio}");

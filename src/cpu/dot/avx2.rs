@@ -77,7 +77,7 @@ macro_rules! integer_kernels {
             let lanes: [i32; HALF] = std::array::from_fn(|l| (l / w.lanes_per_scale) as i32);
             let lane_scale = load_i32(&lanes);
             let mask = _mm256_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
-            let map = w.map.map(|map| spread(map));
+            let table = spread(w.map.unwrap_or(&[0; 16]));
             let mut total = [_mm256_setzero_ps(); 2];
             for t in 0..x.steps {
                 for h in 0..2 {
@@ -97,8 +97,8 @@ macro_rules! integer_kernels {
                             let shift = _mm256_set1_epi32((f * 8 / F) as i32);
                             codes = _mm256_and_si256(_mm256_srlv_epi32(words, shift), mask);
                         }
-                        if let Some(map) = map {
-                            codes = _mm256_shuffle_epi8(map, codes);
+                        if w.map.is_some() {
+                            codes = _mm256_shuffle_epi8(table, codes);
                         }
                         sum = $dot(sum, codes, load_i32(&x.codes[(t * F + f) * LANES + h * HALF..]));
                     }

@@ -86,7 +86,7 @@ fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR]
     let per_step = LANES / w.lanes_per_scale;
     let lane_scale = spread_scales(w.lanes_per_scale);
     let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
-    let map = w.map.map(|map| spread(map));
+    let table = spread(w.map.unwrap_or(&[0; 16]));
     let mut total = [_mm512_setzero_ps(); MR];
     for t in 0..steps {
         let words = load_i32(&w_codes[t]);
@@ -108,8 +108,8 @@ fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR]
                 let shift = _mm512_set1_epi32((f * 8 / F) as i32);
                 codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
             }
-            if let Some(map) = map {
-                codes = _mm512_shuffle_epi8(map, codes);
+            if w.map.is_some() {
+                codes = _mm512_shuffle_epi8(table, codes);
             }
             for m in 0..MR {
                 sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x_codes[m][t * F + f]));
@@ -282,7 +282,11 @@ pub(super) fn transpose(rows: &[&[u8]], words: usize, out: &mut [u32]) {
     let n = rows.len();
     for (h, rows) in rows.as_chunks::<16>().0.iter().enumerate() {
         for start in (0..words).step_by(16) {
-            let v = rows.map(|row| load_i32(&row[4 * start..4 * start + 64]));
+            // Not by closures, which would not have this function's features.
+            let mut v = [_mm512_setzero_si512(); 16];
+            for r in 0..16 {
+                v[r] = load_i32(&rows[r][4 * start..4 * start + 64]);
+            }
             // Pairs of rows, then pairs of pairs: v[4q + j] comes to hold words j, 4 + j, 8 + j, 12 + j of rows 4q..4q+4.
             let mut pairs = [_mm512_setzero_si512(); 16];
             for i in 0..8 {
@@ -299,7 +303,7 @@ pub(super) fn transpose(rows: &[&[u8]], words: usize, out: &mut [u32]) {
             }
             for j in 0..4 {
                 // 128-bit lane l of fours[4q + j] is word 4l + j of rows 4q..: gather the lanes of one word.
-                let [a, b, c, d] = [0, 1, 2, 3].map(|q| fours[4 * q + j]);
+                let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
                 let (ab_even, ab_odd) =
                     (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
                 let (cd_even, cd_odd) =
@@ -310,8 +314,8 @@ pub(super) fn transpose(rows: &[&[u8]], words: usize, out: &mut [u32]) {
                     _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even),
                     _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd),
                 ];
-                for (l, v) in turned.into_iter().enumerate() {
-                    store_i32(&mut out[(start + 4 * l + j) * n + 16 * h..], v);
+                for l in 0..4 {
+                    store_i32(&mut out[(start + 4 * l + j) * n + 16 * h..], turned[l]);
                 }
             }
         }
