@@ -10,7 +10,7 @@
 use super::codes;
 use super::half_float::{f16_to_f32, widen_bf16, widen_f16, widen_f32};
 use crate::PackedTensor;
-use crate::scheme::{Float, Group, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
+use crate::scheme::{Float, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
 
 /// A packed tensor seen as rows `[rows, k]`, its planes at hand.
 pub struct Weights<'a> {
@@ -41,17 +41,18 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// What the groups of one row scale and add with. `offset` is what is subtracted from `step * code`, the zero-point
-/// included; it is 0 for tables.
+/// What the groups of one row scale and add with.
 #[derive(Default)]
 pub struct Groups {
     pub scale: Vec<f32>,
-    pub offset: Vec<i32>,
+    /// Zero-points; empty for schemes without.
+    pub zero: Vec<i32>,
     /// Empty for schemes without a bias or minimum.
     pub bias: Vec<f32>,
 }
 
 /// Decodes one stored scale that is not two-level.
+#[inline(always)]
 fn direct_scales(kind: ScaleType, bytes: &[u8], out: &mut [f32]) {
     match kind {
         ScaleType::F32 => widen_f32(bytes, out),
@@ -61,6 +62,7 @@ fn direct_scales(kind: ScaleType, bytes: &[u8], out: &mut [f32]) {
 }
 
 /// A scale of one byte.
+#[inline(always)]
 pub fn byte_scale(kind: ScaleType, b: u8) -> f32 {
     match (kind, b) {
         (ScaleType::E8M0, 0) => f32::from_bits(1 << 22),
@@ -100,9 +102,9 @@ impl<'a> Weights<'a> {
         self.low.row(row)
     }
 
-    /// The stored f16 scales of a row; meaningful for `Scale::Direct(F16)` and groups along K only.
-    pub fn scale_bytes(&self, row: usize) -> &'a [u8] {
-        self.scales.row(row)
+    /// The bytes of a row of the high code plane; empty if there is none.
+    pub fn high(&self, row: usize) -> &'a [u8] {
+        self.high.row(row)
     }
 
     /// Whether groups have a bias or a minimum.
@@ -117,50 +119,49 @@ impl<'a> Weights<'a> {
         codes::unpack(self.scheme.bits, self.low.row(row), self.high.row(row), out);
     }
 
-    /// Scales, offsets and biases of a row's groups.
+    /// What is subtracted from `step * code` besides a zero-point; 0 for tables.
+    pub fn offset(&self) -> i32 {
+        match self.scheme.value {
+            Value::Linear { offset, .. } => offset,
+            _ => 0,
+        }
+    }
+
+    /// Scales, zero-points and biases of a row's groups.
     #[inline(always)]
     pub fn groups(&self, row: usize, out: &mut Groups) {
         let n = self.groups_per_row;
         out.scale.resize(n, 1.0);
-        let offset = match self.scheme.value {
-            Value::Linear { offset, .. } => offset,
-            _ => 0,
-        };
-        out.offset.clear();
-        out.offset.resize(n, offset);
         let (scales, zeros) = (self.scales.row(row), self.zeros.row(row));
-        let shared = self.scheme.group == Group::Tensor;
         match self.scheme.scale {
             Scale::None => out.scale.fill(1.0),
             Scale::Direct(kind) => direct_scales(kind, scales, &mut out.scale),
             Scale::TwoLevel { sub, super_group } => {
-                let per_super = super_group as usize / self.group_len;
-                let half = |rows: &Rows, g: usize| {
-                    let b = &rows.row(row)[g / per_super * 2..][..2];
-                    f16_to_f32(u16::from_le_bytes([b[0], b[1]]))
+                let Groups { scale, bias, .. } = out;
+                bias.resize(if self.has_bias() { n } else { 0 }, 0.0);
+                let supers = Supers {
+                    per: super_group as usize / self.group_len,
+                    scales: self.super_scales.row(row),
+                    mins: self.super_mins.row(row),
                 };
-                out.bias.resize(if self.has_bias() { n } else { 0 }, 0.0);
-                for g in 0..n {
-                    let d = half(&self.super_scales, g);
-                    let (scale, min) = match sub {
-                        SubScale::I8 => (f32::from(scales[g] as i8), None),
-                        SubScale::U8Min => (f32::from(scales[g]), Some(f32::from(zeros[g]))),
-                        SubScale::U4Min => (f32::from(scales[g] & 15), Some(f32::from(scales[g] >> 4))),
-                    };
-                    out.scale[g] = d * scale;
-                    if let Some(min) = min {
-                        out.bias[g] = -(half(&self.super_mins, g) * min);
+                match sub {
+                    SubScale::I8 => supers.each(scales, scale, |s| f32::from(s as i8)),
+                    SubScale::U8Min => {
+                        supers.each(scales, scale, f32::from);
+                        supers.each_min(zeros, bias, f32::from);
+                    }
+                    SubScale::U4Min => {
+                        supers.each(scales, scale, |s| f32::from(s & 15));
+                        supers.each_min(scales, bias, |s| f32::from(s >> 4));
                     }
                 }
             }
         }
-        debug_assert!(!shared || n == 1);
         match self.scheme.zero {
             Zero::None => {}
             Zero::Point => {
-                for (o, &z) in out.offset.iter_mut().zip(zeros) {
-                    *o += i32::from(z);
-                }
+                out.zero.resize(n, 0);
+                out.zero.iter_mut().zip(zeros).for_each(|(o, &z)| *o = i32::from(z));
             }
             Zero::Bias => {
                 out.bias.resize(n, 0.0);
@@ -187,7 +188,10 @@ impl<'a> Weights<'a> {
         {
             let scale = groups.scale[g];
             match self.scheme.value {
-                Value::Linear { step, .. } => linear(codes, step, groups.offset[g], scale, out),
+                Value::Linear { step, .. } => {
+                    let offset = self.offset() + groups.zero.get(g).copied().unwrap_or(0);
+                    linear(codes, step, offset, scale, out);
+                }
                 _ => self.from_table(codes, scale, out),
             }
             if let Some(&bias) = groups.bias.get(g) {
@@ -204,6 +208,48 @@ impl<'a> Weights<'a> {
             out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c)]);
         } else {
             out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * self.table[usize::from(c)]);
+        }
+    }
+}
+
+/// Super-scales of a row.
+struct Supers<'a> {
+    /// Groups in a super-group.
+    per: usize,
+    scales: &'a [u8],
+    mins: &'a [u8],
+}
+
+impl Supers<'_> {
+    /// `super_scale * sub_scale` for each group.
+    #[inline(always)]
+    fn each(&self, sub: &[u8], out: &mut [f32], widen: impl Fn(u8) -> f32) {
+        match self.per {
+            8 => each_of::<8>(self.scales, sub, out, |d, s| d * widen(s)),
+            16 => each_of::<16>(self.scales, sub, out, |d, s| d * widen(s)),
+            _ => unreachable!("a super-group has 8 or 16 groups"),
+        }
+    }
+
+    /// `-(super_min * sub_min)` for each group.
+    #[inline(always)]
+    fn each_min(&self, sub: &[u8], out: &mut [f32], widen: impl Fn(u8) -> f32) {
+        match self.per {
+            8 => each_of::<8>(self.mins, sub, out, |d, s| -(d * widen(s))),
+            16 => each_of::<16>(self.mins, sub, out, |d, s| -(d * widen(s))),
+            _ => unreachable!("a super-group has 8 or 16 groups"),
+        }
+    }
+}
+
+/// `f(super, sub)` for super-groups of N groups.
+#[inline(always)]
+fn each_of<const N: usize>(supers: &[u8], sub: &[u8], out: &mut [f32], f: impl Fn(f32, u8) -> f32) {
+    let groups = sub.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<N>().0);
+    for ((sub, out), d) in groups.zip(supers.as_chunks::<2>().0) {
+        let d = f16_to_f32(u16::from_le_bytes(*d));
+        for i in 0..N {
+            out[i] = f(d, sub[i]);
         }
     }
 }

@@ -10,6 +10,7 @@
 use super::decode::{Groups, Weights};
 use super::dot::{self, F32_ACCUMULATORS, LANES, ROWS_MR};
 use super::level::{Level, Work, vectorized_at};
+use super::panel::Panel;
 use super::threads;
 use std::ops::Range;
 
@@ -39,7 +40,11 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
         threads::for_each(tasks, work, |(out, rows)| few(level, w, x, m, padded, rows, out));
     } else {
         let tiles = tiles(level, x, m, w.k);
-        threads::for_each(tasks, work, |(out, rows)| many(level, w, &tiles, rows, out));
+        let nr = dot::f32_tile(level).nr;
+        let scratch = || (Panel::new(nr), vec![0f32; KC * nr]);
+        threads::for_each_with(tasks, work, scratch, |(panel, values), (out, rows)| {
+            many(level, w, &tiles, panel, values, rows, out);
+        });
     }
     sums
 }
@@ -92,29 +97,28 @@ fn tiles(level: Level, x: &[f32], m: usize, k: usize) -> Vec<(usize, Vec<f32>)> 
     })
 }
 
-fn many(level: Level, w: &Weights, tiles: &[(usize, Vec<f32>)], rows: Range<usize>, out: &mut [f32]) {
+fn many(
+    level: Level,
+    w: &Weights,
+    tiles: &[(usize, Vec<f32>)],
+    panel: &mut Panel,
+    values: &mut [f32],
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
     let nr = dot::f32_tile(level).nr;
-    let (mut codes, mut groups) = (Vec::new(), Groups::default());
-    let mut lines = vec![0f32; nr * w.k];
-    let mut panel = vec![0f32; KC * nr];
     for first in rows.clone().step_by(nr) {
-        let count = (rows.end - first).min(nr);
-        // Rows beyond the last keep what was there: their columns are not part of the product.
-        for (r, line) in lines.chunks_mut(w.k).take(count).enumerate() {
-            let decode = DecodeRow { w, row: first + r, codes: &mut codes, groups: &mut groups, out: line };
-            vectorized_at(level, decode);
-        }
+        // Columns beyond the last row repeat it and are not part of the product.
+        panel.load(level, w, first..rows.end);
         for start in (0..w.k).step_by(KC) {
             let len = (w.k - start).min(KC);
-            for (r, line) in lines.chunks(w.k).enumerate() {
-                let line = &line[start..start + len];
-                panel[r..].iter_mut().step_by(nr).zip(line).for_each(|(p, v)| *p = *v);
-            }
+            let values = &mut values[..len * nr];
+            panel.values(level, w, start..start + len, values);
             let mut m = 0;
             for (mr, tile) in tiles {
                 let x = &tile[start * mr..(start + len) * mr];
                 let at = m * BLOCK + (first - rows.start);
-                dot::f32_panel(level, &panel[..len * nr], x, *mr, &mut out[at..], BLOCK);
+                dot::f32_panel(level, values, x, *mr, &mut out[at..], BLOCK);
                 m += mr;
             }
         }

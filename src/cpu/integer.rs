@@ -5,18 +5,20 @@
 //! w = scale * value + bias
 //! sum_k w q a = sum over segments of  scale * a * (sum u q - offset sum q)  +  bias * (a sum q)
 //!
-//! few rows of x:   row by row, lanes along K        (dot::int_rows), biases in LANES chains over segments
-//! many:            panels of weight rows, transposed in words of four codes        (dot::int_panel)
+//! few rows of x:   row by row, lanes along K, x laid out as the words of the code plane want it     (dot::int_rows)
+//! many:            panels of weight rows, transposed in words of four codes                          (dot::int_panel)
 //! ```
 //!
-//! Sums in parentheses are exact. A weight row is unpacked once for all rows of x.
+//! Sums in parentheses are exact. A weight row is unpacked once for all rows of x; with one code plane, in registers.
 
 use super::activations::{Int8Rows, Segment, segments};
 use super::decode::{Groups, Weights};
 use super::dot::{self, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR};
 use super::float::BLOCK;
 use super::level::{Level, Work, vectorized_at};
+use super::panel::Panel;
 use super::threads;
+use crate::scheme::layout::code_widths;
 use crate::scheme::{Codebook, Value, Zero};
 use std::ops::Range;
 
@@ -84,110 +86,228 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         .collect();
     if x.rows <= FEW_ROWS {
         let few = Few::new(shared);
-        threads::for_each(tasks, work, |(out, rows)| few.block(rows, out));
+        threads::for_each_with(
+            tasks,
+            work,
+            || few.scratch(),
+            |scratch, (out, rows)| few.block(scratch, rows, out),
+        );
     } else {
         let many = Many::new(shared);
-        threads::for_each(tasks, work, |(out, rows)| many.block(rows, out));
+        let nr = dot::int_tile(level).nr;
+        threads::for_each_with(
+            tasks,
+            work,
+            || Panel::new(nr),
+            |panel, (out, rows)| many.block(panel, rows, out),
+        );
     }
     sums
 }
 
-/// Codes of one row as bytes, padded with zeros.
-struct UnpackRow<'a> {
-    w: &'a Weights<'a>,
-    bytes: &'a Bytes,
-    row: usize,
-    groups: &'a mut Groups,
-    out: &'a mut [u8],
+/// How the words of a weight row meet lanes, see [`IntRow`].
+#[derive(Clone, Copy)]
+struct Lanes {
+    fields: usize,
+    lanes_per_scale: usize,
+    /// Lanes of one group; those of a whole row where it has one group.
+    lanes_per_group: usize,
+    /// Codes are unpacked to bytes first: they have two planes, or a lane of the plane would cross groups.
+    unpack: bool,
 }
 
-impl Work for UnpackRow<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { w, bytes, row, groups, out } = self;
-        let n = w.k.next_multiple_of(4);
-        w.groups(row, groups);
-        w.codes(row, &mut out[..n]);
-        out[n..].fill(0);
-        if let Some(map) = &bytes.map {
-            out.iter_mut().for_each(|u| *u = map[usize::from(*u & 15)]);
-        }
-        if bytes.unit != 1.0 {
-            groups.scale.iter_mut().for_each(|s| *s *= bytes.unit);
-        }
+impl Lanes {
+    fn of(w: &Weights, x_group: usize) -> Self {
+        let single = w.groups_per_row == 1;
+        let plane_fields = 8 / code_widths(w.scheme.bits).0;
+        let fits = |fields: usize| {
+            let lane = 4 * fields;
+            (single || w.group_len % lane == 0) && (x_group >= w.k || x_group % lane == 0)
+        };
+        let unpack = code_widths(w.scheme.bits).1 > 0 || !fits(plane_fields);
+        let fields = if unpack { 1 } else { plane_fields };
+        let lanes_per_group = if single { LANES } else { w.group_len / (4 * fields) };
+        let lanes_per_scale = (1 << lanes_per_group.trailing_zeros()).min(LANES);
+        Self { fields, lanes_per_scale, lanes_per_group, unpack }
     }
 }
 
 /// Few rows of x.
 struct Few<'a> {
     shared: Shared<'a>,
-    words: usize,
-    /// `[M, words]`
+    lanes: Lanes,
+    steps: usize,
+    /// `[M, steps, fields, LANES]`
+    codes: Vec<[i8; 4]>,
+    /// `[M, steps, LANES]`
     scale: Vec<f32>,
     init: Vec<i32>,
-    /// `[M, segments]`
+    /// `[M, groups]`: x summed over each group of the weights.
     sum: Vec<f32>,
 }
 
 impl<'a> Few<'a> {
     fn new(shared: Shared<'a>) -> Self {
-        let x = shared.x;
-        let words = x.padded / 4;
-        let (mut scale, mut init) = (vec![0f32; x.rows * words], vec![0i32; x.rows * words]);
-        let mut sum = Vec::new();
+        let (x, w) = (shared.x, shared.w);
+        let lanes = Lanes::of(w, x.group);
+        let lane = 4 * lanes.fields;
+        let steps = w.k.div_ceil(lane * LANES);
+        let mut few = Self {
+            lanes,
+            steps,
+            codes: Vec::new(),
+            scale: Vec::new(),
+            init: Vec::new(),
+            sum: Vec::new(),
+            shared,
+        };
         for m in 0..x.rows {
             let (codes, scales) = x.row(m);
-            for (i, four) in codes.chunks(4).enumerate() {
-                // Words of padding hold zeros; a NaN of the last group may not reach them by a group that does not exist.
-                scale[m * words + i] = scales.get(4 * i / x.group).copied().unwrap_or(0.0);
-                init[m * words + i] = shared.init(code_sum(four));
+            let quads = codes.as_chunks::<4>().0;
+            let quad = |i: usize| quads.get(i).copied().unwrap_or_default();
+            for step in 0..steps {
+                let first = step * LANES;
+                for f in 0..lanes.fields {
+                    few.codes.extend((first..first + LANES).map(|l| quad(l * lanes.fields + f)));
+                }
+                for l in first..first + LANES {
+                    // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
+                    few.scale.push(scales.get(l * lane / x.group).copied().unwrap_or(0.0));
+                    let sum = (0..lanes.fields).map(|f| code_sum(&quad(l * lanes.fields + f))).sum();
+                    few.init.push(few.shared.init(sum));
+                }
             }
-            let of = |s: &Segment| scales[s.x_group] * code_sum(&codes[s.start..s.end]) as f32;
-            sum.extend(shared.segments.iter().map(of));
+            if w.has_bias() {
+                let first = few.sum.len();
+                few.sum.resize(first + w.groups_per_row, 0.0);
+                for s in &few.shared.segments {
+                    few.sum[first + s.w_group] += scales[s.x_group] * code_sum(&codes[s.start..s.end]) as f32;
+                }
+            }
         }
-        Self { shared, words, scale, init, sum }
+        few
     }
 
-    fn block(&self, rows: Range<usize>, out: &mut [f32]) {
+    fn scratch(&self) -> RowScratch {
+        let scales = self.steps * LANES / self.lanes.lanes_per_scale + LANES;
+        RowScratch {
+            groups: Groups::default(),
+            codes: vec![0; 4 * LANES * self.steps],
+            scale: vec![0.0; scales],
+            zero: vec![0; if self.shared.zero { scales } else { 0 }],
+        }
+    }
+
+    fn block(&self, scratch: &mut RowScratch, rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, x, .. } = self.shared;
-        let words = self.words;
-        let (mut groups, mut codes) = (Groups::default(), vec![0u8; x.padded]);
-        let (mut scale, mut zero) = (vec![0f32; words], vec![0i32; if self.shared.zero { words } else { 0 }]);
-        let per_group = w.group_len.div_ceil(4);
+        let Lanes { fields, lanes_per_scale, .. } = self.lanes;
+        let steps = self.steps;
         for (n, row) in rows.enumerate() {
-            vectorized_at(level, UnpackRow { w, bytes, row, groups: &mut groups, out: &mut codes });
-            scale.chunks_mut(per_group).zip(&groups.scale).for_each(|(to, &s)| to.fill(s));
-            zero.chunks_mut(per_group).zip(&groups.offset).for_each(|(to, &z)| to.fill(z));
-            let row = IntRow { codes: &codes, scale: &scale, zero: &zero };
+            let plane = w.low(row);
+            let direct = !self.lanes.unpack && plane.len() == scratch.codes.len();
+            vectorized_at(level, PrepareRow { w, bytes, lanes: self.lanes, row, direct, to: scratch });
+            let int_row = IntRow {
+                codes: if direct { plane } else { &scratch.codes },
+                fields,
+                map: bytes.map.as_ref(),
+                lanes_per_scale,
+                scale: &scratch.scale,
+                zero: &scratch.zero,
+            };
             for m in (0..x.rows).step_by(ROWS_MR) {
                 let mr = (x.rows - m).min(ROWS_MR);
+                let (first, last) = (m * steps * LANES, (m + mr) * steps * LANES);
                 let part = IntX {
-                    words,
-                    codes: &x.codes[m * x.padded..(m + mr) * x.padded],
-                    scale: &self.scale[m * words..(m + mr) * words],
-                    init: &self.init[m * words..(m + mr) * words],
+                    steps,
+                    codes: &self.codes[first * fields..last * fields],
+                    scale: &self.scale[first..last],
+                    init: &self.init[first..last],
                 };
                 let mut y = [0f32; ROWS_MR];
-                dot::int_rows(level, row, part, &mut y[..mr]);
+                dot::int_rows(level, int_row, part, &mut y[..mr]);
                 for (i, y) in y[..mr].iter().enumerate() {
-                    out[(m + i) * BLOCK + n] = y + self.bias(&groups, m + i);
+                    let bias = &scratch.groups.bias;
+                    let sum = &self.sum[(m + i) * bias.len()..][..bias.len()];
+                    out[(m + i) * BLOCK + n] = y + vectorized_at(level, BiasDot { bias, sum });
                 }
             }
         }
     }
+}
 
-    /// The part of the biases, in lanes over segments.
-    fn bias(&self, groups: &Groups, m: usize) -> f32 {
-        if groups.bias.is_empty() {
+/// One weight row, ready for [`dot::int_rows`].
+struct RowScratch {
+    groups: Groups,
+    codes: Vec<u8>,
+    scale: Vec<f32>,
+    zero: Vec<i32>,
+}
+
+struct PrepareRow<'a> {
+    w: &'a Weights<'a>,
+    bytes: &'a Bytes,
+    lanes: Lanes,
+    row: usize,
+    /// The codes are used where they lie.
+    direct: bool,
+    to: &'a mut RowScratch,
+}
+
+impl Work for PrepareRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { w, bytes, lanes, row, direct, to } = self;
+        w.groups(row, &mut to.groups);
+        // A group's scale once, or once for every `lanes_per_scale` of its lanes.
+        let repeat = lanes.lanes_per_group / lanes.lanes_per_scale;
+        let single = w.groups_per_row == 1;
+        if single {
+            to.scale.fill(to.groups.scale[0] * bytes.unit);
+        } else if repeat == 1 {
+            to.scale.iter_mut().zip(&to.groups.scale).for_each(|(t, s)| *t = s * bytes.unit);
+        } else {
+            to.scale.chunks_mut(repeat).zip(&to.groups.scale).for_each(|(t, s)| t.fill(s * bytes.unit));
+        }
+        if let (true, Some(&zero)) = (single, to.groups.zero.first()) {
+            to.zero.fill(zero);
+        } else {
+            to.zero.chunks_mut(repeat).zip(&to.groups.zero).for_each(|(t, &z)| t.fill(z));
+        }
+        if lanes.unpack {
+            w.codes(row, &mut to.codes[..w.k.next_multiple_of(4)]);
+        } else if !direct {
+            let plane = w.low(row);
+            let n = plane.len().min(to.codes.len());
+            to.codes[..n].copy_from_slice(&plane[..n]);
+        }
+    }
+}
+
+/// The part of the biases, in lanes over groups.
+struct BiasDot<'a> {
+    bias: &'a [f32],
+    sum: &'a [f32],
+}
+
+impl Work for BiasDot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        if self.bias.is_empty() {
             return 0.0;
         }
-        let segments = &self.shared.segments;
         let mut lanes = [0f32; LANES];
-        for (i, (s, sum)) in segments.iter().zip(&self.sum[m * segments.len()..]).enumerate() {
-            lanes[i % LANES] += groups.bias[s.w_group] * sum;
+        let (b, b_rest) = self.bias.as_chunks::<LANES>();
+        let (s, s_rest) = self.sum.as_chunks::<LANES>();
+        for (b, s) in b.iter().zip(s) {
+            for l in 0..LANES {
+                lanes[l] += b[l] * s[l];
+            }
         }
+        lanes.iter_mut().zip(b_rest.iter().zip(s_rest)).for_each(|(l, (b, s))| *l += b * s);
         dot::join_lanes(lanes)
     }
 }
@@ -243,52 +363,48 @@ impl<'a> Many<'a> {
         Self { shared, ends, tiles }
     }
 
-    fn block(&self, rows: Range<usize>, out: &mut [f32]) {
-        let Shared { level, w, bytes, x, zero, .. } = self.shared;
+    fn block(&self, panel: &mut Panel, rows: Range<usize>, out: &mut [f32]) {
+        let Shared { level, w, bytes, .. } = self.shared;
         let segments = &self.shared.segments;
         let nr = dot::int_tile(level).nr;
-        let words = x.padded / 4;
-        let mut groups = Groups::default();
-        let mut lines = vec![0u8; nr * x.padded];
-        let mut codes = vec![0u32; words * nr];
-        let per_segment = segments.len() * nr;
-        let mut scale = vec![0f32; per_segment];
-        let mut zeros = vec![0i32; if zero { per_segment } else { 0 }];
-        let mut bias = vec![0f32; if w.has_bias() { per_segment } else { 0 }];
+        // Segments are the groups themselves, or parts of them.
+        let by_segment = segments.len() != w.groups_per_row;
+        let (mut scale, mut zero, mut bias) = (Vec::new(), Vec::new(), Vec::new());
         for first in rows.clone().step_by(nr) {
-            let count = (rows.end - first).min(nr);
-            // Rows beyond the last keep what was there: their columns are not part of the product.
-            for r in 0..count {
-                let line = &mut lines[r * x.padded..(r + 1) * x.padded];
-                vectorized_at(level, UnpackRow { w, bytes, row: first + r, groups: &mut groups, out: line });
-                for (i, s) in segments.iter().enumerate() {
-                    scale[i * nr + r] = groups.scale[s.w_group];
-                    if let Some(z) = zeros.get_mut(i * nr + r) {
-                        *z = groups.offset[s.w_group];
-                    }
-                    if let Some(b) = bias.get_mut(i * nr + r) {
-                        *b = groups.bias[s.w_group];
-                    }
-                }
+            // Columns beyond the last row repeat it and are not part of the product.
+            panel.load(level, w, first..rows.end);
+            if let Some(map) = &bytes.map {
+                dot::map_bytes(level, map, &mut panel.codes);
             }
-            transpose(&lines, words, nr, &mut codes);
-            let panel = IntPanel { codes: &codes, scale: &scale, zero: &zeros, bias: &bias };
+            if bytes.unit != 1.0 {
+                panel.scale.iter_mut().for_each(|s| *s *= bytes.unit);
+            }
+            if by_segment {
+                for_segments(segments, nr, &panel.scale, &mut scale);
+                for_segments(segments, nr, &panel.zero, &mut zero);
+                for_segments(segments, nr, &panel.bias, &mut bias);
+            }
+            let operand = IntPanel {
+                codes: &panel.codes,
+                scale: if by_segment { &scale } else { &panel.scale },
+                zero: if by_segment { &zero } else { &panel.zero },
+                bias: if by_segment { &bias } else { &panel.bias },
+            };
             let mut m = 0;
             for t in &self.tiles {
                 let tile = IntTile { mr: t.mr, codes: &t.codes, scale: &t.scale, init: &t.init, sum: &t.sum };
                 let at = m * BLOCK + (first - rows.start);
-                dot::int_panel(level, &self.ends, panel, tile, &mut out[at..], BLOCK);
+                dot::int_panel(level, &self.ends, operand, tile, &mut out[at..], BLOCK);
                 m += t.mr;
             }
         }
     }
 }
 
-/// `[nr, words]` to `[words, nr]`, words of four bytes.
-fn transpose(lines: &[u8], words: usize, nr: usize, out: &mut [u32]) {
-    for (r, line) in lines.chunks(4 * words).enumerate() {
-        for (word, out) in line.as_chunks::<4>().0.iter().zip(out[r..].iter_mut().step_by(nr)) {
-            *out = u32::from_le_bytes(*word);
-        }
+/// Rows of `nr` by group to rows by segment.
+fn for_segments<T: Copy>(segments: &[Segment], nr: usize, groups: &[T], out: &mut Vec<T>) {
+    out.clear();
+    if !groups.is_empty() {
+        segments.iter().for_each(|s| out.extend_from_slice(&groups[s.w_group * nr..(s.w_group + 1) * nr]));
     }
 }

@@ -12,13 +12,42 @@ const SERIAL_BELOW: usize = 1 << 16;
 
 /// Runs `f` on every task, in any order. `work` is the number of elementary operations of all tasks together.
 pub fn for_each<T: Send>(tasks: Vec<T>, work: usize, f: impl Fn(T) + Sync + Send) {
+    for_each_with(tasks, work, || (), |(), task| f(task));
+}
+
+/// Runs `f` on every task, with scratch memory made once per thread.
+///
+/// Threads take the next task whenever they are done with one: on a busy machine they do not get equally far.
+pub fn for_each_with<T: Send, S>(
+    tasks: Vec<T>,
+    work: usize,
+    scratch: impl Fn() -> S + Sync,
+    f: impl Fn(&mut S, T) + Sync + Send,
+) {
     #[cfg(feature = "parallel")]
-    if work >= SERIAL_BELOW && tasks.len() > 1 {
-        use rayon::prelude::*;
-        return tasks.into_par_iter().with_max_len(1).for_each(f);
+    if work >= SERIAL_BELOW && tasks.len() > 1 && rayon::current_num_threads() > 1 {
+        let helpers = rayon::current_num_threads().min(tasks.len()) - 1;
+        let queue = std::sync::Mutex::new(tasks.into_iter());
+        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+        let worker = || {
+            let Some(mut task) = next() else { return };
+            let mut scratch = scratch();
+            loop {
+                f(&mut scratch, task);
+                match next() {
+                    Some(following) => task = following,
+                    None => return,
+                }
+            }
+        };
+        return rayon::scope(|s| {
+            (0..helpers).for_each(|_| s.spawn(|_| worker()));
+            worker();
+        });
     }
     let _ = (work, SERIAL_BELOW);
-    tasks.into_iter().for_each(f);
+    let mut scratch = scratch();
+    tasks.into_iter().for_each(|task| f(&mut scratch, task));
 }
 
 /// `f` of every task, results in the order of the tasks.

@@ -53,44 +53,61 @@ macro_rules! integer_kernels {
     ($features:literal, $dot:path) => {
         #[target_feature(enable = $features)]
         pub(in crate::cpu::dot) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
-            match out {
-                [a] => *a = int_rows_of::<1>(w, x)[0],
-                [a, b] => [*a, *b] = int_rows_of(w, x),
-                [a, b, c] => [*a, *b, *c] = int_rows_of(w, x),
-                [a, b, c, d] => [*a, *b, *c, *d] = int_rows_of(w, x),
-                _ => {}
+            let steps = x.steps;
+            for (m, out) in out.iter_mut().enumerate() {
+                let one = IntX {
+                    steps,
+                    codes: &x.codes[m * steps * w.fields * LANES..][..steps * w.fields * LANES],
+                    scale: &x.scale[m * steps * LANES..][..steps * LANES],
+                    init: &x.init[m * steps * LANES..][..steps * LANES],
+                };
+                *out = match w.fields {
+                    1 => int_row::<1>(w, one),
+                    2 => int_row::<2>(w, one),
+                    4 => int_row::<4>(w, one),
+                    _ => int_row::<8>(w, one),
+                };
             }
         }
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn int_rows_of<const MR: usize>(w: IntRow, x: IntX) -> [f32; MR] {
-            let words = x.words;
-            let mut total = [[_mm256_setzero_ps(); 2]; MR];
-            for t in (0..words).step_by(LANES) {
+        fn int_row<const F: usize>(w: IntRow, x: IntX) -> f32 {
+            let per_step = LANES / w.lanes_per_scale;
+            let lanes: [i32; HALF] = std::array::from_fn(|l| (l / w.lanes_per_scale) as i32);
+            let lane_scale = load_i32(&lanes);
+            let mask = _mm256_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
+            let table = spread(w.map.unwrap_or(&[0; 16]));
+            let mut total = [_mm256_setzero_ps(); 2];
+            for t in 0..x.steps {
                 for h in 0..2 {
-                    let at = t + h * HALF;
-                    let codes = load_i32(&w.codes[4 * at..4 * at + 32]);
-                    let scale = load_f32(&w.scale[at..at + HALF]);
-                    for m in 0..MR {
-                        let i = m * words + at;
-                        let mut init = load_i32(&x.init[i..i + HALF]);
-                        if !w.zero.is_empty() {
-                            // Both factors fit 16 bits, and the upper half of a zero-point is 0.
-                            init = _mm256_madd_epi16(init, load_i32(&w.zero[at..at + HALF]));
-                        }
-                        let sum = $dot(init, codes, load_i32(&x.codes[4 * i..4 * i + 32]));
-                        let factor = _mm256_mul_ps(scale, load_f32(&x.scale[i..i + HALF]));
-                        let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
-                        total[m][h] = _mm256_add_ps(total[m][h], term);
+                    let at = t * LANES + h * HALF;
+                    let words = load_i32(&w.codes[4 * at..4 * at + 32]);
+                    let first = t * per_step + h * HALF / w.lanes_per_scale;
+                    let scale = _mm256_permutevar8x32_ps(load_f32(&w.scale[first..]), lane_scale);
+                    let mut sum = load_i32(&x.init[at..at + HALF]);
+                    if !w.zero.is_empty() {
+                        let zero = _mm256_permutevar8x32_epi32(load_i32(&w.zero[first..]), lane_scale);
+                        // Both factors fit 16 bits, and the upper half of a zero-point is 0.
+                        sum = _mm256_madd_epi16(sum, zero);
                     }
+                    for f in 0..F {
+                        let mut codes = words;
+                        if F > 1 {
+                            let shift = _mm256_set1_epi32((f * 8 / F) as i32);
+                            codes = _mm256_and_si256(_mm256_srlv_epi32(words, shift), mask);
+                        }
+                        if w.map.is_some() {
+                            codes = _mm256_shuffle_epi8(table, codes);
+                        }
+                        sum = $dot(sum, codes, load_i32(&x.codes[(t * F + f) * LANES + h * HALF..]));
+                    }
+                    let factor = _mm256_mul_ps(scale, load_f32(&x.scale[at..at + HALF]));
+                    let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
+                    total[h] = _mm256_add_ps(total[h], term);
                 }
             }
-            let mut out = [0f32; MR];
-            for m in 0..MR {
-                out[m] = join(total[m]);
-            }
-            out
+            join(total)
         }
 
         #[target_feature(enable = $features)]
@@ -272,4 +289,30 @@ fn f32_panel_of<const MR: usize>(w: &[f32], x: &[f32], out: &mut [f32], stride: 
             store_f32(out, sum);
         }
     }
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn map_bytes(map: &[u8; 16], words: &mut [u32]) {
+    let table = spread(map);
+    let (chunks, rest) = words.as_chunks_mut::<HALF>();
+    for chunk in chunks {
+        let v = _mm256_shuffle_epi8(table, load_i32(chunk));
+        // SAFETY: the chunk is 32 writable bytes; the store needs no alignment.
+        #[allow(unsafe_code)]
+        unsafe {
+            _mm256_storeu_si256(chunk.as_mut_ptr().cast(), v);
+        }
+    }
+    for word in rest {
+        *word = u32::from_le_bytes(word.to_le_bytes().map(|b| map[usize::from(b & 15)]));
+    }
+}
+
+/// The table in both 128-bit lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn spread(map: &[u8; 16]) -> __m256i {
+    let [a, b, c, d] =
+        [0, 4, 8, 12].map(|i| i32::from_le_bytes([map[i], map[i + 1], map[i + 2], map[i + 3]]));
+    _mm256_broadcastsi128_si256(_mm_setr_epi32(a, b, c, d))
 }

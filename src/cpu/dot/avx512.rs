@@ -44,41 +44,80 @@ fn join(v: __m512) -> f32 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
-    match out {
-        [a] => *a = int_rows_of::<1>(w, x)[0],
-        [a, b] => [*a, *b] = int_rows_of(w, x),
-        [a, b, c] => [*a, *b, *c] = int_rows_of(w, x),
-        [a, b, c, d] => [*a, *b, *c, *d] = int_rows_of(w, x),
-        _ => {}
+    match w.fields {
+        1 => int_rows_of_fields::<1>(w, x, out),
+        2 => int_rows_of_fields::<2>(w, x, out),
+        4 => int_rows_of_fields::<4>(w, x, out),
+        _ => int_rows_of_fields::<8>(w, x, out),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_rows_of<const MR: usize>(w: IntRow, x: IntX) -> [f32; MR] {
-    let words = x.words;
-    let steps = words / LANES;
+fn int_rows_of_fields<const F: usize>(w: IntRow, x: IntX, out: &mut [f32]) {
+    match out {
+        [a] => *a = int_rows_of::<F, 1>(w, x)[0],
+        [a, b] => [*a, *b] = int_rows_of::<F, 2>(w, x),
+        [a, b, c] => [*a, *b, *c] = int_rows_of::<F, 3>(w, x),
+        [a, b, c, d] => [*a, *b, *c, *d] = int_rows_of::<F, 4>(w, x),
+        _ => {}
+    }
+}
+
+/// Lane l of the result is `l / lanes_per_scale`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn spread_scales(lanes_per_scale: usize) -> __m512i {
+    let lanes: [i32; LANES] = std::array::from_fn(|l| (l / lanes_per_scale) as i32);
+    load_i32(&lanes)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR] {
+    let steps = x.steps;
     let w_codes = &w.codes.as_chunks::<{ 4 * LANES }>().0[..steps];
-    let w_scale = &w.scale.as_chunks::<LANES>().0[..steps];
-    let zero = w.zero.as_chunks::<LANES>().0;
-    let x_codes: [&[[i8; 64]]; MR] =
-        std::array::from_fn(|m| &x.codes[m * 4 * words..].as_chunks::<{ 4 * LANES }>().0[..steps]);
+    let x_codes: [&[[[i8; 4]; LANES]]; MR] =
+        std::array::from_fn(|m| &x.codes.as_chunks::<LANES>().0[m * steps * F..][..steps * F]);
     let x_scale: [&[[f32; LANES]]; MR] =
-        std::array::from_fn(|m| &x.scale[m * words..].as_chunks::<LANES>().0[..steps]);
+        std::array::from_fn(|m| &x.scale.as_chunks::<LANES>().0[m * steps..][..steps]);
     let x_init: [&[[i32; LANES]]; MR] =
-        std::array::from_fn(|m| &x.init[m * words..].as_chunks::<LANES>().0[..steps]);
+        std::array::from_fn(|m| &x.init.as_chunks::<LANES>().0[m * steps..][..steps]);
+    let per_step = LANES / w.lanes_per_scale;
+    let lane_scale = spread_scales(w.lanes_per_scale);
+    let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
+    let table = spread(w.map.unwrap_or(&[0; 16]));
     let mut total = [_mm512_setzero_ps(); MR];
     for t in 0..steps {
-        let (codes, scale) = (load_i32(&w_codes[t]), load_f32(&w_scale[t]));
+        let words = load_i32(&w_codes[t]);
+        let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w.scale[t * per_step..]));
+        let mut sums = [_mm512_setzero_si512(); MR];
         for m in 0..MR {
-            let mut init = load_i32(&x_init[m][t]);
-            if let Some(zero) = zero.get(t) {
+            sums[m] = load_i32(&x_init[m][t]);
+        }
+        if !w.zero.is_empty() {
+            let zero = _mm512_permutexvar_epi32(lane_scale, load_i32(&w.zero[t * per_step..]));
+            for m in 0..MR {
                 // Both factors fit 16 bits, and the upper half of a zero-point is 0.
-                init = _mm512_madd_epi16(init, load_i32(zero));
+                sums[m] = _mm512_madd_epi16(sums[m], zero);
             }
-            let sum = _mm512_dpbusd_epi32(init, codes, load_i32(&x_codes[m][t]));
+        }
+        for f in 0..F {
+            let mut codes = words;
+            if F > 1 {
+                let shift = _mm512_set1_epi32((f * 8 / F) as i32);
+                codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+            }
+            if w.map.is_some() {
+                codes = _mm512_shuffle_epi8(table, codes);
+            }
+            for m in 0..MR {
+                sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x_codes[m][t * F + f]));
+            }
+        }
+        for m in 0..MR {
             let factor = _mm512_mul_ps(scale, load_f32(&x_scale[m][t]));
-            total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(_mm512_cvtepi32_ps(sum), factor));
+            total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor));
         }
     }
     let mut out = [0f32; MR];
@@ -234,5 +273,84 @@ fn f32_panel_of<const MR: usize>(w: &[f32], x: &[f32], out: &mut [f32], stride: 
             let sum = _mm512_add_ps(load_f32(out), sums[m][h]);
             store_f32(out, sum);
         }
+    }
+}
+
+/// 16 x 16 words at a time; `rows` are a multiple of 16, and so are `words`.
+#[target_feature(enable = "avx512f")]
+pub(super) fn transpose(rows: &[&[u8]], words: usize, out: &mut [u32]) {
+    let n = rows.len();
+    for (h, rows) in rows.as_chunks::<16>().0.iter().enumerate() {
+        for start in (0..words).step_by(16) {
+            // Not by closures, which would not have this function's features.
+            let mut v = [_mm512_setzero_si512(); 16];
+            for r in 0..16 {
+                v[r] = load_i32(&rows[r][4 * start..4 * start + 64]);
+            }
+            // Pairs of rows, then pairs of pairs: v[4q + j] comes to hold words j, 4 + j, 8 + j, 12 + j of rows 4q..4q+4.
+            let mut pairs = [_mm512_setzero_si512(); 16];
+            for i in 0..8 {
+                pairs[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+                pairs[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+            }
+            let mut fours = [_mm512_setzero_si512(); 16];
+            for q in 0..4 {
+                for h in 0..2 {
+                    let (a, b) = (pairs[4 * q + h], pairs[4 * q + 2 + h]);
+                    fours[4 * q + 2 * h] = _mm512_unpacklo_epi64(a, b);
+                    fours[4 * q + 2 * h + 1] = _mm512_unpackhi_epi64(a, b);
+                }
+            }
+            for j in 0..4 {
+                // 128-bit lane l of fours[4q + j] is word 4l + j of rows 4q..: gather the lanes of one word.
+                let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
+                let (ab_even, ab_odd) =
+                    (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+                let (cd_even, cd_odd) =
+                    (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+                let turned = [
+                    _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even),
+                    _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd),
+                    _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even),
+                    _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd),
+                ];
+                for l in 0..4 {
+                    store_i32(&mut out[(start + 4 * l + j) * n + 16 * h..], turned[l]);
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_i32(to: &mut [u32], v: __m512i) {
+    assert!(to.len() >= LANES, "a whole vector");
+    // SAFETY: 64 writable bytes, just checked; the store needs no alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm512_storeu_si512(to.as_mut_ptr().cast(), v);
+    }
+}
+
+/// The table in each 128-bit lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn spread(map: &[u8; 16]) -> __m512i {
+    let [a, b, c, d] =
+        [0, 4, 8, 12].map(|i| i32::from_le_bytes([map[i], map[i + 1], map[i + 2], map[i + 3]]));
+    _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d))
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn map_bytes(map: &[u8; 16], words: &mut [u32]) {
+    let table = spread(map);
+    let (chunks, rest) = words.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        let v = _mm512_shuffle_epi8(table, load_i32(chunk));
+        store_i32(chunk, v);
+    }
+    for word in rest {
+        *word = u32::from_le_bytes(word.to_le_bytes().map(|b| map[usize::from(b & 15)]));
     }
 }

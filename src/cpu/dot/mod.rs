@@ -16,6 +16,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod turn;
+
+pub(super) use turn::{map_bytes, transpose};
 
 use super::level::Level;
 
@@ -51,39 +54,51 @@ pub(super) fn f32_tile(level: Level) -> Tile {
     }
 }
 
-/// A weight row for [`int_rows`]: words of four codes. All slices cover the padded row.
+/// A weight row for [`int_rows`], as it lies in its code plane: steps of [`LANES`] words. A word holds `fields` times four codes of `8 / fields` bits
+/// in quad order, so a lane is `4 * fields` consecutive values.
 #[derive(Clone, Copy)]
 pub(super) struct IntRow<'a> {
-    /// `4 * words`
+    /// `64 * steps` bytes.
     pub codes: &'a [u8],
-    /// Per word.
+    /// 1, 2, 4 or 8.
+    pub fields: usize,
+    /// What a code is replaced by before it is multiplied.
+    pub map: Option<&'a [u8; 16]>,
+    /// Lanes that share a scale: 1, 2, 4, 8 or 16.
+    pub lanes_per_scale: usize,
+    /// One per so many lanes, and [`LANES`] more that do not matter.
     pub scale: &'a [f32],
-    /// Per word, at most 255; empty where the zero-point is in [`IntX::init`].
+    /// As `scale`, at most 255; empty where the zero-point is in [`IntX::init`].
     pub zero: &'a [i32],
 }
 
-/// Rows of x for [`int_rows`], consecutive, each of `words`.
+/// Rows of x for [`int_rows`], consecutive, each of `steps`.
 #[derive(Clone, Copy)]
 pub(super) struct IntX<'a> {
-    pub words: usize,
-    /// `[mr, 4 * words]`
-    pub codes: &'a [i8],
-    /// `[mr, words]`
+    pub steps: usize,
+    /// `[mr, steps, fields, LANES]`, each four codes: those that meet a field of the weight's words.
+    pub codes: &'a [[i8; 4]],
+    /// `[mr, steps, LANES]`
     pub scale: &'a [f32],
-    /// `[mr, words]`: what integer sums start from; with [`IntRow::zero`], what is multiplied with it to that end. Fits 16 bits.
+    /// `[mr, steps, LANES]`: what integer sums start from; with [`IntRow::zero`], what is multiplied with it to that end. Fits 16 bits.
     pub init: &'a [i32],
 }
 
-/// `out[m] = sum over words of scale_w * scale_x * (init + sum of 4 products)`, for `out.len()` rows of x, at most [`ROWS_MR`].
+/// `out[m] = sum over lanes of scale_w * scale_x * (init + sum of products)`, for `out.len()` rows of x, at most [`ROWS_MR`].
 ///
 /// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`; lanes are joined in pairs
 /// `l += l + 8`, then 4, 2, 1.
 pub(super) fn int_rows(level: Level, w: IntRow, x: IntX, out: &mut [f32]) {
-    assert!(x.words % LANES == 0 && w.codes.len() == 4 * x.words && w.scale.len() == x.words, "whole steps");
-    assert!(w.zero.is_empty() || w.zero.len() == x.words, "a zero per word");
     let rows = out.len();
-    assert!(rows <= ROWS_MR && x.codes.len() == rows * 4 * x.words, "rows of x");
-    assert!(x.scale.len() == rows * x.words && x.init.len() == rows * x.words, "rows of x");
+    let scales = x.steps * LANES / w.lanes_per_scale + LANES;
+    assert!(
+        [1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale),
+        "a lane's shape"
+    );
+    assert!(w.codes.len() == 4 * LANES * x.steps && w.scale.len() >= scales, "whole steps");
+    assert!(w.zero.is_empty() || w.zero.len() >= scales, "a zero per scale");
+    assert!(rows <= ROWS_MR && x.codes.len() == rows * x.steps * w.fields * LANES, "rows of x");
+    assert!(x.scale.len() == rows * x.steps * LANES && x.init.len() == x.scale.len(), "rows of x");
     #[cfg(target_arch = "x86_64")]
     match level {
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.

@@ -12,18 +12,29 @@ fn dot4(w: [u8; 4], x: [i8; 4]) -> i32 {
 }
 
 pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
-    let words = x.words;
+    let (width, fields) = (8 / w.fields, w.fields);
+    let mask = ((1u32 << width) - 1) as u8;
+    let per_step = LANES / w.lanes_per_scale;
     for (m, out) in out.iter_mut().enumerate() {
-        let codes = x.codes[m * 4 * words..(m + 1) * 4 * words].as_chunks::<4>().0;
-        let (scale, init) = (&x.scale[m * words..(m + 1) * words], &x.init[m * words..(m + 1) * words]);
+        let codes = &x.codes[m * x.steps * fields * LANES..][..x.steps * fields * LANES];
+        let (scale, init) = (&x.scale[m * x.steps * LANES..], &x.init[m * x.steps * LANES..]);
         let mut lanes = [0f32; LANES];
-        for (t, w_codes) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
-            let w_words = w_codes.as_chunks::<4>().0;
+        for (t, words) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+            let words = words.as_chunks::<4>().0;
+            let zero = |l: usize| w.zero.get(t * per_step + l / w.lanes_per_scale).copied();
+            let mut sums: [i32; LANES] = std::array::from_fn(|l| init[t * LANES + l] * zero(l).unwrap_or(1));
+            for (f, x) in
+                codes[t * fields * LANES..][..fields * LANES].as_chunks::<LANES>().0.iter().enumerate()
+            {
+                for l in 0..LANES {
+                    let u = words[l].map(|b| (b >> (width * f)) & mask);
+                    let u = w.map.map_or(u, |map| u.map(|u| map[usize::from(u & 15)]));
+                    sums[l] += dot4(u, x[l]);
+                }
+            }
             for (l, lane) in lanes.iter_mut().enumerate() {
-                let i = t * LANES + l;
-                let start = if w.zero.is_empty() { init[i] } else { init[i] * w.zero[i] };
-                let sum = start + dot4(w_words[l], codes[i]);
-                *lane += sum as f32 * (w.scale[i] * scale[i]);
+                let factor = w.scale[t * per_step + l / w.lanes_per_scale] * scale[t * LANES + l];
+                *lane += sums[l] as f32 * factor;
             }
         }
         *out = join_lanes(lanes);

@@ -1,0 +1,255 @@
+//! Panels: a few weight rows turned so that lanes run over rows.
+//!
+//! ```text
+//! code planes [nr rows][words] --dot::transpose--> [words][nr] --fields of quad order--> codes [K / 4][nr], four bytes each
+//! scales, zeros, biases [nr][groups] --dot::transpose--> [groups][nr]
+//! codes --values--> w [K][nr] f32
+//! ```
+//!
+//! Words are turned while the codes are still packed, so that a quarter-word of nibbles costs half of what a word of bytes does. Decoding is
+//! that of [`super::decode`], bit for bit.
+
+use super::decode::{Groups, Weights};
+use super::dot;
+use super::half_float::{bf16_to_f32, f16_to_f32};
+use super::level::{Level, Work, vectorized_at};
+use crate::scheme::layout::code_widths;
+use crate::scheme::{Float, Value};
+use std::ops::Range;
+
+/// Codes and group parameters of `nr` weight rows. Reused from one block of rows to the next.
+pub(super) struct Panel {
+    nr: usize,
+    /// Transposed planes.
+    low: Vec<u32>,
+    high: Vec<u32>,
+    /// `[K / 4, nr]` for codes of at most 8 bits; the transposed plane itself for floats.
+    pub codes: Vec<u32>,
+    /// `[groups, nr]`; zero-points and biases are empty where the scheme has none.
+    pub scale: Vec<f32>,
+    pub zero: Vec<i32>,
+    pub bias: Vec<f32>,
+    row: Groups,
+    lines: [Vec<u32>; 3],
+}
+
+impl Panel {
+    pub fn new(nr: usize) -> Self {
+        Self {
+            nr,
+            low: Vec::new(),
+            high: Vec::new(),
+            codes: Vec::new(),
+            scale: Vec::new(),
+            zero: Vec::new(),
+            bias: Vec::new(),
+            row: Groups::default(),
+            lines: Default::default(),
+        }
+    }
+
+    /// Fills the panel with at most `nr` rows; missing ones repeat the last.
+    pub fn load<'w>(&mut self, level: Level, w: &Weights<'w>, rows: Range<usize>) {
+        let nr = self.nr;
+        let row = |i: usize| (rows.start + i).min(rows.end - 1);
+        let (low_width, high_width) = code_widths(w.scheme.bits);
+        let padded = w.k.next_multiple_of(32);
+        let turn = |width: usize, plane: &dyn Fn(usize) -> &'w [u8], out: &mut Vec<u32>| {
+            let words = padded * width / 32;
+            let lines: Vec<&[u8]> = (0..nr).map(|i| plane(row(i))).collect();
+            out.resize(words * nr, 0);
+            dot::transpose(level, &lines, words, out);
+        };
+        if low_width >= 8 {
+            turn(low_width, &|r| w.low(r), &mut self.codes);
+        } else {
+            turn(low_width, &|r| w.low(r), &mut self.low);
+            if high_width > 0 {
+                turn(high_width, &|r| w.high(r), &mut self.high);
+            }
+            self.codes.resize(padded / 4 * nr, 0);
+            let (low, high, out) = (&self.low, &self.high, &mut self.codes);
+            let widths = (low_width, high_width);
+            match nr {
+                32 => vectorized_at(level, Fields::<32> { widths, low, high, out }),
+                16 => vectorized_at(level, Fields::<16> { widths, low, high, out }),
+                _ => vectorized_at(level, Fields::<8> { widths, low, high, out }),
+            }
+        }
+        if w.scheme.is_float() {
+            return;
+        }
+        let groups = w.groups_per_row;
+        for line in &mut self.lines {
+            line.clear();
+        }
+        let [scale, zero, bias] = &mut self.lines;
+        for i in 0..nr {
+            vectorized_at(level, ReadGroups { w, row: row(i), out: &mut self.row });
+            scale.extend(self.row.scale.iter().map(|v| v.to_bits()));
+            zero.extend(self.row.zero.iter().map(|v| *v as u32));
+            bias.extend(self.row.bias.iter().map(|v| v.to_bits()));
+        }
+        let turn = |lines: &[u32], out: &mut [u32]| {
+            let lines: Vec<&[u8]> = lines.chunks(groups).map(bytemuck::cast_slice).collect();
+            if !lines.is_empty() {
+                dot::transpose(level, &lines, groups, out);
+            }
+        };
+        self.scale.resize(scale.len(), 0.0);
+        self.zero.resize(zero.len(), 0);
+        self.bias.resize(bias.len(), 0.0);
+        turn(scale, bytemuck::cast_slice_mut(&mut self.scale));
+        turn(zero, bytemuck::cast_slice_mut(&mut self.zero));
+        turn(bias, bytemuck::cast_slice_mut(&mut self.bias));
+    }
+
+    /// Decodes the values `range` of K, which begins on a multiple of 4, into `out` `[range.len(), nr]`.
+    pub fn values(&self, level: Level, w: &Weights, range: Range<usize>, out: &mut [f32]) {
+        match self.nr {
+            32 => vectorized_at(level, Values::<32> { panel: self, w, range, out }),
+            16 => vectorized_at(level, Values::<16> { panel: self, w, range, out }),
+            _ => vectorized_at(level, Values::<8> { panel: self, w, range, out }),
+        }
+    }
+}
+
+struct ReadGroups<'a> {
+    w: &'a Weights<'a>,
+    row: usize,
+    out: &'a mut Groups,
+}
+
+impl Work for ReadGroups<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.w.groups(self.row, self.out);
+    }
+}
+
+/// Transposed planes to words of four codes.
+struct Fields<'a, const NR: usize> {
+    widths: (usize, usize),
+    low: &'a [u32],
+    high: &'a [u32],
+    out: &'a mut [u32],
+}
+
+impl<const NR: usize> Work for Fields<'_, NR> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { widths, low, high, out } = self;
+        let (low, high) = (low.as_chunks::<NR>().0, high.as_chunks::<NR>().0);
+        let out = out.as_chunks_mut::<NR>().0;
+        match widths {
+            (4, 0) => fields::<4, NR>(low, 0, out),
+            (2, 0) => fields::<2, NR>(low, 0, out),
+            (1, 0) => fields::<1, NR>(low, 0, out),
+            (2, _) => {
+                fields::<2, NR>(low, 0, out);
+                fields::<1, NR>(high, 2, out);
+            }
+            (_, 1) => {
+                fields::<4, NR>(low, 0, out);
+                fields::<1, NR>(high, 4, out);
+            }
+            _ => {
+                fields::<4, NR>(low, 0, out);
+                fields::<2, NR>(high, 4, out);
+            }
+        }
+    }
+}
+
+/// Takes the fields of `WIDTH` bits apart; those of a high plane are added at `first_bit`.
+#[inline(always)]
+fn fields<const WIDTH: usize, const NR: usize>(words: &[[u32; NR]], first_bit: usize, out: &mut [[u32; NR]]) {
+    let mask = u32::from_ne_bytes([((1u32 << WIDTH) - 1) as u8; 4]);
+    for (words, out) in words.iter().zip(out.chunks_mut(8 / WIDTH)) {
+        for (field, out) in out.iter_mut().enumerate() {
+            for n in 0..NR {
+                let four = (words[n] >> (WIDTH * field)) & mask;
+                out[n] = if first_bit == 0 { four } else { out[n] | (four << first_bit) };
+            }
+        }
+    }
+}
+
+struct Values<'a, const NR: usize> {
+    panel: &'a Panel,
+    w: &'a Weights<'a>,
+    range: Range<usize>,
+    out: &'a mut [f32],
+}
+
+impl<const NR: usize> Work for Values<'_, NR> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { panel, w, range, out } = self;
+        let words = panel.codes.as_chunks::<NR>().0;
+        let out = out.as_chunks_mut::<NR>().0;
+        match w.scheme.value {
+            Value::Float(Float::F32) => {
+                for (words, out) in words[range].iter().zip(out) {
+                    *out = words.map(f32::from_bits);
+                }
+            }
+            Value::Float(kind) => {
+                for (words, out) in words[range.start / 2..].iter().zip(out.chunks_mut(2)) {
+                    for (half, out) in out.iter_mut().enumerate() {
+                        for n in 0..NR {
+                            let bits = (words[n] >> (16 * half)) as u16;
+                            out[n] = if kind == Float::F16 { f16_to_f32(bits) } else { bf16_to_f32(bits) };
+                        }
+                    }
+                }
+            }
+            Value::Linear { step, .. } => {
+                let offset = w.offset();
+                each_word(panel, w, range, out, |u, zero| (step * u as i32 - offset - zero) as f32);
+            }
+            Value::Codebook(_) | Value::Learned => {
+                // A table of 256, so that no index is out of range.
+                let mut table = [0f32; 256];
+                table[..w.table.len()].copy_from_slice(&w.table);
+                each_word(panel, w, range, out, |u, _| table[u as usize & 255]);
+            }
+        }
+    }
+}
+
+/// `scale * value(code, zero) (+ bias)` for the four codes of each word.
+#[inline(always)]
+fn each_word<const NR: usize>(
+    panel: &Panel,
+    w: &Weights,
+    range: Range<usize>,
+    out: &mut [[f32; NR]],
+    value: impl Fn(u32, i32) -> f32,
+) {
+    let words = panel.codes.as_chunks::<NR>().0;
+    let (scales, biases) = (panel.scale.as_chunks::<NR>().0, panel.bias.as_chunks::<NR>().0);
+    let zeros = panel.zero.as_chunks::<NR>().0;
+    for (i, out) in out.chunks_mut(4).enumerate().take(range.len().div_ceil(4)) {
+        let word = range.start / 4 + i;
+        let g = (4 * word / w.group_len).min(w.groups_per_row - 1);
+        let (codes, scale) = (&words[word], &scales[g]);
+        let zero = zeros.get(g).unwrap_or(&[0; NR]);
+        for (byte, out) in out.iter_mut().enumerate() {
+            for n in 0..NR {
+                out[n] = scale[n] * value((codes[n] >> (8 * byte)) & 255, zero[n]);
+            }
+            if let Some(bias) = biases.get(g) {
+                for n in 0..NR {
+                    out[n] += bias[n];
+                }
+            }
+        }
+    }
+}
