@@ -853,6 +853,25 @@ fn the_demo_runs_on_every_device() {
     assert!(bare.stdout.contains("bits/weight") && bare.stdout.contains("nf4-g64"), "{}", bare.stdout);
 }
 
+/// Every line of the README's shell blocks that calls `lowbit`, in order, in one folder with a model.
+#[test]
+fn the_commands_of_the_readme_run() {
+    let folder = Folder::new();
+    folder.write("model.safetensors", model());
+    let readme = include_str!("../README.md");
+    let mut blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines: Vec<&str> =
+        blocks.by_ref().flat_map(str::lines).filter(|l| l.starts_with("lowbit ")).collect();
+    assert!(lines.len() >= 6, "{lines:?}");
+    for line in lines {
+        let command = line.split(" # ").next().unwrap_or_default();
+        let args: Vec<&str> = command.split_whitespace().skip(1).collect();
+        let ran = folder.run(&args);
+        assert_eq!(ran.code, Some(0), "{command}: {}{}", ran.stdout, ran.stderr);
+        assert!(!ran.stdout.is_empty(), "{command}");
+    }
+}
+
 /// The largest resident set of a process in KiB, as far as it got until it ended. None where there is no `/proc`.
 fn peak_memory(mut child: std::process::Child) -> (std::process::ExitStatus, Option<u64>) {
     let status = format!("/proc/{}/status", child.id());

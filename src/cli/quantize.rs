@@ -61,6 +61,9 @@ enum NonFinite {
     Zero,
 }
 
+/// So many tensors that the scheme does not fit are named on stderr, the others counted.
+const NAMED: usize = 10;
+
 /// Why a tensor stays as it is.
 enum Reason {
     /// Not asked for: the type, the rank, `--include` and `--exclude`.
@@ -81,17 +84,30 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let mut chosen = Vec::new();
     let mut copied = Vec::new();
     let mut unfit = Vec::new();
+    let mut left = 0;
     for entry in model.entries() {
         match choose(entry, &scheme, &filter) {
             Ok(source) => chosen.push((entry, source)),
             Err(Reason::NotSelected(why)) => copied.push((entry, why.to_string())),
             Err(Reason::Unfit(error)) if args.strict => return Err(error.in_tensor(&entry.name)),
             Err(Reason::Unfit(error)) => {
-                print::note(&format!("lowbit: left as it is: '{}' {:?}: {error}", entry.name, entry.shape));
+                left += 1;
+                if left <= NAMED {
+                    print::note(&format!(
+                        "lowbit: left as it is: '{}' {:?}: {error}",
+                        entry.name, entry.shape
+                    ));
+                }
                 unfit.push(error.to_string());
                 copied.push((entry, error.to_string()));
             }
         }
+    }
+    if left > NAMED {
+        print::note(&format!(
+            "lowbit: and {} more, in which it does not fit either (--json names all)",
+            left - NAMED
+        ));
     }
     let engine = pollster::block_on(open_engine(device))?;
     if args.nonfinite == NonFinite::Copy {

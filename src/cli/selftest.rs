@@ -57,7 +57,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     bar.finish_and_clear();
 
     let seconds = started.elapsed().as_secs_f64();
-    let device = format!("{} ({} {}; tier {})", info.name, info.backend, info.driver, info.tier);
+    let backend = format!("{} {}", info.backend, info.driver);
+    let device = format!("{} ({}; {})", info.name, backend.trim_end(), info.tier);
     if args.json {
         print::json(&to_json(&device, &report, seconds))?;
     } else {
