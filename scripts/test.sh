@@ -6,7 +6,7 @@
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
 #   CI=true         a missing adapter is an error (here and in the tests), not a notice
-#   LOWBIT_FULL=1   the tests run their full cross instead of pairs
+#   LOWBIT_FULL=1   the tests run their full cross instead of pairs, and Tint judges the shaders (scripts/check-tint.sh)
 #
 # For the tests this sets, unless the caller did:
 #   VK_DRIVER_FILES     every Vulkan driver found, so that one process sees GPUs, lavapipe and SwiftShader alike
@@ -91,6 +91,11 @@ cargo clippy --release --all-targets -- -D warnings
 
 begin_stage "cargo test"
 cargo test --release
+
+if [ "${LOWBIT_FULL:-}" = 1 ]; then
+  begin_stage "Tint (Chromium's WGSL compiler)"
+  ./scripts/check-tint.sh
+fi
 
 begin_stage "build without default features"
 cargo build --release --no-default-features

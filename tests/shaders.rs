@@ -446,11 +446,11 @@ fn check_all(shader: &Shader, judge: bool) -> Vec<(&'static str, String)> {
 fn judged(texts: &[Text]) -> Vec<bool> {
     let mut seen = HashSet::new();
     let mut first = HashSet::new();
-    let mut is_new = |Text { shader, scheme }: &Text| {
+    let is_new = |Text { shader, scheme }: &Text| {
         let lines = shader.wgsl.lines().filter(|line| seen.insert((shader.kernel, line.trim().to_owned())));
         lines.count() > 0 || first.insert((shader.kernel, *scheme, shader.needs))
     };
-    texts.iter().map(|text| is_new(text)).collect()
+    texts.iter().map(is_new).collect()
 }
 
 #[test]

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# check-tint.sh: every generated shader through Tint, the WGSL compiler of Chromium. Part of LOWBIT_FULL=1 ./scripts/test.sh.
+#
+#   lowbit shaders --dump target/tint/wgsl -> tests/web/tint.mjs -> Dawn for Node (npm's webgpu, pinned by tests/web/package-lock.json)
+#
+# Needs Node 18 or newer and npm, and once the network; no GPU, no driver. Where these are missing it says so, and fails under CI.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/setup.sh
+. scripts/setup.sh
+
+leave_out() {
+  warn "Tint was left out: $*"
+  if in_ci; then exit 1; fi
+  exit 0
+}
+
+find_cargo
+for program in node npm; do
+  command -v "$program" >/dev/null || leave_out "no $program (Node 18 or newer, with npm)"
+done
+dir=target/tint
+mkdir -p "$dir"
+if ! cmp -s tests/web/package-lock.json "$dir/package-lock.json" || ! [ -d "$dir/node_modules/webgpu" ]; then
+  cp tests/web/package.json "$dir"
+  cp tests/web/package-lock.json "$dir"
+  if ! (cd "$dir" && npm ci --ignore-scripts --no-fund --no-audit >npm.log 2>&1); then
+    rm "$dir/package-lock.json"
+    cat "$dir/npm.log" >&2
+    leave_out "npm could not fetch webgpu"
+  fi
+fi
+# Node looks for packages beside the script.
+cp tests/web/tint.mjs "$dir"
+rm -rf "$dir/wgsl"
+cargo run --release --quiet -- shaders --dump "$dir/wgsl" --json >"$dir/list.json"
+node "$dir/tint.mjs" "$dir/list.json"
