@@ -11,7 +11,7 @@
 //! engine is a handle that clones cheaply and may be shared between threads. Which kernel runs when is decided here; how is
 //! `kernels` and `cpu`.
 
-use crate::product::{Accumulate, Activation, Function, Product, Summation};
+use crate::product::{Accumulate, Activation, Function, Int8Group, Product, Summation};
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
 use std::ops::Range;
 use std::sync::Arc;
@@ -135,6 +135,17 @@ impl MatmulOptions {
             accumulate: self.accumulate,
             function: self.function,
             output: self.output,
+        }
+    }
+
+    /// Whether there is such a product on any engine.
+    fn supported(&self) -> Result<()> {
+        match (self.output, self.activation) {
+            (DType::Bf16, _) => Err(Error::unsupported("bf16 output", "f32 and f16 are")),
+            (_, Activation::Int8(Int8Group::Cols(g))) if g != 32 && g != 128 => {
+                Err(Error::unsupported(format!("int8 activations in groups of {g}"), "32 and 128 are"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -307,11 +318,12 @@ impl Engine {
     }
 
     /// Wraps a buffer of the application's as a dense array that begins at byte `offset`, a multiple of 256, on an engine of the same
-    /// device ([`Engine::from_wgpu`]). It needs `STORAGE`, and `COPY_SRC` to be read. The array owns its bytes up to the next
-    /// multiple of 16.
+    /// device ([`Engine::from_wgpu`]). It needs `STORAGE`, and `COPY_SRC` to be read or to be a residual beside a bias. The array owns
+    /// its bytes up to the next multiple of 16. No call may read and write one buffer, not even different parts of it: wgpu tracks whole
+    /// buffers.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the buffer is smaller than that; [`Error::Unsupported`] on the CPU engine and for bf16.
+    /// [`Error::Shape`] if the buffer is smaller than that; [`Error::Unsupported`] on the CPU engine, for bf16 and without `STORAGE`.
     #[cfg(feature = "gpu")]
     pub fn wrap_buffer(
         &self,
@@ -325,6 +337,12 @@ impl Engine {
         };
         if dtype == DType::Bf16 {
             return Err(Error::unsupported("a bf16 array", "f32 and f16 are"));
+        }
+        if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+            return Err(Error::unsupported(
+                "a buffer without STORAGE",
+                format!("it has {:?}", buffer.usage()),
+            ));
         }
         let shape = shape.into();
         let bytes = crate::tensor::element_count(&shape).and_then(|n| n.checked_mul(dtype.size()));
@@ -387,7 +405,7 @@ impl Engine {
                 ArrayData::Host(Arc::new(cpu::dequantize(packed, dtype)))
             }
             #[cfg(feature = "gpu")]
-            (Backend::Gpu(gpu), PackedData::Device(_, weights)) => {
+            (Backend::Gpu(gpu), PackedData::Device(owner, weights)) if owner.same(gpu) => {
                 let elements: usize = shape.iter().product();
                 let y = gpu.alloc((elements * dtype.size()) as u64, "dense weights")?;
                 kernels::dequantize::record(gpu, &mut Target::Recorder, weights, (&y, 0), dtype)?;
@@ -410,11 +428,14 @@ impl Engine {
         packed: &PackedArray,
         y: &Array,
     ) -> Result<()> {
-        let (Backend::Gpu(gpu), ArrayData::Device(_, buffer, offset), PackedData::Device(_, weights)) =
+        let (Backend::Gpu(gpu), ArrayData::Device(owner, buffer, offset), PackedData::Device(maker, weights)) =
             (&self.backend, &y.data, &packed.data)
         else {
             return Err(foreign());
         };
+        if !owner.same(gpu) || !maker.same(gpu) {
+            return Err(foreign());
+        }
         if y.shape != weights.shape {
             return Err(Error::shape(
                 "y of a dequantization",
@@ -484,9 +505,12 @@ impl Engine {
         options: &MatmulOptions,
     ) -> Result<()> {
         let call = Call::new(x, w, options)?;
-        let (Backend::Gpu(gpu), ArrayData::Device(_, buffer, offset)) = (&self.backend, &y.data) else {
+        let (Backend::Gpu(gpu), ArrayData::Device(owner, buffer, offset)) = (&self.backend, &y.data) else {
             return Err(foreign());
         };
+        if !owner.same(gpu) {
+            return Err(foreign());
+        }
         if y.shape != call.shape || y.dtype != options.output {
             let got = format!("{} {:?}", y.dtype, y.shape);
             return Err(Error::shape("y of a product", format!("{} {:?}", options.output, call.shape), got));
@@ -506,12 +530,17 @@ impl Engine {
         options: &MatmulOptions,
         call: &Call,
     ) -> Result<()> {
-        let (ArrayData::Device(_, x_buffer, x_offset), PackedData::Device(_, weights)) = (&x.data, &w.data)
+        let (ArrayData::Device(owner, x_buffer, x_offset), PackedData::Device(maker, weights)) =
+            (&x.data, &w.data)
         else {
             return Err(foreign());
         };
+        if !owner.same(gpu) || !maker.same(gpu) {
+            return Err(foreign());
+        }
         let mut widen = |a: &Option<Array>| match a {
             None => Ok(None),
+            Some(Array { data: ArrayData::Device(owner, ..), .. }) if !owner.same(gpu) => Err(foreign()),
             Some(Array { data: ArrayData::Device(_, b, 0), dtype: DType::F32, .. }) => Ok(Some(b.clone())),
             Some(Array { data: ArrayData::Device(_, b, offset), shape, dtype }) => {
                 let elements: usize = shape.iter().product();
@@ -545,8 +574,9 @@ impl Engine {
     /// What [`Engine::matmul`] would run for `m` rows of x.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the options pin a kernel that does not take this product.
+    /// [`Error::Unsupported`] for what [`Engine::matmul`] does not do, and if the options pin a kernel that does not take this product.
     pub fn plan(&self, m: usize, w: &PackedArray, options: &MatmulOptions) -> Result<Plan> {
+        options.supported()?;
         let k = w.shape().last().copied().unwrap_or(0);
         #[cfg(not(feature = "gpu"))]
         let _ = m;
@@ -560,6 +590,7 @@ impl Engine {
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let tier = Tier::of(gpu.capabilities());
+                kernels::product::supported(&options.product())?;
                 let choice = Choice::new(options.kernel, gpu, m)?;
                 let accumulate = kernels::product::effective(options.accumulate, tier);
                 Ok(Plan {
@@ -626,22 +657,24 @@ impl Call {
         if x.shape.contains(&0) {
             return Err(Error::shape("x", "no dimension of size 0", format!("{:?}", x.shape)));
         }
-        if options.output == DType::Bf16 {
-            return Err(Error::unsupported("bf16 output", "f32 and f16 are"));
-        }
-        let m = x.shape.iter().product::<usize>() / k;
+        options.supported()?;
+        let (m, n) = (x.shape.iter().product::<usize>() / k, rows.len());
         let mut y_shape = x.shape.clone();
         if let Some(last) = y_shape.last_mut() {
-            *last = rows.len();
+            *last = n;
         }
-        let check = |what: &str, a: &Option<Array>, len: usize, expected: String| match a {
-            Some(a) if a.shape.iter().product::<usize>() != len => {
+        if crate::tensor::element_count(&y_shape).and_then(|n| n.checked_mul(4)).is_none() {
+            return Err(Error::shape("y", "a size that can be counted", format!("{y_shape:?}")));
+        }
+        let check = |what: &str, a: &Option<Array>, rows: usize| match a {
+            Some(a) if a.shape.last() != y_shape.last() || a.shape.iter().product::<usize>() != rows * n => {
+                let expected = if rows == 1 { format!("[{n}]") } else { format!("{y_shape:?}") };
                 Err(Error::shape(what, expected, format!("{:?}", a.shape)))
             }
             _ => Ok(()),
         };
-        check("bias", &options.bias, rows.len(), format!("[{}]", rows.len()))?;
-        check("residual", &options.residual, m * rows.len(), format!("{y_shape:?}"))?;
+        check("bias", &options.bias, 1)?;
+        check("residual", &options.residual, m)?;
         Ok(Self { m, rows, shape: y_shape })
     }
 }

@@ -46,30 +46,30 @@ impl PackedTensor {
         shape: impl Into<Vec<usize>>,
         planes: &[(PlaneKind, &[u8])],
     ) -> Result<Self> {
-        let mut packed = Self::zeroed(scheme, shape)?;
-        let wrong = |kind: PlaneKind, expected: usize, got: usize| Error::Plane {
-            scheme: scheme.to_string(),
-            plane: kind.name(),
-            expected,
-            got,
-        };
+        let shape = shape.into();
+        let (rows, k) = scheme.check_shape(&shape)?;
+        let layout = Layout::new(&scheme, rows, k);
+        // All lengths before anything is allocated: a shape that lies in a file is an error and no out-of-memory.
         for kind in PlaneKind::ALL {
-            let mut given = planes.iter().filter(|(k, _)| *k == kind).map(|(_, bytes)| *bytes);
-            let expected = packed.layout.plane(kind).map_or(0, |p| p.len);
+            let mut given = planes.iter().filter(|(k, _)| *k == kind).map(|(_, bytes)| bytes.len());
+            let expected = layout.plane(kind).map_or(0, |p| p.len);
             let fixed_table = kind == PlaneKind::Codebook && scheme.codebook().is_some();
             match (given.next(), given.next()) {
                 (None, _) if expected == 0 || fixed_table => {}
-                (Some(bytes), None) if bytes.len() == expected => {
-                    packed.plane_mut(kind).copy_from_slice(bytes)
-                }
-                (bytes, doubled) => {
-                    return Err(wrong(
-                        kind,
+                (Some(got), None) if got == expected => {}
+                (first, second) => {
+                    return Err(Error::Plane {
+                        scheme: scheme.to_string(),
+                        plane: kind.name(),
                         expected,
-                        bytes.map_or(0, <[u8]>::len) + doubled.map_or(0, <[u8]>::len),
-                    ));
+                        got: first.unwrap_or(0) + second.unwrap_or(0),
+                    });
                 }
             }
+        }
+        let mut packed = Self::zeroed(scheme, shape)?;
+        for (kind, bytes) in planes {
+            packed.plane_mut(*kind).copy_from_slice(bytes);
         }
         Ok(packed)
     }

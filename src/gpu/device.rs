@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use super::adapter::{AdapterInfo, Capabilities, Disable, requirements};
 use super::buffer::Pool;
-use super::fault::{Faults, lock};
+use super::fault::{Faults, lock, turn};
 use super::pipeline::Pipelines;
 use super::recorder::Recorder;
 use crate::error::{Error, Result};
@@ -131,15 +131,20 @@ impl Gpu {
         } else {
             wgpu::ExperimentalFeatures::disabled()
         };
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("lowbit"),
-                required_features: features,
-                required_limits: options.limits.clone().unwrap_or(adapter_limits),
-                experimental_features: experimental,
-                memory_hints: wgpu::MemoryHints::Performance,
-                trace: wgpu::Trace::Off,
-            })
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("lowbit"),
+            required_features: features,
+            required_limits: options.limits.clone().unwrap_or(adapter_limits),
+            experimental_features: experimental,
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let opening = {
+            // Natively all the work is done in this call.
+            let _turn = turn(adapter.get_info().backend);
+            adapter.request_device(&descriptor)
+        };
+        let (device, queue) = opening
             .await
             .map_err(|e| Error::Gpu { message: format!("opening {}: {e}", adapter.get_info().name) })?;
 
@@ -194,6 +199,11 @@ impl Gpu {
                 counters: Counters::default(),
             }),
         }
+    }
+
+    /// Whether both are clones of one.
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// wgpu's device.
@@ -262,7 +272,10 @@ impl Gpu {
         let shared = &self.shared;
         // wgpu panics in here when the driver reports a loss while it waits (`Device::poll` has no error for it). Its own
         // loss callback has run by then, its locks do not poison, and the device is only dropped after that.
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.device.poll(how)));
+        let polled = {
+            let _turn = turn(shared.info.backend);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.device.poll(how)))
+        };
         match polled {
             Err(_) => shared.faults.lose("the driver failed while it was waited for"),
             // The submission waited for was refused, which only a lost device does.
@@ -280,7 +293,11 @@ impl Gpu {
     /// Runs `f` in error scopes; an error that follows from a lost device is reported as that.
     pub(super) fn scoped<T>(&self, what: &str, bytes: u64, f: impl FnOnce() -> T) -> Result<T> {
         let shared = &self.shared;
-        shared.faults.scoped(&shared.device, what, bytes, f).map_err(|error| self.diagnose(error))
+        let result = {
+            let _turn = turn(shared.info.backend);
+            shared.faults.scoped(&shared.device, what, bytes, f)
+        };
+        result.map_err(|error| self.diagnose(error))
     }
 
     /// `error`, or the loss of the device if that is behind it.
@@ -304,6 +321,7 @@ impl Gpu {
     #[cfg(not(target_arch = "wasm32"))]
     fn alive(&self) -> bool {
         let shared = &self.shared;
+        let _turn = turn(shared.info.backend);
         let probe = shared.faults.scoped(&shared.device, "a probe", 4, || {
             let buffer = shared.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("lowbit probe"),

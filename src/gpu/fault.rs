@@ -18,6 +18,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// One OpenGL call at a time, in the whole process: an adapter's devices share one context, and wgpu panics when it has waited for
+/// it for some seconds, which a shader on a software adapter may take to compile. Other backends do without. Buffers that are
+/// dropped do not come by here.
+pub(super) fn turn(backend: wgpu::Backend) -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    (backend == wgpu::Backend::Gl).then(|| lock(&TURN))
+}
+
 /// What went wrong outside of the call that caused it.
 #[derive(Default)]
 pub(super) struct Faults {

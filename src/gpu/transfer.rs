@@ -109,6 +109,8 @@ impl Gpu {
         if from.raw() == to.raw() {
             return Err(Error::shape("buffers of a copy", "two", "one"));
         }
+        usable(from, wgpu::BufferUsages::COPY_SRC)?;
+        usable(to, wgpu::BufferUsages::COPY_DST)?;
         let shared = &self.shared;
         shared.faults.check()?;
         let mut recorder = lock(&shared.recorder);
@@ -162,6 +164,7 @@ impl Gpu {
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
         for (index, (buffer, range)) in parts.iter().enumerate() {
+            usable(buffer, wgpu::BufferUsages::COPY_SRC)?;
             let end = buffer.raw().size() & !3;
             if range.start > range.end || range.end > end {
                 let got = format!("{}..{}", range.start, range.end);
@@ -243,6 +246,14 @@ impl Gpu {
         }
         Ok((staging, receive))
     }
+}
+
+/// Checks a usage before the command is recorded: afterwards wgpu would refuse all that is recorded with it.
+fn usable(buffer: &Buffer, usage: wgpu::BufferUsages) -> Result<()> {
+    if buffer.raw().usage().contains(usage) {
+        return Ok(());
+    }
+    Err(Error::Gpu { message: format!("a buffer was made without {usage:?}") })
 }
 
 /// A part of a read: `range` of `buffer` goes to byte `at` of the mapped buffer (from a word boundary on) and is appended

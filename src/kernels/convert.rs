@@ -46,7 +46,7 @@ pub fn record(
 ) -> Result<()> {
     let pipeline = Convert { out_f16, workgroup: WORKGROUP }.pipeline(gpu)?;
     // Chunks keep both bindings within the limit; 64 numbers keep both offsets on 256 bytes (f32) and 128 (f16).
-    let chunk = (super::weights::binding_limit(gpu) / 4).next_multiple_of(1024) - 1024;
+    let chunk = (super::weights::binding_limit(gpu) / 4 / 1024 * 1024).max(1024);
     for start in (0..elements).step_by(chunk) {
         let n = chunk.min(elements - start);
         let quads = n.div_ceil(4) as u32;

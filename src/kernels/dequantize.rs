@@ -1,7 +1,7 @@
 //! Packed weights to dense f32 or f16 on the device.
 
 use super::context::{self, WeightParams};
-use super::weights::{DeviceWeights, ROW_STEP, binding_limit};
+use super::weights::{DeviceWeights, binding_limit, row_step};
 use super::{Columns, Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::{DType, Error, Result};
@@ -59,11 +59,12 @@ pub fn record(
     let pipeline = Dequantize { scheme: w.scheme, ragged, out_f16, workgroup: WORKGROUP }.pipeline(gpu)?;
     let limit = binding_limit(gpu);
     let row_bytes = w.k * dtype.size();
-    // Parts start on multiples of 128 rows, and so does every dispatch: on 256 bytes of y for any K.
-    let most = if w.rows * row_bytes <= limit { w.rows } else { limit / row_bytes / ROW_STEP * ROW_STEP };
-    if most == 0 {
-        let (need, limit) = ((ROW_STEP * row_bytes) as u64, limit as u64);
-        return Err(Error::TooLarge { what: format!("{ROW_STEP} dense rows of K = {}", w.k), need, limit });
+    // Parts start on multiples of this many rows, and so does every dispatch: on 256 bytes of y.
+    let step = row_step(w.k);
+    let most = if w.rows * row_bytes <= limit { w.rows } else { limit / row_bytes / step * step };
+    if most == 0 || w.parts.iter().any(|p| p.rows.start % step != 0) {
+        let (need, limit) = ((step * row_bytes) as u64, limit as u64);
+        return Err(Error::TooLarge { what: format!("{step} dense rows of K = {}", w.k), need, limit });
     }
     for part in &w.parts {
         for row in part.rows.clone().step_by(most) {

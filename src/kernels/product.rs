@@ -8,7 +8,7 @@
 //! The kernels (`matvec`, `matmul`) give specializations and workgroup counts; everything they share is here.
 
 use super::context::WeightParams;
-use super::weights::{DeviceWeights, binding_limit};
+use super::weights::{DeviceWeights, binding_limit, row_step};
 use super::{Columns, Specialization, Tier, convert, matmul, matvec};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Pipeline, Target};
 use crate::product::{Accumulate, Activation, Function, Product, Summation};
@@ -160,6 +160,14 @@ impl Choice {
         }
     }
 
+    /// The same kernel for a block of `m` rows.
+    fn for_rows(self, tier: Tier, m: usize) -> Self {
+        match self {
+            Self::Matvec(_) => Self::Matvec(matvec::Shape::new(tier, m)),
+            Self::Matmul(_) => self,
+        }
+    }
+
     fn pipeline(&self, gpu: &Gpu, spec: ProductSpec) -> Result<Arc<Pipeline>> {
         match *self {
             Self::Matvec(shape) => matvec::Matvec { spec, shape }.pipeline(gpu),
@@ -216,6 +224,19 @@ pub struct Operands<'a> {
     pub y_offset: u64,
 }
 
+/// Whether the kernels compute such a product.
+///
+/// # Errors
+/// [`Error::Unsupported`] for int8 activations.
+pub fn supported(product: &Product) -> Result<()> {
+    match product.activation {
+        Activation::Int8(_) => {
+            Err(Error::unsupported("int8 activations on the GPU", "the CPU engine has them"))
+        }
+        Activation::F32 | Activation::F16 => Ok(()),
+    }
+}
+
 /// Largest multiple of `step` up to `n`, or `n` itself where it is smaller than a step.
 fn round_down(n: usize, step: usize) -> usize {
     if n < step { n } else { n / step * step }
@@ -233,6 +254,7 @@ pub fn record(
     product: &Product,
     choice: Choice,
 ) -> Result<()> {
+    supported(product)?;
     let (k, n) = (op.w.k, op.rows.len());
     let rounded;
     let (x, x_offset, x_f16) = match (product.activation, op.x_dtype) {
@@ -243,10 +265,9 @@ pub fn record(
             convert::record(gpu, target, (op.x, op.x_offset), (&rounded, 0), op.m * k, true)?;
             (&rounded, 0, true)
         }
-        (Activation::Int8(_), _) => {
-            return Err(Error::unsupported("int8 activations on the GPU", "the CPU engine has them"));
+        (Activation::Int8(_), _) | (_, DType::Bf16) => {
+            return Err(Error::unsupported("bf16 activations on the GPU", "f32 and f16 are"));
         }
-        (_, DType::Bf16) => return Err(Error::unsupported("bf16 activations on the GPU", "f32 and f16 are")),
     };
     let out_f16 = product.output == DType::F16;
     let y_f16 = out_f16 && tier.f16;
@@ -282,27 +303,30 @@ pub fn record(
         let need = x_row.max(n * 4 + bias_bytes) as u64;
         return Err(Error::TooLarge { what: "a row of activations".into(), need, limit: limit as u64 });
     }
-    // Blocks of rows start on 256 bytes in x, y and the residual if they are multiples of 128, or if there is one block.
+    // Blocks of rows start on 256 bytes in x, y and the residual if they are multiples of this, or if there is one block.
+    let step = row_step(k).max(row_step(n));
     let block = match choice.max_rows() {
         most if op.m <= fit && op.m <= most => op.m,
-        most => round_down(fit.min(most), 128),
+        most => round_down(fit.min(most), step),
     };
-    if block < op.m && block % 128 != 0 && [x_row, y_row, n * 4].iter().any(|row| block * row % 256 != 0) {
+    if block < op.m && [x_row, y_row, n * 4].iter().any(|row| block * row % 256 != 0) {
         return Err(Error::TooLarge {
-            what: format!("128 rows of activations (K = {k}, N = {n})"),
-            need: (128 * x_row.max(n * 4)) as u64,
+            what: format!("{step} rows of activations (K = {k}, N = {n})"),
+            need: (step * x_row.max(n * 4)) as u64,
             limit: limit as u64,
         });
     }
-    let pipeline = choice.pipeline(gpu, spec)?;
     for m0 in (0..op.m).step_by(block) {
         let m = block.min(op.m - m0);
+        // A kernel made for more rows than there are would read and write beyond them.
+        let choice = choice.for_rows(tier, m);
+        let pipeline = choice.pipeline(gpu, spec)?;
         let packed;
         let mut e = None;
         let mut residual_at = 0;
         match (op.bias, op.residual) {
             (None, None) => {}
-            (Some(bias), None) => e = Some(Binding::whole(bias)),
+            (Some(bias), None) => e = Some(Binding::range(bias, 0, (n * 4) as u64)),
             (None, Some(residual)) => {
                 e = Some(Binding::range(residual, (m0 * n * 4) as u64, (m * n * 4) as u64));
             }

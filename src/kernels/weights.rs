@@ -40,8 +40,11 @@ pub fn binding_limit(gpu: &Gpu) -> usize {
     limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(u64::from(u32::MAX)) as usize
 }
 
-/// Parts start on multiples of this many rows (where that many fit), so that dense rows beside them start on 256 bytes.
-pub const ROW_STEP: usize = 128;
+/// Rows of `k` f32 or f16 values after which a dense matrix is on a multiple of 256 bytes again: where bindings may begin. A power
+/// of two, at most 128. Parts start on multiples of it (where that many rows fit).
+pub fn row_step(k: usize) -> usize {
+    128 >> k.trailing_zeros().min(7)
+}
 
 /// Rows per part so that planes and, where `dense` is not 0, as many bytes of dense input per value fit into a binding.
 fn rows_per_part(scheme: &Scheme, rows: usize, k: usize, dense: usize, limit: usize) -> Result<usize> {
@@ -64,7 +67,8 @@ fn rows_per_part(scheme: &Scheme, rows: usize, k: usize, dense: usize, limit: us
         let middle = low + (high - low) / 2;
         if fits(middle) { low = middle } else { high = middle }
     }
-    Ok(if low >= ROW_STEP { low / ROW_STEP * ROW_STEP } else { low })
+    let step = row_step(k);
+    Ok(if low >= step { low / step * step } else { low })
 }
 
 impl DeviceWeights {
