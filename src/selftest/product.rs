@@ -332,7 +332,7 @@ mod tests {
                     ];
                     for a in 0..6 {
                         values[a].insert(point[a].clone());
-                        (0..a).for_each(|b| drop(pairs.insert((a, b, point[a].clone(), point[b].clone()))));
+                        pairs.extend((0..a).map(|b| (a, b, point[a].clone(), point[b].clone())));
                     }
                 }
             }
