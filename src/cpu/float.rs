@@ -35,7 +35,7 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
         .collect();
     if m <= FEW_ROWS && let Some(codes) = Codes::of(w) {
         let few = Few::new(level, w, codes, x, m);
-        let scratch = <(RowBlock, Vec<u8>)>::default;
+        let scratch = <(RowBlock, Vec<u32>)>::default;
         threads::for_each_with(tasks, work, scratch, |(entries, codes), (out, rows)| {
             few.block(entries, codes, rows, out);
         });
@@ -113,7 +113,7 @@ impl<'a> Few<'a> {
         Self { level, w, codes, lanes, m, x: turned }
     }
 
-    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u8>, rows: Range<usize>, out: &mut [f32]) {
+    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
         let Self { level, w, ref lanes, m, .. } = *self;
         let wanted = Wanted { unit: 1.0, minus: self.codes.minus, bias: true };
         of_rows.prepare(level, w, lanes, rows.clone(), wanted);
@@ -146,7 +146,7 @@ impl<'a> Few<'a> {
 struct DecodeRow<'a> {
     w: &'a Weights<'a>,
     row: usize,
-    codes: &'a mut Vec<u8>,
+    codes: &'a mut Vec<u32>,
     groups: &'a mut Groups,
     out: &'a mut [f32],
 }

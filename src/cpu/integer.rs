@@ -89,7 +89,7 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         threads::for_each_with(
             tasks,
             work,
-            <(RowBlock, Vec<u8>)>::default, |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
+            <(RowBlock, Vec<u32>)>::default, |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
         );
     } else {
         let many = Many::new(shared);
@@ -157,7 +157,7 @@ impl<'a> Few<'a> {
         few
     }
 
-    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u8>, rows: Range<usize>, out: &mut [f32]) {
+    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, x, .. } = self.shared;
         let Lanes { fields, lanes_per_scale, steps, .. } = self.lanes;
         let entries = self.lanes.entries();

@@ -54,21 +54,21 @@ impl Lanes {
     }
 
     /// The words of a row, whole steps: where they lie, or a copy in `scratch`.
-    pub fn codes<'a>(&self, level: Level, w: &Weights<'a>, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    pub fn codes<'a>(&self, level: Level, w: &Weights<'a>, row: usize, scratch: &'a mut Vec<u32>) -> &'a [u8] {
         let bytes = 4 * LANES * self.steps;
         let plane = w.low(row);
         if !self.unpack && plane.len() == bytes {
             return plane;
         }
-        scratch.resize(bytes, 0);
+        scratch.resize(bytes / 4, 0);
         if self.unpack {
-            let out = &mut scratch[..w.k.next_multiple_of(4)];
+            let out = &mut scratch[..w.k.div_ceil(4)];
             vectorized_at(level, Unpack { w, row, out });
         } else {
             let n = plane.len().min(bytes);
-            scratch[..n].copy_from_slice(&plane[..n]);
+            bytemuck::cast_slice_mut(scratch)[..n].copy_from_slice(&plane[..n]);
         }
-        scratch
+        bytemuck::cast_slice(scratch)
     }
 
     /// Groups of a row to entries.
@@ -158,7 +158,7 @@ impl Work for Prepare<'_> {
 struct Unpack<'a> {
     w: &'a Weights<'a>,
     row: usize,
-    out: &'a mut [u8],
+    out: &'a mut [u32],
 }
 
 impl Work for Unpack<'_> {

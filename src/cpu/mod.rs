@@ -19,6 +19,9 @@
 //!
 //! Without the feature `parallel` everything runs on the calling thread. Nothing here knows files or GPUs.
 
+#[cfg(target_endian = "big")]
+compile_error!("planes are little-endian words, which the CPU engine reads in place");
+
 mod activations;
 mod codes;
 mod decode;
