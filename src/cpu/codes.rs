@@ -10,41 +10,41 @@
 
 use crate::scheme::layout::code_widths;
 
-/// One code plane's share of a row: its bytes, and the bits that it holds of each code.
+/// Adds a plane's bits to the codes. `QUADS` is `8 / WIDTH`: the fields of a word, four codes each.
 #[inline(always)]
-fn for_words(plane: &[u8], width: usize, out: &mut [u8], first_bit: usize) {
-    let quads = 8 / width;
-    let mask = u32::from_ne_bytes([(1u32 << width).wrapping_sub(1) as u8; 4]);
-    let (words, _) = plane.as_chunks::<4>();
-    for (word, out) in words.iter().zip(out.chunks_mut(4 * quads)) {
-        let word = u32::from_le_bytes(*word);
-        for (field, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            let four = (word >> (width * field)) & mask;
-            *out = (u32::from_le_bytes(*out) | (four << first_bit)).to_le_bytes();
+fn add_plane<const WIDTH: usize, const QUADS: usize>(plane: &[u8], first_bit: usize, out: &mut [u32]) {
+    let mask = u32::from_ne_bytes([((1u32 << WIDTH) - 1) as u8; 4]);
+    let words = plane.as_chunks::<4>().0;
+    let (whole, rest) = out.as_chunks_mut::<QUADS>();
+    let take = |word: [u8; 4], field: usize, out: &mut u32| {
+        let four = (u32::from_le_bytes(word) >> (WIDTH * field)) & mask;
+        *out = if first_bit == 0 { four } else { *out | (four << first_bit) };
+    };
+    for (word, out) in words.iter().zip(whole.iter_mut()) {
+        for field in 0..QUADS {
+            take(*word, field, &mut out[field]);
         }
+    }
+    if let Some(word) = words.get(whole.len()) {
+        rest.iter_mut().enumerate().for_each(|(field, out)| take(*word, field, out));
     }
 }
 
-/// Unpacks one row of codes: `out[k]` = code of value k. `out` has a multiple of 4 bytes, at most the padded row; `low` and
-/// `high` are the row's parts of the code planes.
+/// Unpacks one row of codes: four to a word of `out`, which covers at most the padded row; `low` and `high` are the row's parts of the
+/// code planes.
 #[inline(always)]
-pub fn unpack(bits: u8, low: &[u8], high: &[u8], out: &mut [u8]) {
+pub fn unpack(bits: u8, low: &[u8], high: &[u8], out: &mut [u32]) {
     let (low_width, high_width) = code_widths(bits);
-    if low_width == 8 {
-        let n = out.len();
-        out.copy_from_slice(&low[..n]);
-        return;
-    }
-    out.fill(0);
     match low_width {
-        1 => for_words(low, 1, out, 0),
-        2 => for_words(low, 2, out, 0),
-        _ => for_words(low, 4, out, 0),
+        1 => add_plane::<1, 8>(low, 0, out),
+        2 => add_plane::<2, 4>(low, 0, out),
+        4 => add_plane::<4, 2>(low, 0, out),
+        _ => add_plane::<8, 1>(low, 0, out),
     }
     match (high_width, low_width) {
-        (1, 2) => for_words(high, 1, out, 2),
-        (1, _) => for_words(high, 1, out, 4),
-        (2, _) => for_words(high, 2, out, 4),
+        (1, 2) => add_plane::<1, 8>(high, 2, out),
+        (1, _) => add_plane::<1, 8>(high, 4, out),
+        (2, _) => add_plane::<2, 4>(high, 4, out),
         _ => {}
     }
 }
@@ -105,9 +105,10 @@ mod tests {
                 for c in 0..k {
                     assert_eq!((w.code(1, c), w.code(0, c)), (u32::from(codes[c]), 0), "{scheme} {c}");
                 }
-                let mut back = vec![0xff; codes.len()];
+                let mut back = vec![u32::MAX; codes.len() / 4];
                 let high = w.plane(PlaneKind::CodesHigh);
                 unpack(scheme.bits, &w.plane(PlaneKind::CodesLow)[l..], &high[h..], &mut back);
+                let back: Vec<u8> = back.iter().flat_map(|w| w.to_le_bytes()).collect();
                 assert_eq!(back, codes, "{scheme} {k}");
             }
         }

@@ -113,9 +113,9 @@ impl<'a> Weights<'a> {
             || matches!(self.scheme.scale, Scale::TwoLevel { sub: SubScale::U8Min | SubScale::U4Min, .. })
     }
 
-    /// Codes of a row, one per byte; `out` has a multiple of 4 bytes, at most the padded row.
+    /// Codes of a row, four to a word; `out` covers at most the padded row.
     #[inline(always)]
-    pub fn codes(&self, row: usize, out: &mut [u8]) {
+    pub fn codes(&self, row: usize, out: &mut [u32]) {
         codes::unpack(self.scheme.bits, self.low.row(row), self.high.row(row), out);
     }
 
@@ -172,7 +172,7 @@ impl<'a> Weights<'a> {
 
     /// Decodes a row into `out` `[k]`. `codes` and `groups` are scratch.
     #[inline(always)]
-    pub fn row(&self, row: usize, codes: &mut Vec<u8>, groups: &mut Groups, out: &mut [f32]) {
+    pub fn row(&self, row: usize, codes: &mut Vec<u32>, groups: &mut Groups, out: &mut [f32]) {
         if let Value::Float(kind) = self.scheme.value {
             let bytes = self.low.row(row);
             return match kind {
@@ -181,9 +181,10 @@ impl<'a> Weights<'a> {
                 Float::Bf16 => widen_bf16(bytes, out),
             };
         }
-        codes.resize(self.k.next_multiple_of(4), 0);
+        codes.resize(self.k.div_ceil(4), 0);
         self.codes(row, codes);
         self.groups(row, groups);
+        let codes: &[u8] = bytemuck::cast_slice(codes);
         for (g, (out, codes)) in out.chunks_mut(self.group_len).zip(codes.chunks(self.group_len)).enumerate()
         {
             let scale = groups.scale[g];

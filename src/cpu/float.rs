@@ -1,17 +1,20 @@
 //! Products with f32 activations, any scheme.
 //!
 //! ```text
-//! few rows of x:   a weight row -> f32 -> dot::f32_rows with each row of x
+//! few rows of x:   codes of a weight row decoded in registers (dot::code_rows), or
+//!                  a weight row -> f32 -> dot::f32_rows with each row of x
 //! many:            a panel of weight rows -> f32, transposed, KC values of K at a time -> dot::f32_panel
 //! ```
 //!
 //! Weights are decoded exactly as `dequantize` does, once for all rows of x.
 
 use super::decode::{Groups, Weights};
-use super::dot::{self, F32_ACCUMULATORS, LANES, ROWS_MR};
+use super::dot::{self, CodeRow, F32_ACCUMULATORS, LANES, ROWS_MR};
+use super::lanes::{Lanes, RowBlock, Wanted};
 use super::level::{Level, Work, vectorized_at};
 use super::panel::Panel;
 use super::threads;
+use crate::scheme::{Value, Zero};
 use std::ops::Range;
 
 /// Weight rows of one task, and the width of a block of sums.
@@ -30,7 +33,13 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if m <= FEW_ROWS {
+    if m <= FEW_ROWS && let Some(codes) = Codes::of(w) {
+        let few = Few::new(level, w, codes, x, m);
+        let scratch = <(RowBlock, Vec<u32>)>::default;
+        threads::for_each_with(tasks, work, scratch, |(entries, codes), (out, rows)| {
+            few.block(entries, codes, rows, out);
+        });
+    } else if m <= FEW_ROWS {
         let padded = w.k.next_multiple_of(LANES * F32_ACCUMULATORS);
         let mut x_padded = vec![0f32; m * padded];
         for (to, from) in x_padded.chunks_mut(padded).zip(x.chunks(w.k)) {
@@ -49,11 +58,95 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
     sums
 }
 
+/// What codes stand for, where a word of them is decoded in registers.
+struct Codes {
+    table: Option<[f32; 16]>,
+    /// Offset and zero-point are subtracted from the table's values or the codes.
+    minus: bool,
+}
+
+impl Codes {
+    /// None for plain floats and for tables of more than 16 entries.
+    fn of(w: &Weights) -> Option<Self> {
+        let bits = u32::from(w.scheme.bits);
+        let zero = w.scheme.zero == Zero::Point;
+        match w.scheme.value {
+            Value::Linear { step: 1, .. } if bits > 4 => Some(Self { table: None, minus: true }),
+            Value::Linear { step, .. } if bits <= 4 => {
+                let mask = (1 << bits) - 1;
+                let value = |i: i32| step * (i & mask) - if zero { 0 } else { w.offset() };
+                Some(Self { table: Some(std::array::from_fn(|i| value(i as i32) as f32)), minus: zero })
+            }
+            // Padding is code 0 times 0, which has to be 0.
+            Value::Codebook(_) | Value::Learned if bits <= 4 && w.table[0].is_finite() => {
+                let mask = (1 << bits) - 1;
+                Some(Self { table: Some(std::array::from_fn(|i| w.table[i & mask])), minus: false })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Few rows of x, with weights that are decoded in registers.
+struct Few<'a> {
+    level: Level,
+    w: &'a Weights<'a>,
+    codes: Codes,
+    lanes: Lanes,
+    m: usize,
+    /// `[m, steps, 4 * fields, LANES]`
+    x: Vec<f32>,
+}
+
+impl<'a> Few<'a> {
+    fn new(level: Level, w: &'a Weights<'a>, codes: Codes, x: &[f32], m: usize) -> Self {
+        let lanes = Lanes::of(w, usize::MAX);
+        let values = lanes.values();
+        let mut turned = Vec::with_capacity(m * lanes.steps * values * LANES);
+        for row in x.chunks(w.k) {
+            for first in (0..lanes.steps).map(|t| t * LANES * values) {
+                for p in 0..values {
+                    turned.extend((0..LANES).map(|l| row.get(first + l * values + p).copied().unwrap_or(0.0)));
+                }
+            }
+        }
+        Self { level, w, codes, lanes, m, x: turned }
+    }
+
+    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
+        let Self { level, w, ref lanes, m, .. } = *self;
+        let wanted = Wanted { unit: 1.0, minus: self.codes.minus, bias: true };
+        of_rows.prepare(level, w, lanes, rows.clone(), wanted);
+        let entries = lanes.entries();
+        let size = self.x.len() / m;
+        for (n, row) in rows.enumerate() {
+            let own = n * entries..(n + 1) * entries;
+            let code_row = CodeRow {
+                codes: lanes.codes(level, w, row, codes),
+                fields: lanes.fields,
+                table: self.codes.table.as_ref(),
+                lanes_per_scale: lanes.lanes_per_scale,
+                scale: &of_rows.scale[own.clone()],
+                minus: of_rows.minus.get(own.clone()).unwrap_or_default(),
+                bias: of_rows.bias.get(own).unwrap_or_default(),
+            };
+            for first in (0..m).step_by(ROWS_MR) {
+                let mr = (m - first).min(ROWS_MR);
+                let mut y = [0f32; ROWS_MR];
+                dot::code_rows(level, code_row, &self.x[first * size..(first + mr) * size], &mut y[..mr]);
+                for (i, y) in y[..mr].iter().enumerate() {
+                    out[(first + i) * BLOCK + n] = *y;
+                }
+            }
+        }
+    }
+}
+
 /// A row of weights, decoded.
 struct DecodeRow<'a> {
     w: &'a Weights<'a>,
     row: usize,
-    codes: &'a mut Vec<u8>,
+    codes: &'a mut Vec<u32>,
     groups: &'a mut Groups,
     out: &'a mut [f32],
 }

@@ -12,13 +12,13 @@
 //! Sums in parentheses are exact. A weight row is unpacked once for all rows of x; with one code plane, in registers.
 
 use super::activations::{Int8Rows, Segment, segments};
-use super::decode::{Groups, Weights};
+use super::decode::Weights;
 use super::dot::{self, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR};
 use super::float::BLOCK;
+use super::lanes::{Lanes, RowBlock, Wanted};
 use super::level::{Level, Work, vectorized_at};
 use super::panel::Panel;
 use super::threads;
-use crate::scheme::layout::code_widths;
 use crate::scheme::{Codebook, Value, Zero};
 use std::ops::Range;
 
@@ -89,8 +89,7 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         threads::for_each_with(
             tasks,
             work,
-            || few.scratch(),
-            |scratch, (out, rows)| few.block(scratch, rows, out),
+            <(RowBlock, Vec<u32>)>::default, |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
         );
     } else {
         let many = Many::new(shared);
@@ -105,38 +104,10 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
     sums
 }
 
-/// How the words of a weight row meet lanes, see [`IntRow`].
-#[derive(Clone, Copy)]
-struct Lanes {
-    fields: usize,
-    lanes_per_scale: usize,
-    /// Lanes of one group; those of a whole row where it has one group.
-    lanes_per_group: usize,
-    /// Codes are unpacked to bytes first: they have two planes, or a lane of the plane would cross groups.
-    unpack: bool,
-}
-
-impl Lanes {
-    fn of(w: &Weights, x_group: usize) -> Self {
-        let single = w.groups_per_row == 1;
-        let plane_fields = 8 / code_widths(w.scheme.bits).0;
-        let fits = |fields: usize| {
-            let lane = 4 * fields;
-            (single || w.group_len % lane == 0) && (x_group >= w.k || x_group % lane == 0)
-        };
-        let unpack = code_widths(w.scheme.bits).1 > 0 || !fits(plane_fields);
-        let fields = if unpack { 1 } else { plane_fields };
-        let lanes_per_group = if single { LANES } else { w.group_len / (4 * fields) };
-        let lanes_per_scale = (1 << lanes_per_group.trailing_zeros()).min(LANES);
-        Self { fields, lanes_per_scale, lanes_per_group, unpack }
-    }
-}
-
 /// Few rows of x.
 struct Few<'a> {
     shared: Shared<'a>,
     lanes: Lanes,
-    steps: usize,
     /// `[M, steps, fields, LANES]`
     codes: Vec<[i8; 4]>,
     /// `[M, steps, LANES]`
@@ -151,10 +122,8 @@ impl<'a> Few<'a> {
         let (x, w) = (shared.x, shared.w);
         let lanes = Lanes::of(w, x.group);
         let lane = 4 * lanes.fields;
-        let steps = w.k.div_ceil(lane * LANES);
         let mut few = Self {
             lanes,
-            steps,
             codes: Vec::new(),
             scale: Vec::new(),
             init: Vec::new(),
@@ -165,7 +134,7 @@ impl<'a> Few<'a> {
             let (codes, scales) = x.row(m);
             let quads = codes.as_chunks::<4>().0;
             let quad = |i: usize| quads.get(i).copied().unwrap_or_default();
-            for step in 0..steps {
+            for step in 0..lanes.steps {
                 let first = step * LANES;
                 for f in 0..lanes.fields {
                     few.codes.extend((first..first + LANES).map(|l| quad(l * lanes.fields + f)));
@@ -188,31 +157,22 @@ impl<'a> Few<'a> {
         few
     }
 
-    fn scratch(&self) -> RowScratch {
-        let scales = self.steps * LANES / self.lanes.lanes_per_scale + LANES;
-        RowScratch {
-            groups: Groups::default(),
-            codes: vec![0; 4 * LANES * self.steps],
-            scale: vec![0.0; scales],
-            zero: vec![0; if self.shared.zero { scales } else { 0 }],
-        }
-    }
-
-    fn block(&self, scratch: &mut RowScratch, rows: Range<usize>, out: &mut [f32]) {
+    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, x, .. } = self.shared;
-        let Lanes { fields, lanes_per_scale, .. } = self.lanes;
-        let steps = self.steps;
+        let Lanes { fields, lanes_per_scale, steps, .. } = self.lanes;
+        let entries = self.lanes.entries();
+        let wanted = Wanted { unit: bytes.unit, minus: false, bias: false };
+        of_rows.prepare(level, w, &self.lanes, rows.clone(), wanted);
+        let groups = if w.has_bias() { w.groups_per_row } else { 0 };
+        let RowBlock { scale, zero, group_bias, .. } = of_rows;
         for (n, row) in rows.enumerate() {
-            let plane = w.low(row);
-            let direct = !self.lanes.unpack && plane.len() == scratch.codes.len();
-            vectorized_at(level, PrepareRow { w, bytes, lanes: self.lanes, row, direct, to: scratch });
             let int_row = IntRow {
-                codes: if direct { plane } else { &scratch.codes },
+                codes: self.lanes.codes(level, w, row, codes),
                 fields,
                 map: bytes.map.as_ref(),
                 lanes_per_scale,
-                scale: &scratch.scale,
-                zero: &scratch.zero,
+                scale: &scale[n * entries..(n + 1) * entries],
+                zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
             };
             for m in (0..x.rows).step_by(ROWS_MR) {
                 let mr = (x.rows - m).min(ROWS_MR);
@@ -226,61 +186,11 @@ impl<'a> Few<'a> {
                 let mut y = [0f32; ROWS_MR];
                 dot::int_rows(level, int_row, part, &mut y[..mr]);
                 for (i, y) in y[..mr].iter().enumerate() {
-                    let bias = &scratch.groups.bias;
-                    let sum = &self.sum[(m + i) * bias.len()..][..bias.len()];
+                    let bias = &group_bias[n * groups..(n + 1) * groups];
+                    let sum = &self.sum[(m + i) * groups..(m + i + 1) * groups];
                     out[(m + i) * BLOCK + n] = y + vectorized_at(level, BiasDot { bias, sum });
                 }
             }
-        }
-    }
-}
-
-/// One weight row, ready for [`dot::int_rows`].
-struct RowScratch {
-    groups: Groups,
-    codes: Vec<u8>,
-    scale: Vec<f32>,
-    zero: Vec<i32>,
-}
-
-struct PrepareRow<'a> {
-    w: &'a Weights<'a>,
-    bytes: &'a Bytes,
-    lanes: Lanes,
-    row: usize,
-    /// The codes are used where they lie.
-    direct: bool,
-    to: &'a mut RowScratch,
-}
-
-impl Work for PrepareRow<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { w, bytes, lanes, row, direct, to } = self;
-        w.groups(row, &mut to.groups);
-        // A group's scale once, or once for every `lanes_per_scale` of its lanes.
-        let repeat = lanes.lanes_per_group / lanes.lanes_per_scale;
-        let single = w.groups_per_row == 1;
-        if single {
-            to.scale.fill(to.groups.scale[0] * bytes.unit);
-        } else if repeat == 1 {
-            to.scale.iter_mut().zip(&to.groups.scale).for_each(|(t, s)| *t = s * bytes.unit);
-        } else {
-            to.scale.chunks_mut(repeat).zip(&to.groups.scale).for_each(|(t, s)| t.fill(s * bytes.unit));
-        }
-        if let (true, Some(&zero)) = (single, to.groups.zero.first()) {
-            to.zero.fill(zero);
-        } else {
-            to.zero.chunks_mut(repeat).zip(&to.groups.zero).for_each(|(t, &z)| t.fill(z));
-        }
-        if lanes.unpack {
-            w.codes(row, &mut to.codes[..w.k.next_multiple_of(4)]);
-        } else if !direct {
-            let plane = w.low(row);
-            let n = plane.len().min(to.codes.len());
-            to.codes[..n].copy_from_slice(&plane[..n]);
         }
     }
 }

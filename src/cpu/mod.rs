@@ -12,12 +12,15 @@
 //! | `decode` | packed rows -> f32 |
 //! | `encode/`, `iq4`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
-//! | `activations`, `integer`, `float`, `panel`, `epilogue` | the parts of a product |
+//! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
 //! | `level` | which vector instructions there are |
 //! | `threads` | rayon, or not |
 //!
 //! Without the feature `parallel` everything runs on the calling thread. Nothing here knows files or GPUs.
+
+#[cfg(target_endian = "big")]
+compile_error!("planes are little-endian words, which the CPU engine reads in place");
 
 mod activations;
 mod codes;
@@ -31,6 +34,7 @@ mod half_float;
 mod integer;
 pub mod iq4;
 pub mod kmeans;
+mod lanes;
 mod level;
 mod matmul;
 mod panel;

@@ -3,7 +3,7 @@
 //! Every function needs the features that its [`Level`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
 //! apart, which are fused here.
 
-use super::{F32_ACCUMULATORS, LANES, join_lanes};
+use super::{CodeRow, F32_ACCUMULATORS, LANES, join_lanes};
 use std::arch::x86_64::*;
 
 /// Lanes of one vector.
@@ -216,6 +216,73 @@ pub(super) mod plain {
     }
 
     integer_kernels!("avx2,fma", dot);
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn code_rows(w: CodeRow, x: &[f32], out: &mut [f32]) {
+    let n = x.len() / out.len().max(1);
+    for (m, out) in out.iter_mut().enumerate() {
+        let x = &x[m * n..(m + 1) * n];
+        *out = match w.fields {
+            1 => code_row::<1>(w, x),
+            2 => code_row::<2>(w, x),
+            4 => code_row::<4>(w, x),
+            _ => code_row::<8>(w, x),
+        };
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn code_row<const F: usize>(w: CodeRow, x: &[f32]) -> f32 {
+    let steps = w.codes.len() / (4 * LANES);
+    let positions = 4 * F;
+    let per_step = LANES / w.lanes_per_scale;
+    let lanes: [i32; HALF] = std::array::from_fn(|l| (l / w.lanes_per_scale) as i32);
+    let lane_scale = load_i32(&lanes);
+    let table = w.table.unwrap_or(&[0.0; 16]);
+    let (table_low, table_high) = (load_f32(&table[..HALF]), load_f32(&table[HALF..]));
+    // By half of the lanes, then by even and odd positions.
+    let mut sums = [[_mm256_setzero_ps(); 2]; 2];
+    for t in 0..steps {
+        for h in 0..2 {
+            let at = t * LANES + h * HALF;
+            let words = load_i32(&w.codes[4 * at..4 * at + 32]);
+            let first = t * per_step + h * HALF / w.lanes_per_scale;
+            let scale = _mm256_permutevar8x32_ps(load_f32(&w.scale[first..]), lane_scale);
+            let (mut minus, mut bias) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+            if !w.minus.is_empty() {
+                minus = _mm256_permutevar8x32_ps(load_f32(&w.minus[first..]), lane_scale);
+            }
+            if !w.bias.is_empty() {
+                bias = _mm256_permutevar8x32_ps(load_f32(&w.bias[first..]), lane_scale);
+            }
+            for p in 0..positions {
+                let shift = (8 * (p % 4) + (8 / F) * (p / 4)) as i32;
+                let code = _mm256_srlv_epi32(words, _mm256_set1_epi32(shift));
+                let mut value = if F > 1 || w.table.is_some() {
+                    // The fourth bit, moved to the sign, chooses between the halves of the table.
+                    let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
+                    let low = _mm256_permutevar8x32_ps(table_low, code);
+                    _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(table_high, code), upper)
+                } else {
+                    _mm256_cvtepi32_ps(_mm256_and_si256(code, _mm256_set1_epi32(255)))
+                };
+                if !w.minus.is_empty() {
+                    value = _mm256_sub_ps(value, minus);
+                }
+                // Where there is a bias the product is exact, so that fusing changes nothing.
+                let weight = if w.bias.is_empty() {
+                    _mm256_mul_ps(scale, value)
+                } else {
+                    _mm256_fmadd_ps(scale, value, bias)
+                };
+                let x = load_f32(&x[(t * positions + p) * LANES + h * HALF..]);
+                sums[h][p % 2] = _mm256_fmadd_ps(weight, x, sums[h][p % 2]);
+            }
+        }
+    }
+    join([_mm256_add_ps(sums[0][0], sums[0][1]), _mm256_add_ps(sums[1][0], sums[1][1])])
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -3,7 +3,7 @@
 //! Every function needs the features that [`Level::Avx512`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
 //! apart, which are fused here.
 
-use super::{F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
+use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
 use std::arch::x86_64::*;
 
 #[inline]
@@ -123,6 +123,82 @@ fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR]
     let mut out = [0f32; MR];
     for m in 0..MR {
         out[m] = join(total[m]);
+    }
+    out
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn code_rows(w: CodeRow, x: &[f32], out: &mut [f32]) {
+    match w.fields {
+        1 => code_rows_of_fields::<1>(w, x, out),
+        2 => code_rows_of_fields::<2>(w, x, out),
+        4 => code_rows_of_fields::<4>(w, x, out),
+        _ => code_rows_of_fields::<8>(w, x, out),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn code_rows_of_fields<const F: usize>(w: CodeRow, x: &[f32], out: &mut [f32]) {
+    match out {
+        [a] => *a = code_rows_of::<F, 1>(w, x)[0],
+        [a, b] => [*a, *b] = code_rows_of::<F, 2>(w, x),
+        [a, b, c] => [*a, *b, *c] = code_rows_of::<F, 3>(w, x),
+        [a, b, c, d] => [*a, *b, *c, *d] = code_rows_of::<F, 4>(w, x),
+        _ => {}
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn code_rows_of<const F: usize, const MR: usize>(w: CodeRow, x: &[f32]) -> [f32; MR] {
+    let w_codes = w.codes.as_chunks::<{ 4 * LANES }>().0;
+    let steps = w_codes.len();
+    let positions = 4 * F;
+    let x_all = x.as_chunks::<LANES>().0;
+    let mut x = [x_all; MR];
+    for m in 0..MR {
+        x[m] = &x_all[m * steps * positions..][..steps * positions];
+    }
+    let per_step = LANES / w.lanes_per_scale;
+    let lane_scale = spread_scales(w.lanes_per_scale);
+    let table = w.table.map_or(_mm512_setzero_ps(), |table| load_f32(table));
+    let mut sums = [[_mm512_setzero_ps(); 2]; MR];
+    for t in 0..steps {
+        let words = load_i32(&w_codes[t]);
+        let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w.scale[t * per_step..]));
+        let (mut minus, mut bias) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+        if !w.minus.is_empty() {
+            minus = _mm512_permutexvar_ps(lane_scale, load_f32(&w.minus[t * per_step..]));
+        }
+        if !w.bias.is_empty() {
+            bias = _mm512_permutexvar_ps(lane_scale, load_f32(&w.bias[t * per_step..]));
+        }
+        for p in 0..positions {
+            let shift = _mm512_set1_epi32((8 * (p % 4) + (8 / F) * (p / 4)) as i32);
+            let code = _mm512_srlv_epi32(words, shift);
+            let mut value = if F > 1 || w.table.is_some() {
+                _mm512_permutexvar_ps(code, table)
+            } else {
+                _mm512_cvtepi32_ps(_mm512_and_si512(code, _mm512_set1_epi32(255)))
+            };
+            if !w.minus.is_empty() {
+                value = _mm512_sub_ps(value, minus);
+            }
+            // Where there is a bias the product is exact, so that fusing changes nothing.
+            let weight = if w.bias.is_empty() {
+                _mm512_mul_ps(scale, value)
+            } else {
+                _mm512_fmadd_ps(scale, value, bias)
+            };
+            for m in 0..MR {
+                sums[m][p % 2] = _mm512_fmadd_ps(weight, load_f32(&x[m][t * positions + p]), sums[m][p % 2]);
+            }
+        }
+    }
+    let mut out = [0f32; MR];
+    for m in 0..MR {
+        out[m] = join(_mm512_add_ps(sums[m][0], sums[m][1]));
     }
     out
 }

@@ -116,6 +116,49 @@ pub(super) fn int_rows(level: Level, w: IntRow, x: IntX, out: &mut [f32]) {
     portable::int_rows(w, x, out);
 }
 
+/// A weight row for [`code_rows`]: words as in [`IntRow`], and what a code stands for. Per-lane entries as there.
+#[derive(Clone, Copy)]
+pub(super) struct CodeRow<'a> {
+    /// `64 * steps` bytes.
+    pub codes: &'a [u8],
+    /// 1, 2, 4 or 8.
+    pub fields: usize,
+    /// The value by the last four bits at a code's place; None: the code is the value (`fields` is 1).
+    pub table: Option<&'a [f32; 16]>,
+    pub lanes_per_scale: usize,
+    pub scale: &'a [f32],
+    /// What is subtracted from the value; empty for nothing.
+    pub minus: &'a [f32],
+    /// What is added after scaling; empty for nothing.
+    pub bias: &'a [f32],
+}
+
+/// `out[m] = sum of w * x` with `w = scale * (value - minus) + bias`, rounded as the scheme decodes it. `x` is `[out.len(), steps, 4 * fields, LANES]`: at position
+/// `4 f + i` of a step what meets byte i of field f. At most [`ROWS_MR`] rows.
+///
+/// A lane adds its even and odd positions apart, in order; then the two, then lanes as [`int_rows`] does.
+pub(super) fn code_rows(level: Level, w: CodeRow, x: &[f32], out: &mut [f32]) {
+    let steps = w.codes.len() / (4 * LANES);
+    let entries = steps * LANES / w.lanes_per_scale + LANES;
+    assert!([1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale), "a lane's shape");
+    assert!(w.codes.len() % (4 * LANES) == 0 && w.scale.len() >= entries, "whole steps");
+    assert!(w.table.is_some() || w.fields == 1, "a table for codes within bytes");
+    assert!([w.minus, w.bias].iter().all(|e| e.is_empty() || e.len() >= entries), "an entry per scale");
+    assert!(out.len() <= ROWS_MR && x.len() == out.len() * steps * 4 * w.fields * LANES, "rows of x");
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        Level::Avx512 => return unsafe { avx512::code_rows(w, x, out) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::AvxVnni | Level::Avx2 => return unsafe { avx2::code_rows(w, x, out) },
+        Level::Portable => {}
+    }
+    let _ = level;
+    portable::code_rows(w, x, out);
+}
+
 /// `out[m] = sum of w * x`: `w` one row, `x` `[out.len(), w.len()]`, whole steps of `F32_ACCUMULATORS * LANES`.
 pub(super) fn f32_rows(level: Level, w: &[f32], x: &[f32], out: &mut [f32]) {
     assert!(w.len() % (LANES * F32_ACCUMULATORS) == 0 && x.len() == out.len() * w.len(), "whole steps");

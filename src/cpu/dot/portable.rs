@@ -1,7 +1,7 @@
 //! The innermost loops in plain Rust, written over fixed-size arrays so that they vectorise for whatever the target has. They define what
 //! the other versions of the integer kernels compute, bit for bit.
 
-use super::{F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
+use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
 
 const NR: usize = 8;
 
@@ -38,6 +38,41 @@ pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
             }
         }
         *out = join_lanes(lanes);
+    }
+}
+
+pub(super) fn code_rows(w: CodeRow, x: &[f32], out: &mut [f32]) {
+    let width = 8 / w.fields;
+    let per_step = LANES / w.lanes_per_scale;
+    let positions = 4 * w.fields;
+    let steps = w.codes.len() / (4 * LANES);
+    for (m, out) in out.iter_mut().enumerate() {
+        let x = &x.as_chunks::<LANES>().0[m * steps * positions..];
+        let mut sums = [[0f32; LANES]; 2];
+        for (t, words) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+            let words: [u32; LANES] = std::array::from_fn(|l| {
+                u32::from_le_bytes([words[4 * l], words[4 * l + 1], words[4 * l + 2], words[4 * l + 3]])
+            });
+            let entry = |all: &[f32], l: usize| all.get(t * per_step + l / w.lanes_per_scale).copied();
+            let scale: [f32; LANES] = std::array::from_fn(|l| w.scale[t * per_step + l / w.lanes_per_scale]);
+            let minus: [f32; LANES] = std::array::from_fn(|l| entry(w.minus, l).unwrap_or(0.0));
+            let bias: Option<[f32; LANES]> =
+                (!w.bias.is_empty()).then(|| std::array::from_fn(|l| entry(w.bias, l).unwrap_or(0.0)));
+            for p in 0..positions {
+                let shift = 8 * (p % 4) + width * (p / 4);
+                let x = &x[t * positions + p];
+                for l in 0..LANES {
+                    let code = words[l] >> shift;
+                    let value = w.table.map_or((code & 255) as f32, |table| table[code as usize & 15]);
+                    let mut weight = scale[l] * (value - minus[l]);
+                    if let Some(bias) = bias {
+                        weight += bias[l];
+                    }
+                    sums[p % 2][l] += weight * x[l];
+                }
+            }
+        }
+        *out = join_lanes(std::array::from_fn(|l| sums[0][l] + sums[1][l]));
     }
 }
 

@@ -1,0 +1,178 @@
+//! How the words of a weight row meet vector lanes, for the kernels that take few rows of x.
+//!
+//! ```text
+//! code plane, 16 words at a time:   lane l = word 16 t + l = 4 * fields consecutive values of K
+//! scales, zeros, biases of a block of rows:   one entry per `lanes_per_scale` lanes
+//! ```
+//!
+//! Entries are prepared for a whole block of rows before any is used: a load that spans several stores still under way would wait for them.
+
+use super::decode::{Groups, Weights};
+use super::dot::LANES;
+use super::level::{Level, Work, vectorized_at};
+use crate::scheme::layout::code_widths;
+use std::ops::Range;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lanes {
+    /// Fields of a word, four codes each.
+    pub fields: usize,
+    /// Lanes that share an entry: 1, 2, 4, 8 or 16.
+    pub lanes_per_scale: usize,
+    /// Lanes of one group; those of a step where a row has one group.
+    lanes_per_group: usize,
+    /// Codes are unpacked to bytes first: they have two planes, or a lane of the plane would cross groups.
+    unpack: bool,
+    /// Steps of [`LANES`] words in a row.
+    pub steps: usize,
+}
+
+impl Lanes {
+    /// For weights of at most 8 bits and x in groups of `x_group` (or [`usize::MAX`]).
+    pub fn of(w: &Weights, x_group: usize) -> Self {
+        let single = w.groups_per_row == 1;
+        let (low, high) = code_widths(w.scheme.bits);
+        let fits = |fields: usize| {
+            let lane = 4 * fields;
+            (single || w.group_len % lane == 0) && (x_group >= w.k || x_group % lane == 0)
+        };
+        let unpack = high > 0 || !fits(8 / low);
+        let fields = if unpack { 1 } else { 8 / low };
+        let lanes_per_group = if single { LANES } else { w.group_len / (4 * fields) };
+        let lanes_per_scale = (1 << lanes_per_group.trailing_zeros()).min(LANES);
+        Self { fields, lanes_per_scale, lanes_per_group, unpack, steps: w.k.div_ceil(4 * fields * LANES) }
+    }
+
+    /// Values of K in a lane.
+    pub fn values(&self) -> usize {
+        4 * self.fields
+    }
+
+    /// Entries of one row, those past the end included.
+    pub fn entries(&self) -> usize {
+        self.steps * LANES / self.lanes_per_scale + LANES
+    }
+
+    /// The words of a row, whole steps: where they lie, or a copy in `scratch`.
+    pub fn codes<'a>(&self, level: Level, w: &Weights<'a>, row: usize, scratch: &'a mut Vec<u32>) -> &'a [u8] {
+        let bytes = 4 * LANES * self.steps;
+        let plane = w.low(row);
+        if !self.unpack && plane.len() == bytes {
+            return plane;
+        }
+        scratch.resize(bytes / 4, 0);
+        if self.unpack {
+            let out = &mut scratch[..w.k.div_ceil(4)];
+            vectorized_at(level, Unpack { w, row, out });
+        } else {
+            let n = plane.len().min(bytes);
+            bytemuck::cast_slice_mut(scratch)[..n].copy_from_slice(&plane[..n]);
+        }
+        bytemuck::cast_slice(scratch)
+    }
+
+    /// Groups of a row to entries.
+    #[inline(always)]
+    fn spread<T: Copy, U: Copy>(&self, groups: &[T], entries: &mut [U], f: impl Fn(T) -> U) {
+        let repeat = self.lanes_per_group / self.lanes_per_scale;
+        match groups {
+            [one] => entries.fill(f(*one)),
+            _ if repeat == 1 => entries.iter_mut().zip(groups).for_each(|(e, &g)| *e = f(g)),
+            _ => entries.chunks_mut(repeat).zip(groups).for_each(|(e, &g)| e.fill(f(g))),
+        }
+    }
+}
+
+/// Entries of a block of rows, `[rows, entries]` each. Reused from block to block.
+#[derive(Default)]
+pub(super) struct RowBlock {
+    pub scale: Vec<f32>,
+    /// Zero-points; empty without.
+    pub zero: Vec<i32>,
+    /// Zero-points and offset as numbers, where asked for.
+    pub minus: Vec<f32>,
+    /// Biases by entry, where asked for; empty without.
+    pub bias: Vec<f32>,
+    /// Biases by group, `[rows, groups]`; empty without.
+    pub group_bias: Vec<f32>,
+    groups: Groups,
+}
+
+/// What a [`RowBlock`] is to hold.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    /// What scales are multiplied with, a power of two.
+    pub unit: f32,
+    /// Fill `minus`: what to subtract from codes.
+    pub minus: bool,
+    /// Fill `bias`.
+    pub bias: bool,
+}
+
+struct Prepare<'a> {
+    w: &'a Weights<'a>,
+    lanes: &'a Lanes,
+    rows: Range<usize>,
+    wanted: Wanted,
+    to: &'a mut RowBlock,
+}
+
+impl Work for Prepare<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { w, lanes, rows, wanted, to } = self;
+        let n = lanes.entries();
+        let has_zero = w.scheme.zero == crate::scheme::Zero::Point;
+        to.scale.resize(rows.len() * n, 0.0);
+        to.zero.resize(if has_zero { rows.len() * n } else { 0 }, 0);
+        to.minus.resize(if wanted.minus { rows.len() * n } else { 0 }, 0.0);
+        to.bias.resize(if wanted.bias && w.has_bias() { rows.len() * n } else { 0 }, 0.0);
+        to.group_bias.clear();
+        let offset = w.offset();
+        for (i, row) in rows.enumerate() {
+            let range = i * n..(i + 1) * n;
+            w.groups(row, &mut to.groups);
+            let unit = wanted.unit;
+            lanes.spread(&to.groups.scale, &mut to.scale[range.clone()], |s| s * unit);
+            if has_zero {
+                lanes.spread(&to.groups.zero, &mut to.zero[range.clone()], |z| z);
+            }
+            if wanted.minus {
+                let minus = &mut to.minus[range.clone()];
+                if has_zero {
+                    lanes.spread(&to.groups.zero, minus, |z| (z + offset) as f32);
+                } else {
+                    minus.fill(offset as f32);
+                }
+            }
+            if !to.bias.is_empty() {
+                lanes.spread(&to.groups.bias, &mut to.bias[range], |b| b);
+            }
+            to.group_bias.extend_from_slice(&to.groups.bias);
+        }
+    }
+}
+
+struct Unpack<'a> {
+    w: &'a Weights<'a>,
+    row: usize,
+    out: &'a mut [u32],
+}
+
+impl Work for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.w.codes(self.row, self.out);
+    }
+}
+
+impl RowBlock {
+    /// Prepares the entries of `rows`.
+    pub fn prepare(&mut self, level: Level, w: &Weights, lanes: &Lanes, rows: Range<usize>, wanted: Wanted) {
+        vectorized_at(level, Prepare { w, lanes, rows, wanted, to: self });
+    }
+}
