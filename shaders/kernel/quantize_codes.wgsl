@@ -34,7 +34,7 @@ fn block_of(start: u32) -> vec2<f32> {
     var low = x[start];
     var high = x[start];
     var extreme = 0.0;
-    for (var i = 0u; i < {{ s.group }}u; i++) {
+    for (var i = 0u; i < min({{ s.group }}u, p.k); i++) {
         let v = x[start + i];
         low = select(low, v, v < low);
         high = select(high, v, v > high);
@@ -168,23 +168,27 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     //% if s.high
     var high: array<u32, {{ s.high }}>;
     //% endif
-    var g: Group;
+    //% set whole = not s.group or s.group % 32 == 0
+    //% if whole
+    // The chunk lies in one group.
+    //% set number = "first / " ~ s.group ~ "u" if s.group else "0u"
+    let g = group_of(row, {{ number }});
     var block = vec2<f32>();
+    //% if s.block_encoder
+    block = block_of(row * p.k + {{ number }} * {{ s.group }}u);
+    //% endif
+    //% else
+    var g: Group;
+    let block = vec2<f32>();
+    //% endif
     for (var q = 0u; q < 8u; q++) {
         let col = first + 4u * q;
         if col >= p.k {
             break;
         }
-        //% if s.group
+        //% if not whole
         if q == 0u || col % {{ s.group }}u == 0u {
             g = group_of(row, col / {{ s.group }}u);
-            //% if s.block_encoder
-            block = block_of(row * p.k + col / {{ s.group }}u * {{ s.group }}u);
-            //% endif
-        }
-        //% else
-        if q == 0u {
-            g = group_of(row, 0u);
         }
         //% endif
         var bytes = 0u;

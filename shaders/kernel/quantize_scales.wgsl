@@ -194,7 +194,8 @@ fn write(first: u32, v: array<vec2<u32>, 4>) {
 //% set per = s.groups_per_super
 //% set levels = 2 ** s.bits - 1
 //% set half_levels = 2 ** (s.bits - 1)
-// One super-group: sub-scales to `w`, returns the f16 bits of super-scale and super-minimum.
+// One super-group: sub-scales to `w`, returns the f16 bits of super-scale and super-minimum. K is a multiple of the group, so that the
+// `min` below changes nothing; it keeps compilers from unrolling a loop in a loop, which took software drivers seconds.
 fn super_group(tid: u32, i: u32) -> vec2<u32> {
     let groups = i * {{ per }}u;
     let start = i * {{ per * s.group }}u;
@@ -204,7 +205,7 @@ fn super_group(tid: u32, i: u32) -> vec2<u32> {
     var top = 0.0;
     var bottom = 0.0;
     for (var g = 0u; g < {{ per }}u; g++) {
-        let r = stats_of(tid, start + g * {{ s.group }}u, {{ s.group }}u);
+        let r = stats_of(tid, start + g * {{ s.group }}u, min({{ s.group }}u, p.k));
         scale[g] = (r.high - r.low) * p.inv_steps;
         low[g] = -r.low;
         top = select(top, scale[g], scale[g] > top);
@@ -244,7 +245,7 @@ fn super_group(tid: u32, i: u32) -> vec2<u32> {
     //% else
     var top = 0.0;
     for (var g = 0u; g < {{ per }}u; g++) {
-        let r = stats_of(tid, start + g * {{ s.group }}u, {{ s.group }}u);
+        let r = stats_of(tid, start + g * {{ s.group }}u, min({{ s.group }}u, p.k));
         scale[g] = r.extreme * p.inv_steps;
         if magnitude_bits(scale[g]) > magnitude_bits(top) {
             top = scale[g];
@@ -297,14 +298,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     // Two super-groups share a word of super-scales.
     let i = (team * 64u + tid) * 2u;
     if i < p.total_groups {
-        let a = super_group(tid, i);
-        var b = vec2<u32>();
-        if i + 1u < p.total_groups {
-            b = super_group(tid, i + 1u);
+        // As above: a bound that compilers do not know keeps them from writing the body out twice.
+        var supers = vec2<u32>();
+        for (var j = 0u; j < min(2u, p.total_groups - i); j++) {
+            supers |= super_group(tid, i + j) << vec2<u32>(16u * j);
         }
-        w[p.supers + (i >> 1u)] = a.x | (b.x << 16u);
+        w[p.supers + (i >> 1u)] = supers.x;
         //% if enc == "super_minmax"
-        w[p.mins + (i >> 1u)] = a.y | (b.y << 16u);
+        w[p.mins + (i >> 1u)] = supers.y;
         //% endif
     }
     //% else

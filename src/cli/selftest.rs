@@ -68,7 +68,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         [] if report.checks() == 0 => Err(Error::Check { what: "nothing was checked".into() }),
         [] => Ok(()),
         [first, ..] => {
-            let what = format!("{}, the first: {first}", print::count(report.failures.len(), "check failed"));
+            let what = format!("{} failed, the first: {first}", print::count(report.failures.len(), "check"));
             Err(Error::Check { what })
         }
     }
