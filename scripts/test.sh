@@ -90,7 +90,7 @@ begin_stage "cargo clippy"
 cargo clippy --release --all-targets -- -D warnings
 
 begin_stage "cargo test"
-cargo test --release
+cargo test --release -- --show-output # counts, and what was not covered
 
 if [ "${LOWBIT_FULL:-}" = 1 ]; then
   begin_stage "Tint (Chromium's WGSL compiler)"
