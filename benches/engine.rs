@@ -350,7 +350,7 @@ fn print(rows: &[Row]) {
             n => format!("{:.1}", n as f64 / row.seconds * 1e-9),
         };
         println!(
-            "{:34} {:>5} {:11.4} {:9.2} {:7.0}% {flops:>9}",
+            "{:34} {:>5} {:11.4} {:9.3} {:7.0}% {flops:>9}",
             row.name,
             row.clock,
             row.seconds * 1e3,
