@@ -11,8 +11,13 @@
 //! engine is a handle that clones cheaply and may be shared between threads. Which kernel runs when is decided here; how is
 //! `kernels` and `cpu`.
 
+mod array;
+
+pub use array::{Array, PackedArray};
+
 use crate::product::{Accumulate, Activation, Function, Int8Group, Product, Summation};
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
+use array::{ArrayData, PackedData};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -61,35 +66,6 @@ pub struct EngineInfo {
     pub software: bool,
     /// What kernels are generated for: `f32`, `f16+subgroups32`, ...; on the CPU the vector instructions.
     pub tier: String,
-}
-
-/// A dense tensor where the engine computes. Clones share the memory.
-#[derive(Clone, Debug)]
-pub struct Array {
-    shape: Vec<usize>,
-    dtype: DType,
-    data: ArrayData,
-}
-
-#[derive(Clone, Debug)]
-enum ArrayData {
-    Host(Arc<Tensor>),
-    /// The buffer, and the byte where the tensor begins.
-    #[cfg(feature = "gpu")]
-    Device(Gpu, Buffer, u64),
-}
-
-/// A packed tensor where the engine computes. Clones share the memory.
-#[derive(Clone, Debug)]
-pub struct PackedArray {
-    data: PackedData,
-}
-
-#[derive(Clone, Debug)]
-enum PackedData {
-    Host(Arc<PackedTensor>),
-    #[cfg(feature = "gpu")]
-    Device(Gpu, Arc<DeviceWeights>),
 }
 
 /// Options of a product. `Default` is f32 throughout, no epilogue.
@@ -676,83 +652,5 @@ impl Call {
         check("bias", &options.bias, 1)?;
         check("residual", &options.residual, m)?;
         Ok(Self { m, rows, shape: y_shape })
-    }
-}
-
-impl Array {
-    /// The dimensions, outermost first.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The element type.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// The buffer on the GPU and the byte where the tensor begins; None on the CPU. Submit before using it elsewhere.
-    #[cfg(feature = "gpu")]
-    pub fn buffer(&self) -> Option<(&wgpu::Buffer, u64)> {
-        match &self.data {
-            ArrayData::Device(_, buffer, offset) => Some((buffer.raw(), *offset)),
-            ArrayData::Host(_) => None,
-        }
-    }
-
-    /// Submits everything recorded so far, waits for this array and copies it to the host.
-    ///
-    /// # Errors
-    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] and whatever else went wrong on the device since the last read.
-    pub async fn read(&self) -> Result<Tensor> {
-        match &self.data {
-            ArrayData::Host(tensor) => Ok(Tensor::clone(tensor)),
-            #[cfg(feature = "gpu")]
-            ArrayData::Device(gpu, buffer, offset) => {
-                let bytes = (self.shape.iter().product::<usize>() * self.dtype.size()) as u64;
-                let data = gpu.read_range(buffer, *offset..offset + bytes).await?;
-                Tensor::from_bytes(self.shape.clone(), self.dtype, data)
-            }
-        }
-    }
-}
-
-impl PackedArray {
-    /// The scheme.
-    pub fn scheme(&self) -> &Scheme {
-        match &self.data {
-            PackedData::Host(packed) => packed.scheme(),
-            #[cfg(feature = "gpu")]
-            PackedData::Device(_, weights) => &weights.scheme,
-        }
-    }
-
-    /// The dimensions, outermost first; the last is K.
-    pub fn shape(&self) -> &[usize] {
-        match &self.data {
-            PackedData::Host(packed) => packed.shape(),
-            #[cfg(feature = "gpu")]
-            PackedData::Device(_, weights) => &weights.shape,
-        }
-    }
-
-    /// Bytes of all planes where they are.
-    pub fn bytes(&self) -> usize {
-        match &self.data {
-            PackedData::Host(packed) => packed.data().len(),
-            #[cfg(feature = "gpu")]
-            PackedData::Device(_, weights) => weights.bytes(),
-        }
-    }
-
-    /// Submits everything recorded so far, waits for this tensor and copies it to the host.
-    ///
-    /// # Errors
-    /// As [`Array::read`].
-    pub async fn read(&self) -> Result<PackedTensor> {
-        match &self.data {
-            PackedData::Host(packed) => Ok(PackedTensor::clone(packed)),
-            #[cfg(feature = "gpu")]
-            PackedData::Device(gpu, weights) => weights.read(gpu).await,
-        }
     }
 }

@@ -33,7 +33,9 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if m <= FEW_ROWS && let Some(codes) = Codes::of(w) {
+    if m <= FEW_ROWS
+        && let Some(codes) = Codes::of(w)
+    {
         let few = Few::new(level, w, codes, x, m);
         let scratch = <(RowBlock, Vec<u32>)>::default;
         threads::for_each_with(tasks, work, scratch, |(entries, codes), (out, rows)| {
@@ -106,7 +108,8 @@ impl<'a> Few<'a> {
         for row in x.chunks(w.k) {
             for first in (0..lanes.steps).map(|t| t * LANES * values) {
                 for p in 0..values {
-                    turned.extend((0..LANES).map(|l| row.get(first + l * values + p).copied().unwrap_or(0.0)));
+                    turned
+                        .extend((0..LANES).map(|l| row.get(first + l * values + p).copied().unwrap_or(0.0)));
                 }
             }
         }

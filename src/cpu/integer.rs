@@ -89,7 +89,8 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         threads::for_each_with(
             tasks,
             work,
-            <(RowBlock, Vec<u32>)>::default, |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
+            <(RowBlock, Vec<u32>)>::default,
+            |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
         );
     } else {
         let many = Many::new(shared);
@@ -122,14 +123,8 @@ impl<'a> Few<'a> {
         let (x, w) = (shared.x, shared.w);
         let lanes = Lanes::of(w, x.group);
         let lane = 4 * lanes.fields;
-        let mut few = Self {
-            lanes,
-            codes: Vec::new(),
-            scale: Vec::new(),
-            init: Vec::new(),
-            sum: Vec::new(),
-            shared,
-        };
+        let mut few =
+            Self { lanes, codes: Vec::new(), scale: Vec::new(), init: Vec::new(), sum: Vec::new(), shared };
         for m in 0..x.rows {
             let (codes, scales) = x.row(m);
             let quads = codes.as_chunks::<4>().0;

@@ -54,7 +54,13 @@ impl Lanes {
     }
 
     /// The words of a row, whole steps: where they lie, or a copy in `scratch`.
-    pub fn codes<'a>(&self, level: Level, w: &Weights<'a>, row: usize, scratch: &'a mut Vec<u32>) -> &'a [u8] {
+    pub fn codes<'a>(
+        &self,
+        level: Level,
+        w: &Weights<'a>,
+        row: usize,
+        scratch: &'a mut Vec<u32>,
+    ) -> &'a [u8] {
         let bytes = 4 * LANES * self.steps;
         let plane = w.low(row);
         if !self.unpack && plane.len() == bytes {

@@ -140,7 +140,10 @@ pub(super) struct CodeRow<'a> {
 pub(super) fn code_rows(level: Level, w: CodeRow, x: &[f32], out: &mut [f32]) {
     let steps = w.codes.len() / (4 * LANES);
     let entries = steps * LANES / w.lanes_per_scale + LANES;
-    assert!([1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale), "a lane's shape");
+    assert!(
+        [1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale),
+        "a lane's shape"
+    );
     assert!(w.codes.len() % (4 * LANES) == 0 && w.scale.len() >= entries, "whole steps");
     assert!(w.table.is_some() || w.fields == 1, "a table for codes within bytes");
     assert!([w.minus, w.bias].iter().all(|e| e.is_empty() || e.len() >= entries), "an entry per scale");

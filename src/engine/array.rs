@@ -1,0 +1,123 @@
+//! Tensors where the engine computes: in host memory or on a device.
+//!
+//! ```text
+//! Array        dense f32 or f16: an Arc'd Tensor, or a buffer and the byte where it begins
+//! PackedArray  quantized: an Arc'd PackedTensor, or its parts on the device
+//! ```
+//!
+//! Both clone cheaply and come back to the host with `read`. Operations on them are the engine's.
+
+use crate::{DType, PackedTensor, Result, Scheme, Tensor};
+#[cfg(feature = "gpu")]
+use crate::{
+    gpu::{Buffer, Gpu},
+    kernels::DeviceWeights,
+};
+use std::sync::Arc;
+
+/// A dense tensor where the engine computes. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct Array {
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: DType,
+    pub(super) data: ArrayData,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum ArrayData {
+    Host(Arc<Tensor>),
+    /// The buffer, and the byte where the tensor begins.
+    #[cfg(feature = "gpu")]
+    Device(Gpu, Buffer, u64),
+}
+
+/// A packed tensor where the engine computes. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct PackedArray {
+    pub(super) data: PackedData,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum PackedData {
+    Host(Arc<PackedTensor>),
+    #[cfg(feature = "gpu")]
+    Device(Gpu, Arc<DeviceWeights>),
+}
+
+impl Array {
+    /// The dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The buffer on the GPU and the byte where the tensor begins; None on the CPU. Submit before using it elsewhere.
+    #[cfg(feature = "gpu")]
+    pub fn buffer(&self) -> Option<(&wgpu::Buffer, u64)> {
+        match &self.data {
+            ArrayData::Device(_, buffer, offset) => Some((buffer.raw(), *offset)),
+            ArrayData::Host(_) => None,
+        }
+    }
+
+    /// Submits everything recorded so far, waits for this array and copies it to the host.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] and whatever else went wrong on the device since the last read.
+    pub async fn read(&self) -> Result<Tensor> {
+        match &self.data {
+            ArrayData::Host(tensor) => Ok(Tensor::clone(tensor)),
+            #[cfg(feature = "gpu")]
+            ArrayData::Device(gpu, buffer, offset) => {
+                let bytes = (self.shape.iter().product::<usize>() * self.dtype.size()) as u64;
+                let data = gpu.read_range(buffer, *offset..offset + bytes).await?;
+                Tensor::from_bytes(self.shape.clone(), self.dtype, data)
+            }
+        }
+    }
+}
+
+impl PackedArray {
+    /// The scheme.
+    pub fn scheme(&self) -> &Scheme {
+        match &self.data {
+            PackedData::Host(packed) => packed.scheme(),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(_, weights) => &weights.scheme,
+        }
+    }
+
+    /// The dimensions, outermost first; the last is K.
+    pub fn shape(&self) -> &[usize] {
+        match &self.data {
+            PackedData::Host(packed) => packed.shape(),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(_, weights) => &weights.shape,
+        }
+    }
+
+    /// Bytes of all planes where they are.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            PackedData::Host(packed) => packed.data().len(),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(_, weights) => weights.bytes(),
+        }
+    }
+
+    /// Submits everything recorded so far, waits for this tensor and copies it to the host.
+    ///
+    /// # Errors
+    /// As [`Array::read`].
+    pub async fn read(&self) -> Result<PackedTensor> {
+        match &self.data {
+            PackedData::Host(packed) => Ok(PackedTensor::clone(packed)),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(gpu, weights) => weights.read(gpu).await,
+        }
+    }
+}
