@@ -21,9 +21,7 @@ fn add_plane<const WIDTH: usize, const QUADS: usize>(plane: &[u8], first_bit: us
         *out = if first_bit == 0 { four } else { *out | (four << first_bit) };
     };
     for (word, out) in words.iter().zip(whole.iter_mut()) {
-        for field in 0..QUADS {
-            take(*word, field, &mut out[field]);
-        }
+        out.iter_mut().enumerate().for_each(|(field, out)| take(*word, field, out));
     }
     if let Some(word) = words.get(whole.len()) {
         rest.iter_mut().enumerate().for_each(|(field, out)| take(*word, field, out));
@@ -102,8 +100,8 @@ mod tests {
                 let [low, high, ..] = w.planes_mut();
                 let (l, h) = (low.len() / 2, high.len() / 2);
                 pack(scheme.bits, &codes, &mut low[l..], &mut high[h..]);
-                for c in 0..k {
-                    assert_eq!((w.code(1, c), w.code(0, c)), (u32::from(codes[c]), 0), "{scheme} {c}");
+                for (c, &code) in codes[..k].iter().enumerate() {
+                    assert_eq!((w.code(1, c), w.code(0, c)), (u32::from(code), 0), "{scheme} {c}");
                 }
                 let mut back = vec![u32::MAX; codes.len() / 4];
                 let high = w.plane(PlaneKind::CodesHigh);

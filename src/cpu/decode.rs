@@ -8,7 +8,7 @@
 //! The order of single f32 operations is that of [`crate::scheme`]. One row at a time; threads and products are not here.
 
 use super::codes;
-use super::half_float::{f16_to_f32, widen_bf16, widen_f16, widen_f32};
+use super::half_float::{widen_bf16, widen_f16, widen_f32};
 use crate::PackedTensor;
 use crate::scheme::{Float, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
 
@@ -193,7 +193,7 @@ impl<'a> Weights<'a> {
                     let offset = self.offset() + groups.zero.get(g).copied().unwrap_or(0);
                     linear(codes, step, offset, scale, out);
                 }
-                _ => self.from_table(codes, scale, out),
+                _ => self.look_up(codes, scale, out),
             }
             if let Some(&bias) = groups.bias.get(g) {
                 out.iter_mut().for_each(|w| *w += bias);
@@ -202,7 +202,7 @@ impl<'a> Weights<'a> {
     }
 
     #[inline(always)]
-    fn from_table(&self, codes: &[u8], scale: f32, out: &mut [f32]) {
+    fn look_up(&self, codes: &[u8], scale: f32, out: &mut [f32]) {
         if let Ok(table) = <&[f32; 16]>::try_from(self.table.as_slice()) {
             out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c & 15)]);
         } else if let Ok(table) = <&[f32; 256]>::try_from(self.table.as_slice()) {
@@ -246,11 +246,17 @@ impl Supers<'_> {
 /// `f(super, sub)` for super-groups of N groups.
 #[inline(always)]
 fn each_of<const N: usize>(supers: &[u8], sub: &[u8], out: &mut [f32], f: impl Fn(f32, u8) -> f32) {
-    let groups = sub.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<N>().0);
-    for ((sub, out), d) in groups.zip(supers.as_chunks::<2>().0) {
-        let d = f16_to_f32(u16::from_le_bytes(*d));
-        for i in 0..N {
-            out[i] = f(d, sub[i]);
+    // Super-scales are widened sixteen at a time, which vectorises.
+    const SUPERS: usize = 16;
+    let mut wide = [0f32; SUPERS];
+    for (i, supers) in supers.chunks(2 * SUPERS).enumerate() {
+        widen_f16(supers, &mut wide);
+        let first = i * SUPERS;
+        let groups = sub.as_chunks::<N>().0[first..].iter().zip(&mut out.as_chunks_mut::<N>().0[first..]);
+        for ((sub, out), &d) in groups.zip(&wide) {
+            for i in 0..N {
+                out[i] = f(d, sub[i]);
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ fn exp(v: f32) -> f32 {
     let r = (v - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let p = 0.001_394_110_8;
     let p = p * r + 0.008_375_126;
-    let p = p * r + 0.041_666_353;
+    let p = p * r + 0.041_666_35;
     let p = p * r + 0.166_664_16;
     let p = p * r + 0.5;
     let p = p * r + 1.0;
@@ -51,12 +51,12 @@ fn half_erfc(t: f32) -> f32 {
     // erf(t) / t as a polynomial of t^2, near 0.
     let s = t * t;
     let p = 8.212_781e-5;
-    let p = p * s - 8.105_054_5e-4;
+    let p = p * s - 8.105_055e-4;
     let p = p * s + 5.197_685e-3;
     let p = p * s - 0.026_858_042;
     let p = p * s + 0.112_836_71;
     let p = p * s - 0.376_126_32;
-    let p = p * s + 1.128_379_2;
+    let p = p * s + std::f32::consts::FRAC_2_SQRT_PI;
     let near = 0.5 - 0.5 * (p * t);
     // -ln erfc(t) as a polynomial of t. Beyond 4.1 less than 4e-9 is left, and the polynomial goes astray.
     let u = t.min(4.1);
@@ -66,7 +66,7 @@ fn half_erfc(t: f32) -> f32 {
     let p = p * u + 4.738_916_7e-3;
     let p = p * u - 0.026_364_786;
     let p = p * u + 0.109_984_51;
-    let p = p * u + 0.631_924_65;
+    let p = p * u + 0.631_924_6;
     let p = p * u + 1.130_176_8;
     let p = p * u - 3.062_758_6e-4;
     let far = 0.5 * exp(-p - (t - u) * 8.0);

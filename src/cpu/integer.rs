@@ -23,7 +23,7 @@ use crate::scheme::{Codebook, Value, Zero};
 use std::ops::Range;
 
 /// Up to this many rows of x are multiplied row by row.
-const FEW_ROWS: usize = 3;
+const FEW_ROWS: usize = 4;
 
 /// How codes become bytes.
 pub(super) struct Bytes {

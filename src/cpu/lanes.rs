@@ -34,7 +34,7 @@ impl Lanes {
         let (low, high) = code_widths(w.scheme.bits);
         let fits = |fields: usize| {
             let lane = 4 * fields;
-            (single || w.group_len % lane == 0) && (x_group >= w.k || x_group % lane == 0)
+            (single || w.group_len.is_multiple_of(lane)) && (x_group >= w.k || x_group.is_multiple_of(lane))
         };
         let unpack = high > 0 || !fits(8 / low);
         let fields = if unpack { 1 } else { 8 / low };

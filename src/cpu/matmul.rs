@@ -123,7 +123,7 @@ pub fn summation(product: &Product, scheme: &Scheme, k: usize) -> Summation {
             };
             // Panels: per segment a product and an addition, twice with biases. Rows: a word per lane and step.
             let panel = segments(k, scheme.group_len(k), x_group).len() * 2;
-            let rows = k.next_multiple_of(PAD) / PAD;
+            let rows = k.div_ceil(PAD);
             Summation { chain: panel.max(rows) + 3, depth: lane_depth + 1, folded: true }
         }
         _ => {

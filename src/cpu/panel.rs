@@ -210,6 +210,10 @@ impl<const NR: usize> Work for Values<'_, NR> {
                     }
                 }
             }
+            Value::Linear { step: 1, .. } => {
+                let offset = w.offset();
+                each_word(panel, w, range, out, |u, zero| (u as i32 - offset - zero) as f32);
+            }
             Value::Linear { step, .. } => {
                 let offset = w.offset();
                 each_word(panel, w, range, out, |u, zero| (step * u as i32 - offset - zero) as f32);
@@ -233,23 +237,35 @@ fn each_word<const NR: usize>(
     out: &mut [[f32; NR]],
     value: impl Fn(u32, i32) -> f32,
 ) {
-    let words = panel.codes.as_chunks::<NR>().0;
+    let words = &panel.codes.as_chunks::<NR>().0[range.start / 4..range.end.div_ceil(4)];
     let (scales, biases) = (panel.scale.as_chunks::<NR>().0, panel.bias.as_chunks::<NR>().0);
     let zeros = panel.zero.as_chunks::<NR>().0;
-    for (i, out) in out.chunks_mut(4).enumerate().take(range.len().div_ceil(4)) {
-        let word = range.start / 4 + i;
-        let g = (4 * word / w.group_len).min(w.groups_per_row - 1);
-        let (codes, scale) = (&words[word], &scales[g]);
-        let zero = zeros.get(g).unwrap_or(&[0; NR]);
-        for (byte, out) in out.iter_mut().enumerate() {
-            for n in 0..NR {
-                out[n] = scale[n] * value((codes[n] >> (8 * byte)) & 255, zero[n]);
-            }
-            if let Some(bias) = biases.get(g) {
+    let (whole, rest) = out.as_chunks_mut::<4>();
+    let (whole_words, rest_word) = words.split_at(whole.len());
+    let group = |word: usize| ((range.start + 4 * word) / w.group_len).min(w.groups_per_row - 1);
+    let one = |codes: &[u32; NR], byte: usize, g: usize, zero: &[i32; NR], out: &mut [f32; NR]| {
+        let scale = &scales[g];
+        match biases.get(g) {
+            Some(bias) => {
                 for n in 0..NR {
-                    out[n] += bias[n];
+                    out[n] = scale[n] * value((codes[n] >> (8 * byte)) & 255, zero[n]) + bias[n];
+                }
+            }
+            None => {
+                for n in 0..NR {
+                    out[n] = scale[n] * value((codes[n] >> (8 * byte)) & 255, zero[n]);
                 }
             }
         }
+    };
+    for (i, (codes, out)) in whole_words.iter().zip(whole).enumerate() {
+        let g = group(i);
+        let zero = zeros.get(g).unwrap_or(&[0; NR]);
+        out.iter_mut().enumerate().for_each(|(byte, out)| one(codes, byte, g, zero, out));
+    }
+    if let Some(codes) = rest_word.first() {
+        let g = group(whole_words.len());
+        let zero = zeros.get(g).unwrap_or(&[0; NR]);
+        rest.iter_mut().enumerate().for_each(|(byte, out)| one(codes, byte, g, zero, out));
     }
 }

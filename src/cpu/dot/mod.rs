@@ -11,6 +11,9 @@
 //! Integer kernels give the same bits on every level: the same lanes, no fused multiply-add. f32 kernels differ in their last bits, as
 //! they fuse where the machine can. Layouts of operands are prepared by `integer` and `float`; nothing here knows schemes.
 
+// Lanes and rows index several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -144,7 +147,7 @@ pub(super) fn code_rows(level: Level, w: CodeRow, x: &[f32], out: &mut [f32]) {
         [1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale),
         "a lane's shape"
     );
-    assert!(w.codes.len() % (4 * LANES) == 0 && w.scale.len() >= entries, "whole steps");
+    assert!(w.codes.len().is_multiple_of(4 * LANES) && w.scale.len() >= entries, "whole steps");
     assert!(w.table.is_some() || w.fields == 1, "a table for codes within bytes");
     assert!([w.minus, w.bias].iter().all(|e| e.is_empty() || e.len() >= entries), "an entry per scale");
     assert!(out.len() <= ROWS_MR && x.len() == out.len() * steps * 4 * w.fields * LANES, "rows of x");
@@ -164,7 +167,10 @@ pub(super) fn code_rows(level: Level, w: CodeRow, x: &[f32], out: &mut [f32]) {
 
 /// `out[m] = sum of w * x`: `w` one row, `x` `[out.len(), w.len()]`, whole steps of `F32_ACCUMULATORS * LANES`.
 pub(super) fn f32_rows(level: Level, w: &[f32], x: &[f32], out: &mut [f32]) {
-    assert!(w.len() % (LANES * F32_ACCUMULATORS) == 0 && x.len() == out.len() * w.len(), "whole steps");
+    assert!(
+        w.len().is_multiple_of(LANES * F32_ACCUMULATORS) && x.len() == out.len() * w.len(),
+        "whole steps"
+    );
     assert!(out.len() <= ROWS_MR, "rows of x");
     #[cfg(target_arch = "x86_64")]
     match level {
@@ -243,7 +249,7 @@ pub(super) fn int_panel(level: Level, ends: &[u32], w: IntPanel, x: IntTile, out
 pub(super) fn f32_panel(level: Level, w: &[f32], x: &[f32], mr: usize, out: &mut [f32], stride: usize) {
     let tile = f32_tile(level);
     assert!((1..=tile.mr).contains(&mr) && w.len() / tile.nr == x.len() / mr, "one k");
-    assert!(w.len() % tile.nr == 0 && x.len() % mr == 0, "whole rows");
+    assert!(w.len().is_multiple_of(tile.nr) && x.len().is_multiple_of(mr), "whole rows");
     assert!(stride >= tile.nr && out.len() >= (mr - 1) * stride + tile.nr, "output");
     #[cfg(target_arch = "x86_64")]
     match level {

@@ -9,7 +9,7 @@ pub(in crate::cpu) fn transpose(level: Level, rows: &[&[u8]], words: usize, out:
     assert!(rows.iter().all(|r| r.len() >= 4 * words) && out.len() >= words * rows.len(), "whole rows");
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && rows.len() % 16 == 0 {
+    if level == Level::Avx512 && rows.len().is_multiple_of(16) {
         done = words / 16 * 16;
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
         #[allow(unsafe_code)]
