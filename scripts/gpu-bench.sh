@@ -37,7 +37,8 @@ find_cargo
 # Which adapters a continuous-integration machine must have is not the question here.
 unset CI
 
-cargo build --release
+# Builds the program along, with the same dependencies as the tests.
+cargo test --release --no-run --test differential --test engine
 target=${CARGO_TARGET_DIR:-target}
 devices=$("$target"/release/lowbit devices --json)
 name_where() { awk -F'"' -v software="$1" '/"name":/ { name = $4 } $0 ~ "\"software\": " software { print name; exit }' <<<"$devices"; }
