@@ -324,7 +324,7 @@ impl Engine {
         let bytes = crate::tensor::element_count(&shape).and_then(|n| n.checked_mul(dtype.size()));
         let end =
             bytes.and_then(|n| n.checked_next_multiple_of(16)).and_then(|n| offset.checked_add(n as u64));
-        if offset % 256 != 0 || end.is_none_or(|end| end > buffer.size()) {
+        if !offset.is_multiple_of(256) || end.is_none_or(|end| end > buffer.size()) {
             let got = format!("{} bytes, offset {offset}", buffer.size());
             let need = "an offset that is a multiple of 256 and room for the shape, rounded up to 16 bytes";
             return Err(Error::shape(format!("buffer for {dtype} {shape:?}"), need, got));
