@@ -26,7 +26,9 @@ use lowbit::{DType, Engine, EngineOptions, MatmulOptions, PackedTensor, Plan, Sc
 use pollster::block_on;
 use std::sync::OnceLock;
 
-const CI_ADAPTERS: [(&str, fn(&Found) -> bool); 3] = [
+type Is = fn(&Found) -> bool;
+
+const CI_ADAPTERS: [(&str, Is); 3] = [
     ("lavapipe (Vulkan)", |f| f.info.name.contains("llvmpipe") && f.info.backend == wgpu::Backend::Vulkan),
     ("SwiftShader (Vulkan)", |f| f.info.name.contains("SwiftShader")),
     ("Mesa's OpenGL", |f| f.info.backend == wgpu::Backend::Gl),
