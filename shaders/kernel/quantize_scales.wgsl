@@ -168,24 +168,24 @@ fn encode(r: Stats, inv_n: f32) -> vec2<u32> {
 }
 
 // Four groups' scales fill whole words; so do their zero-points.
-fn write(first: u32, v: array<vec2<u32>, 4>) {
+fn write(first: u32, scales: vec4<u32>, zeros: vec4<u32>) {
     //% if s.scale == "f32"
     //% for i in range(4)
     if first + {{ i }}u < p.total_groups {
-        w[p.scales + first + {{ i }}u] = v[{{ i }}].x;
+        w[p.scales + first + {{ i }}u] = scales[{{ i }}];
     }
     //% endfor
     //% elif s.scale == "f16"
-    w[p.scales + (first >> 1u)] = v[0].x | (v[1].x << 16u);
-    w[p.scales + (first >> 1u) + 1u] = v[2].x | (v[3].x << 16u);
+    w[p.scales + (first >> 1u)] = scales[0] | (scales[1] << 16u);
+    w[p.scales + (first >> 1u) + 1u] = scales[2] | (scales[3] << 16u);
     //% else
-    w[p.scales + (first >> 2u)] = v[0].x | (v[1].x << 8u) | (v[2].x << 16u) | (v[3].x << 24u);
+    w[p.scales + (first >> 2u)] = scales[0] | (scales[1] << 8u) | (scales[2] << 16u) | (scales[3] << 24u);
     //% endif
     //% if s.zero == "point"
-    w[p.zeros + (first >> 2u)] = v[0].y | (v[1].y << 8u) | (v[2].y << 16u) | (v[3].y << 24u);
+    w[p.zeros + (first >> 2u)] = zeros[0] | (zeros[1] << 8u) | (zeros[2] << 16u) | (zeros[3] << 24u);
     //% elif s.zero == "bias"
-    w[p.zeros + (first >> 1u)] = v[0].y | (v[1].y << 16u);
-    w[p.zeros + (first >> 1u) + 1u] = v[2].y | (v[3].y << 16u);
+    w[p.zeros + (first >> 1u)] = zeros[0] | (zeros[1] << 16u);
+    w[p.zeros + (first >> 1u) + 1u] = zeros[2] | (zeros[3] << 16u);
     //% endif
 }
 //% endif
@@ -290,9 +290,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     }
     let r = reduce(tid, mine);
     if team == 0u && tid == 0u {
-        var v: array<vec2<u32>, 4>;
-        v[0] = encode(r, p.inv_full);
-        write(0u, v);
+        let e = encode(r, p.inv_full);
+        write(0u, vec4<u32>(e.x, 0u, 0u, 0u), vec4<u32>(e.y, 0u, 0u, 0u));
     }
     //% elif s.two_level
     // Two super-groups share a word of super-scales.
@@ -317,27 +316,31 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         return;
     }
     //% endif
-    var v: array<vec2<u32>, 4>;
-    for (var i = 0u; i < 4u; i++) {
+    // A bound that compilers do not know, as above; vectors, for these they index without memory. A folded dispatch has workgroups with
+    // no group left.
+    let left = min(4u, p.total_groups - min(first, p.total_groups));
+    var scales = vec4<u32>();
+    var zeros = vec4<u32>();
+    for (var i = 0u; i < left; i++) {
         let g = first + i;
-        if g < p.total_groups {
-            let row = g / p.groups;
-            let at = (g % p.groups) * {{ s.group }}u;
-            //% if s.group
-            let n = min({{ s.group }}u, p.k - at);
-            //% else
-            let n = p.k;
-            //% endif
-            let r = stats_of(tid, row * p.k + at, n);
-            v[i] = encode(r, select(p.inv_last, p.inv_full, n == {{ s.group }}u));
-        }
+        let row = g / p.groups;
+        let at = (g % p.groups) * {{ s.group }}u;
+        //% if s.group
+        let n = min({{ s.group }}u, p.k - at);
+        //% else
+        let n = p.k;
+        //% endif
+        let r = stats_of(tid, row * p.k + at, n);
+        let e = encode(r, select(p.inv_last, p.inv_full, n == {{ s.group }}u));
+        scales[i] = e.x;
+        zeros[i] = e.y;
     }
     //% if wide
     if tid == 0u {
-        write(first, v);
+        write(first, scales, zeros);
     }
     //% else
-    write(first, v);
+    write(first, scales, zeros);
     //% endif
     //% endif
 }
