@@ -931,9 +931,7 @@ fn a_real_model() {
                 assert!(kib * 1024 < 250_000_000, "{scheme}: {kib} KiB");
             }
             None if cfg!(target_os = "linux") => panic!("no VmHWM in /proc"),
-            None => {
-                println!("{scheme}: peak memory not measured, there is no /proc");
-            }
+            None => println!("{scheme}: peak memory not measured, there is no /proc"),
         }
         let compared = folder.run(&["compare", model, "q.safetensors", "--device", "cpu", "--json"]).json();
         let total = &compared["total"];

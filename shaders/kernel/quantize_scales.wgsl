@@ -136,7 +136,8 @@ fn stored(scale: f32) -> u32 {
 //% if not s.two_level and mode != "stats"
 // The scale as stored, and the zero-point or bias as stored.
 fn encode(r: Stats, inv_n: f32) -> vec2<u32> {
-    let amax = max(-r.low, r.high);
+    // `abs`: of -0 and +0 a device may take either for the larger.
+    let amax = abs(max(-r.low, r.high));
     let tiny = magnitude_bits(amax) < TINY;
     //% if enc == "meanabs"
     return vec2<u32>(select(stored(r.sum * inv_n), 0u, magnitude_bits(r.sum) < TINY), 0u);

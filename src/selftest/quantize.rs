@@ -116,11 +116,18 @@ fn compare(
             }
         }
     }
-    // Scales and biases by themselves: f16 or bytes, whose neighbours are neighbouring integers.
+    // Scales and biases by themselves: f16 or bytes, whose neighbours are neighbouring integers. -0 and +0 are one number: which of them is
+    // the smaller, devices need not know.
     let size = if scheme.encoder == Encoder::GgmlNvfp4 { 1 } else { 2 };
     for plane in [PlaneKind::Scales, PlaneKind::Zeros] {
         for (a, b) in got.plane(plane).chunks(size).zip(want.plane(plane).chunks(size)) {
-            let number = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |n, &b| n << 8 | u32::from(b));
+            let number = |bytes: &[u8]| match *bytes {
+                [low, high] => {
+                    let magnitude = i32::from(high & 0x7f) << 8 | i32::from(low);
+                    if high & 0x80 == 0 { magnitude } else { -magnitude }
+                }
+                _ => i32::from(bytes[0]),
+            };
             off.all_scales += 1;
             match number(a).abs_diff(number(b)) {
                 0 => {}
