@@ -170,10 +170,12 @@ fn round_away(v: f32) -> f32 {
     }
 }
 
-/// The value of largest magnitude with its sign; the first wins. 0 for all zeros.
+/// The value of largest magnitude with its sign; the first wins. +0 for all zeros.
 #[inline(always)]
 pub fn extreme(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |best, &v| if magnitude(v) > magnitude(best) { v } else { best })
+    // The magnitude first, as a running choice would not vectorise.
+    let largest = x.iter().fold(0, |m, &v| magnitude(v).max(m));
+    if largest == 0 { 0.0 } else { x.iter().copied().find(|&v| magnitude(v) == largest).unwrap_or(0.0) }
 }
 
 impl GroupEncoder<'_> {
@@ -319,22 +321,29 @@ impl GroupEncoder<'_> {
     }
 }
 
-/// Codes of the table entries nearest to `x`, intervals split at `mid * scale`.
+/// Codes of the table entries nearest to `x`, intervals split at `mid * scale`. The interval above a boundary begins at the boundary
+/// itself for those at or below zero.
 #[inline(always)]
 fn nearest(table: &Sorted, scale: f32, x: &[f32], codes: &mut [u8]) {
-    // Where the interval above a boundary begins: at the boundary itself for those at or below zero.
-    let above = |mid: f32, v: f32| {
-        let edge = mid * scale;
-        v > edge || (v == edge && mid <= 0.0)
-    };
+    let codes = &mut codes[..x.len()];
     if table.mids.len() < 16 {
-        for (code, &v) in codes.iter_mut().zip(x) {
-            *code = table.mids.iter().fold(0, |n, &mid| n + u8::from(above(mid, v)));
+        // Counting boundaries below each value, boundary by boundary: the inner loops vectorise.
+        codes.fill(0);
+        for &mid in &table.mids {
+            let edge = mid * scale;
+            if mid <= 0.0 {
+                codes.iter_mut().zip(x).for_each(|(c, &v)| *c += u8::from(v >= edge));
+            } else {
+                codes.iter_mut().zip(x).for_each(|(c, &v)| *c += u8::from(v > edge));
+            }
         }
+        let mut order = [0u8; 16];
+        order[..table.codes.len()].copy_from_slice(&table.codes);
+        codes.iter_mut().for_each(|c| *c = order[usize::from(*c & 15)]);
     } else {
         for (code, &v) in codes.iter_mut().zip(x) {
-            *code = table.mids.partition_point(|&mid| above(mid, v)) as u8;
+            let above = |&mid: &f32| v > mid * scale || (v == mid * scale && mid <= 0.0);
+            *code = table.codes[table.mids.partition_point(above)];
         }
     }
-    codes[..x.len()].iter_mut().for_each(|c| *c = table.codes[usize::from(*c)]);
 }
