@@ -85,13 +85,31 @@ pub fn sum_in_lanes(x: &[f32]) -> f32 {
     lanes[0]
 }
 
+/// 2^23: added to and subtracted from a smaller number that is not negative it rounds to an integer, and left in place it puts the
+/// integer into the last bits. Conversions by `as` saturate, for which compilers leave vectors.
+const INTEGERS: f32 = 8_388_608.0;
+
+/// The last byte of an integer between -2^22 and 2^22.
+#[inline(always)]
+pub fn last_byte(integer: f32) -> u8 {
+    (integer + 1.5 * INTEGERS).to_bits() as u8
+}
+
+/// Towards zero, `0 <= v < 2^22`.
+#[inline(always)]
+fn truncate(v: f32) -> f32 {
+    let near = (v + INTEGERS) - INTEGERS;
+    if near > v { near - 1.0 } else { near }
+}
+
 /// The largest integer `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`, given `inverse` near `1 / s`.
 ///
-/// The product with the inverse is off by far less than one, so one step either way mends it.
+/// The product with the inverse is off by far less than one half, so one step either way mends it.
 #[inline(always)]
 pub fn steps(t: f32, s: f32, inverse: f32, q_max: f32) -> f32 {
-    let guess = (t * inverse).min(q_max) as i32 as f32;
-    // `guess` truncates: the answer is it or the next, or one less where the quotient came out too high.
+    let quotient = t * inverse;
+    let quotient = if quotient < q_max { quotient } else { q_max };
+    let guess = (quotient + INTEGERS) - INTEGERS;
     let up = if guess < q_max && (guess + 0.5) * s <= t { guess + 1.0 } else { guess };
     if up > 0.0 && (up - 0.5) * s > t { up - 1.0 } else { up }
 }
@@ -156,18 +174,11 @@ fn inverse_or_zero(d: f32) -> f32 {
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-/// C-style `round`: half away from zero. |v| < 2^23.
+/// C-style `round`: half away from zero. |v| < 2^22.
 #[inline(always)]
 fn round_away(v: f32) -> f32 {
-    let whole = v as i32 as f32;
-    let rest = v - whole;
-    if rest >= 0.5 {
-        whole + 1.0
-    } else if rest <= -0.5 {
-        whole - 1.0
-    } else {
-        whole
-    }
+    let whole = truncate(v.abs());
+    (if v.abs() - whole >= 0.5 { whole + 1.0 } else { whole }).copysign(v)
 }
 
 /// The value of largest magnitude with its sign; the first wins. +0 for all zeros.
@@ -274,16 +285,16 @@ impl GroupEncoder<'_> {
             Encoder::MeanAbs | Encoder::GgmlMeanAbs => out.for_each(|(c, &v)| *c = u8::from(v >= 0.0)),
             Encoder::GgmlExtreme => {
                 let offset = half_levels + 0.5;
-                out.for_each(|(c, &v)| *c = (v * inverse + offset).min(levels) as u8);
+                out.for_each(|(c, &v)| *c = last_byte(truncate((v * inverse + offset).min(levels))));
             }
             Encoder::GgmlMinMax => {
-                out.for_each(|(c, &v)| *c = ((v - low) * inverse + 0.5).min(levels) as u8);
+                out.for_each(|(c, &v)| *c = last_byte(truncate(((v - low) * inverse + 0.5).min(levels))));
             }
             Encoder::GgmlAbsmax | Encoder::GgmlTernary => {
                 let most = if self.encoder == Encoder::GgmlAbsmax { 127.0 } else { 1.0 };
-                let offset = half_levels.max(1.0) as i32 - if most == 1.0 { 1 } else { 0 };
+                let offset = if most == 1.0 { half_levels - 1.0 } else { half_levels };
                 out.for_each(|(c, &v)| {
-                    *c = (round_away(v * inverse).clamp(-most, most) as i32 + offset) as u8;
+                    *c = last_byte(round_away(v * inverse).clamp(-most, most) + offset);
                 });
             }
             Encoder::Nearest | Encoder::SharedExponent { .. } | Encoder::GgmlNvfp4 => {
@@ -301,7 +312,7 @@ impl GroupEncoder<'_> {
                 out.for_each(|(c, &v)| {
                     let most = if v < 0.0 { half_levels } else { half_levels - 1.0 };
                     let q = steps(v.abs(), scale, inverse, most);
-                    *c = (half_levels + if v < 0.0 { -q } else { q }) as i32 as u8;
+                    *c = last_byte(half_levels + if v < 0.0 { -q } else { q });
                 });
             }
             Encoder::MinMax => {
@@ -311,7 +322,7 @@ impl GroupEncoder<'_> {
                 let (inverse, zero) = (1.0 / scale, f32::from(chosen.zero));
                 out.for_each(|(c, &v)| {
                     let q = steps(v.abs(), scale, inverse, levels + 1.0);
-                    *c = (zero + if v < 0.0 { -q } else { q }).clamp(0.0, levels) as i32 as u8;
+                    *c = last_byte((zero + if v < 0.0 { -q } else { q }).clamp(0.0, levels));
                 });
             }
             Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
