@@ -9,7 +9,7 @@
 //! `amax` is below 2^-100 is all zero. A group with a NaN or an infinity has the scale NaN, so that every output of its row
 //! is NaN.
 
-use super::encode::{TINY, magnitude, steps};
+use super::encode::{TINY, last_byte, magnitude, steps};
 use super::half_float::through_f16;
 use super::level::{Work, vectorized};
 use super::rows::DenseRows;
@@ -75,8 +75,8 @@ impl Work for QuantizeRow<'_> {
                 let s = f32::from_bits(amax) * (1.0 / 127.0);
                 let inverse = 1.0 / s;
                 for (c, &v) in codes.iter_mut().zip(x) {
-                    let q = steps(v.abs(), s, inverse, 127.0) as i32;
-                    *c = if v < 0.0 { -q } else { q } as i8;
+                    let q = steps(v.abs(), s, inverse, 127.0);
+                    *c = last_byte(if v < 0.0 { -q } else { q }) as i8;
                 }
                 *scale = s;
             }

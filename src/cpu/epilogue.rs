@@ -32,7 +32,8 @@ fn exp(v: f32) -> f32 {
     let v = v.max(-87.0);
     // Adding 1.5 * 2^23 rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
-    let n = (v * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = v * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     // ln 2 in two parts, the first exact in few bits.
     let r = (v - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let p = 0.001_394_110_8;
@@ -42,7 +43,8 @@ fn exp(v: f32) -> f32 {
     let p = p * r + 0.5;
     let p = p * r + 1.0;
     let p = p * r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // The integer is in the last bits of `rounded`; shifted, it is an exponent that wants its bias.
+    p * f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// `erfc(t) / 2` for `t >= 0`.

@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Weight rows of one task, and the width of a block of sums.
 pub(super) const BLOCK: usize = 32;
 /// Up to this many rows of x are multiplied row by row.
-const FEW_ROWS: usize = 8;
+const FEW_ROWS: usize = 6;
 /// Length of a chain of the panel kernel.
 pub(super) const KC: usize = 256;
 

@@ -146,34 +146,39 @@ impl<const NR: usize> Work for Fields<'_, NR> {
         let (low, high) = (low.as_chunks::<NR>().0, high.as_chunks::<NR>().0);
         let out = out.as_chunks_mut::<NR>().0;
         match widths {
-            (4, 0) => fields::<4, NR>(low, 0, out),
-            (2, 0) => fields::<2, NR>(low, 0, out),
-            (1, 0) => fields::<1, NR>(low, 0, out),
+            (4, 0) => fields::<4, 2, NR>(low, 0, out),
+            (2, 0) => fields::<2, 4, NR>(low, 0, out),
+            (1, 0) => fields::<1, 8, NR>(low, 0, out),
             (2, _) => {
-                fields::<2, NR>(low, 0, out);
-                fields::<1, NR>(high, 2, out);
+                fields::<2, 4, NR>(low, 0, out);
+                fields::<1, 8, NR>(high, 2, out);
             }
             (_, 1) => {
-                fields::<4, NR>(low, 0, out);
-                fields::<1, NR>(high, 4, out);
+                fields::<4, 2, NR>(low, 0, out);
+                fields::<1, 8, NR>(high, 4, out);
             }
             _ => {
-                fields::<4, NR>(low, 0, out);
-                fields::<2, NR>(high, 4, out);
+                fields::<4, 2, NR>(low, 0, out);
+                fields::<2, 4, NR>(high, 4, out);
             }
         }
     }
 }
 
-/// Takes the fields of `WIDTH` bits apart; those of a high plane are added at `first_bit`.
+/// Takes the `QUADS` fields of `WIDTH` bits apart; those of a high plane are added at `first_bit`.
 #[inline(always)]
-fn fields<const WIDTH: usize, const NR: usize>(words: &[[u32; NR]], first_bit: usize, out: &mut [[u32; NR]]) {
+fn fields<const WIDTH: usize, const QUADS: usize, const NR: usize>(
+    words: &[[u32; NR]],
+    first_bit: usize,
+    out: &mut [[u32; NR]],
+) {
     let mask = u32::from_ne_bytes([((1u32 << WIDTH) - 1) as u8; 4]);
-    for (words, out) in words.iter().zip(out.chunks_mut(8 / WIDTH)) {
+    // K is padded to 32 values, so that words are whole.
+    for (words, out) in words.iter().zip(out.as_chunks_mut::<QUADS>().0) {
         for (field, out) in out.iter_mut().enumerate() {
-            for n in 0..NR {
-                let four = (words[n] >> (WIDTH * field)) & mask;
-                out[n] = if first_bit == 0 { four } else { out[n] | (four << first_bit) };
+            for (out, word) in out.iter_mut().zip(words) {
+                let four = (word >> (WIDTH * field)) & mask;
+                *out = if first_bit == 0 { four } else { *out | (four << first_bit) };
             }
         }
     }

@@ -85,13 +85,31 @@ pub fn sum_in_lanes(x: &[f32]) -> f32 {
     lanes[0]
 }
 
+/// 2^23: added to and subtracted from a smaller number that is not negative it rounds to an integer, and left in place it puts the
+/// integer into the last bits. Conversions by `as` saturate, for which compilers leave vectors.
+const INTEGERS: f32 = 8_388_608.0;
+
+/// The last byte of an integer between -2^22 and 2^22.
+#[inline(always)]
+pub fn last_byte(integer: f32) -> u8 {
+    (integer + 1.5 * INTEGERS).to_bits() as u8
+}
+
+/// Towards zero, `0 <= v < 2^22`.
+#[inline(always)]
+fn truncate(v: f32) -> f32 {
+    let near = (v + INTEGERS) - INTEGERS;
+    if near > v { near - 1.0 } else { near }
+}
+
 /// The largest integer `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`, given `inverse` near `1 / s`.
 ///
-/// The product with the inverse is off by far less than one, so one step either way mends it.
+/// The product with the inverse is off by far less than one half, so one step either way mends it.
 #[inline(always)]
 pub fn steps(t: f32, s: f32, inverse: f32, q_max: f32) -> f32 {
-    let guess = (t * inverse).min(q_max) as i32 as f32;
-    // `guess` truncates: the answer is it or the next, or one less where the quotient came out too high.
+    let quotient = t * inverse;
+    let quotient = if quotient < q_max { quotient } else { q_max };
+    let guess = (quotient + INTEGERS) - INTEGERS;
     let up = if guess < q_max && (guess + 0.5) * s <= t { guess + 1.0 } else { guess };
     if up > 0.0 && (up - 0.5) * s > t { up - 1.0 } else { up }
 }
@@ -156,24 +174,19 @@ fn inverse_or_zero(d: f32) -> f32 {
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-/// C-style `round`: half away from zero. |v| < 2^23.
+/// C-style `round`: half away from zero. |v| < 2^22.
 #[inline(always)]
 fn round_away(v: f32) -> f32 {
-    let whole = v as i32 as f32;
-    let rest = v - whole;
-    if rest >= 0.5 {
-        whole + 1.0
-    } else if rest <= -0.5 {
-        whole - 1.0
-    } else {
-        whole
-    }
+    let whole = truncate(v.abs());
+    (if v.abs() - whole >= 0.5 { whole + 1.0 } else { whole }).copysign(v)
 }
 
-/// The value of largest magnitude with its sign; the first wins. 0 for all zeros.
+/// The value of largest magnitude with its sign; the first wins. +0 for all zeros.
 #[inline(always)]
 pub fn extreme(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |best, &v| if magnitude(v) > magnitude(best) { v } else { best })
+    // The magnitude first, as a running choice would not vectorise.
+    let largest = x.iter().fold(0, |m, &v| magnitude(v).max(m));
+    if largest == 0 { 0.0 } else { x.iter().copied().find(|&v| magnitude(v) == largest).unwrap_or(0.0) }
 }
 
 impl GroupEncoder<'_> {
@@ -272,16 +285,16 @@ impl GroupEncoder<'_> {
             Encoder::MeanAbs | Encoder::GgmlMeanAbs => out.for_each(|(c, &v)| *c = u8::from(v >= 0.0)),
             Encoder::GgmlExtreme => {
                 let offset = half_levels + 0.5;
-                out.for_each(|(c, &v)| *c = (v * inverse + offset).min(levels) as u8);
+                out.for_each(|(c, &v)| *c = last_byte(truncate((v * inverse + offset).min(levels))));
             }
             Encoder::GgmlMinMax => {
-                out.for_each(|(c, &v)| *c = ((v - low) * inverse + 0.5).min(levels) as u8);
+                out.for_each(|(c, &v)| *c = last_byte(truncate(((v - low) * inverse + 0.5).min(levels))));
             }
             Encoder::GgmlAbsmax | Encoder::GgmlTernary => {
                 let most = if self.encoder == Encoder::GgmlAbsmax { 127.0 } else { 1.0 };
-                let offset = half_levels.max(1.0) as i32 - if most == 1.0 { 1 } else { 0 };
+                let offset = if most == 1.0 { half_levels - 1.0 } else { half_levels };
                 out.for_each(|(c, &v)| {
-                    *c = (round_away(v * inverse).clamp(-most, most) as i32 + offset) as u8;
+                    *c = last_byte(round_away(v * inverse).clamp(-most, most) + offset);
                 });
             }
             Encoder::Nearest | Encoder::SharedExponent { .. } | Encoder::GgmlNvfp4 => {
@@ -299,7 +312,7 @@ impl GroupEncoder<'_> {
                 out.for_each(|(c, &v)| {
                     let most = if v < 0.0 { half_levels } else { half_levels - 1.0 };
                     let q = steps(v.abs(), scale, inverse, most);
-                    *c = (half_levels + if v < 0.0 { -q } else { q }) as i32 as u8;
+                    *c = last_byte(half_levels + if v < 0.0 { -q } else { q });
                 });
             }
             Encoder::MinMax => {
@@ -309,7 +322,7 @@ impl GroupEncoder<'_> {
                 let (inverse, zero) = (1.0 / scale, f32::from(chosen.zero));
                 out.for_each(|(c, &v)| {
                     let q = steps(v.abs(), scale, inverse, levels + 1.0);
-                    *c = (zero + if v < 0.0 { -q } else { q }).clamp(0.0, levels) as i32 as u8;
+                    *c = last_byte((zero + if v < 0.0 { -q } else { q }).clamp(0.0, levels));
                 });
             }
             Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
@@ -319,22 +332,29 @@ impl GroupEncoder<'_> {
     }
 }
 
-/// Codes of the table entries nearest to `x`, intervals split at `mid * scale`.
+/// Codes of the table entries nearest to `x`, intervals split at `mid * scale`. The interval above a boundary begins at the boundary
+/// itself for those at or below zero.
 #[inline(always)]
 fn nearest(table: &Sorted, scale: f32, x: &[f32], codes: &mut [u8]) {
-    // Where the interval above a boundary begins: at the boundary itself for those at or below zero.
-    let above = |mid: f32, v: f32| {
-        let edge = mid * scale;
-        v > edge || (v == edge && mid <= 0.0)
-    };
+    let codes = &mut codes[..x.len()];
     if table.mids.len() < 16 {
-        for (code, &v) in codes.iter_mut().zip(x) {
-            *code = table.mids.iter().fold(0, |n, &mid| n + u8::from(above(mid, v)));
+        // Counting boundaries below each value, boundary by boundary: the inner loops vectorise.
+        codes.fill(0);
+        for &mid in &table.mids {
+            let edge = mid * scale;
+            if mid <= 0.0 {
+                codes.iter_mut().zip(x).for_each(|(c, &v)| *c += u8::from(v >= edge));
+            } else {
+                codes.iter_mut().zip(x).for_each(|(c, &v)| *c += u8::from(v > edge));
+            }
         }
+        let mut order = [0u8; 16];
+        order[..table.codes.len()].copy_from_slice(&table.codes);
+        codes.iter_mut().for_each(|c| *c = order[usize::from(*c & 15)]);
     } else {
         for (code, &v) in codes.iter_mut().zip(x) {
-            *code = table.mids.partition_point(|&mid| above(mid, v)) as u8;
+            let above = |&mid: &f32| v > mid * scale || (v == mid * scale && mid <= 0.0);
+            *code = table.codes[table.mids.partition_point(above)];
         }
     }
-    codes[..x.len()].iter_mut().for_each(|c| *c = table.codes[usize::from(*c)]);
 }

@@ -17,7 +17,7 @@ use crate::scheme::codebook::Sorted;
 use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, Zero};
 use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};
-pub(super) use group::{TINY, magnitude, steps};
+pub(super) use group::{TINY, last_byte, magnitude, steps};
 use two_level::SuperOut;
 
 /// Values encoded by one task.

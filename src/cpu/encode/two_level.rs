@@ -9,7 +9,7 @@
 #[cfg(doc)]
 use crate::scheme::Encoder;
 
-use super::group::{Stats, TINY, extreme, magnitude, steps};
+use super::group::{Stats, TINY, extreme, last_byte, magnitude, steps};
 use crate::cpu::half_float::{f16_saturating, f16_to_f32};
 use crate::scheme::SubScale;
 
@@ -59,7 +59,7 @@ pub fn min_max(x: &[f32], group: usize, bits: u8, sub: SubScale, out: SuperOut) 
         let inverse = 1.0 / s;
         for (c, &v) in codes.iter_mut().zip(x) {
             let t = v + offset;
-            *c = if t <= 0.0 { 0.0 } else { steps(t, s, inverse, levels) } as i32 as u8;
+            *c = last_byte(if t <= 0.0 { 0.0 } else { steps(t, s, inverse, levels) });
         }
     }
     (d_bits, dm_bits)
@@ -98,7 +98,7 @@ pub fn absmax(x: &[f32], group: usize, bits: u8, out: SuperOut) -> u16 {
         }
         let inverse = 1.0 / s.abs();
         for (c, &v) in codes.iter_mut().zip(x) {
-            *c = (half_levels + signed_steps(v, s, inverse, half_levels)) as i32 as u8;
+            *c = last_byte(half_levels + signed_steps(v, s, inverse, half_levels));
         }
     }
     d_bits
