@@ -3,16 +3,10 @@
 //! Where a format's own definition divides or multiplies and adds (GGUF's), devices may round it differently: a code may be off by one
 //! step and an f16 or E4M3 scale by one unit, counted, and in no more than 1 of 200 cases of all that are compared for a scheme.
 
-use super::data::{self, Random};
+use super::data::{self, Random, divides};
 use super::{Options, Report, sizes_of_k};
 use crate::scheme::{Encoder, PlaneKind, Value};
 use crate::{Engine, Error, PackedTensor, Result, Scheme, Tensor, reference};
-
-/// Whether the definition leaves room for rounding.
-fn divides(scheme: &Scheme) -> bool {
-    use Encoder::*;
-    matches!(scheme.encoder, GgmlExtreme | GgmlMinMax | GgmlAbsmax | GgmlTernary | GgmlMeanAbs | GgmlNvfp4)
-}
 
 pub(super) async fn run(
     engine: &Engine,
