@@ -449,6 +449,9 @@ fn shards_are_one_model() {
     }
     let compared = folder.run(&["compare", "model", "q.safetensors", "--device", "cpu", "--json"]).json();
     assert!(compared["total"]["sqnr_db"].as_f64().unwrap() > 40.0);
+    folder
+        .run(&["quantize", "model", "-o", name, "--scheme", "q8_0", "--device", "cpu", "--force"])
+        .fails(2, &["is the input"]);
 
     for (map, word) in [
         (
@@ -947,4 +950,54 @@ fn a_real_model() {
         assert_eq!(entry(&compared["tensors"], "embeddings.LayerNorm.weight")["sqnr_db"], Value::Null);
         assert_eq!(compared["different"], json!([]));
     }
+}
+
+#[test]
+fn dequantizing_makes_no_infinities() {
+    let folder = Folder::new();
+    let mut values = vec![0.0; 64];
+    values[0] = 65504.0;
+    folder.write("m.safetensors", file(&[("w", "F16", &[1, 64], f16s(&values))], Value::Null));
+    folder
+        .run(&["quantize", "m.safetensors", "-o", "q", "--scheme", "int4-g32", "--device", "cpu", "--json"])
+        .json();
+    let ran = folder.run(&["dequantize", "q", "-o", "back", "--device", "cpu"]);
+    ran.fails(1, &["'w'", "index 0", "f16", "--dtype f32"]);
+    assert_eq!(folder.names(), ["m.safetensors", "q"]);
+    folder.run(&["dequantize", "q", "-o", "back", "--dtype", "f32", "--device", "cpu", "--json"]).json();
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_pipes_are_not_replaced() {
+    let folder = with_model();
+    // Standard output by a path, as /dev/stdout is: written to, with or without --force, and still a link afterwards.
+    for force in ["", "--force"] {
+        let line = format!(
+            "ln -sf /proc/self/fd/1 so; $LOWBIT quantize m.safetensors -o so --scheme int4-g32 --device cpu {force} 2>&1 | wc -c; test -L so"
+        );
+        if Path::new("/proc/self/fd").exists() {
+            let ran = folder.shell(&line);
+            assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+            assert!(ran.stdout.trim().parse::<usize>().unwrap() > 1000, "{}", ran.stdout);
+        }
+    }
+    let ran = folder.shell(
+        "ln -s nowhere dangling; $LOWBIT quantize m.safetensors -o dangling --scheme int4-g32 --device cpu",
+    );
+    ran.fails(2, &["dangling", "a link to nothing"]);
+    let ran = folder.shell("mkfifo pipe; $LOWBIT inspect pipe");
+    ran.fails(1, &["pipe", "not a regular file"]);
+    let ran = folder.run(&[
+        "quantize",
+        "m.safetensors",
+        "-o",
+        "no/such/x",
+        "--scheme",
+        "int4-g32",
+        "--device",
+        "cpu",
+    ]);
+    ran.fails(1, &["no/such/x"]);
+    assert!(!ran.stderr.contains(".tmp"), "{}", ran.stderr);
 }

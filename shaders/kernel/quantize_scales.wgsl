@@ -208,7 +208,8 @@ fn super_group(tid: u32, i: u32) -> vec2<u32> {
     for (var g = 0u; g < {{ per }}u; g++) {
         let r = stats_of(tid, start + g * {{ s.group }}u, min({{ s.group }}u, p.k));
         scale[g] = (r.high - r.low) * p.inv_steps;
-        low[g] = -r.low;
+        // Not `-r.low`, which is -0 where no value is negative.
+        low[g] = abs(r.low);
         top = select(top, scale[g], scale[g] > top);
         bottom = select(bottom, low[g], low[g] > bottom);
     }

@@ -4,7 +4,7 @@ use super::print;
 use super::quantize::{copy, missing, plan_copy};
 use super::{open_engine, output::Output};
 use crate::file::safetensors::{Content, Item, Model, Plan, Writer, file_type, float_type};
-use crate::{DType, Error, Result, Tensor};
+use crate::{DType, Engine, Error, PackedTensor, Result, Tensor};
 use half::bf16;
 use serde_json::json;
 use std::path::PathBuf;
@@ -80,6 +80,9 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
                     engine.dequantize(&engine.upload_packed(&packed)?, decoded)?.read().await
                 });
                 let tensor = tensor.map_err(|e| e.in_tensor(&entry.name))?;
+                if dtype == DType::F16 {
+                    refuse_overflow(&engine, &packed, &tensor, &entry.name)?;
+                }
                 match dtype {
                     DType::Bf16 => writer.dense(&to_bf16(&tensor))?,
                     _ => writer.dense(tensor.bytes())?,
@@ -107,6 +110,30 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         print::bytes(model.bytes()),
         print::bytes(bytes),
     ))
+}
+
+/// f16 ends at 65504: a weight beyond it would become an infinity that was not in the packed tensor.
+fn refuse_overflow(engine: &Engine, packed: &PackedTensor, rounded: &Tensor, name: &str) -> Result<()> {
+    if rounded.to_f32().iter().all(|v| v.is_finite()) {
+        return Ok(());
+    }
+    let exact = pollster::block_on(async {
+        engine.dequantize(&engine.upload_packed(packed)?, DType::F32)?.read().await
+    })?;
+    let overflow = |(a, b): (&f32, &f32)| a.is_infinite() && b.is_finite();
+    match rounded.to_f32().iter().zip(exact.to_f32().iter()).position(overflow) {
+        None => Ok(()),
+        Some(index) => {
+            let value = exact.to_f32()[index];
+            Err(Error::NotRepresentable {
+                tensor: name.into(),
+                index: index as u64,
+                value,
+                scheme: "f16 (--dtype f32 or --dtype bf16 holds it)".into(),
+                limit: 65504.0,
+            })
+        }
+    }
 }
 
 /// The elements rounded to the nearest bf16, little-endian.

@@ -72,18 +72,20 @@ impl Output {
             }
         }
         let full = real.clone().unwrap_or_else(|| path.to_path_buf());
-        if real.is_some() {
-            let info = std::fs::metadata(&full).map_err(io)?;
+        // Not `real`: a link to a pipe has something behind it but no path of its own.
+        if let Ok(info) = std::fs::metadata(path) {
             if info.is_dir() {
                 return Err(Error::Usage(format!("{} is a folder; name a file", path.display())));
             }
             if !info.is_file() {
-                let file = File::options().write(true).open(&full).map_err(io)?;
+                let file = File::options().write(true).open(path).map_err(io)?;
                 return Ok(Self { path: path.to_path_buf(), force, target: Target::Direct(file) });
             }
             if !force {
                 return Err(Error::Exists { path: path.to_path_buf() });
             }
+        } else if std::fs::symlink_metadata(path).is_ok() {
+            return Err(Error::Usage(format!("{} is a link to nothing; name a file", path.display())));
         }
         let name =
             full.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
@@ -93,7 +95,9 @@ impl Output {
         };
         watch_signals();
         let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{}.lowbit-", name.to_string_lossy());
+        // The temporary's name must not be longer than a legal target's.
+        let stem: String = name.to_string_lossy().chars().take(50).collect();
+        let prefix = format!(".{stem}.lowbit-");
         builder.prefix(&prefix).suffix(".tmp");
         #[cfg(unix)]
         {
@@ -105,7 +109,9 @@ impl Output {
         let mut list = pending();
         let file = builder.tempfile_in(folder).map_err(|e| {
             // The path in the library's own message is that of the temporary, which means nothing to the user.
-            io(e.raw_os_error().map_or(e, std::io::Error::from_raw_os_error))
+            let text = e.to_string();
+            let cause = text.split(" at path ").next().unwrap_or(&text).to_string();
+            io(std::io::Error::new(e.kind(), cause))
         })?;
         list.push(file.path().to_path_buf());
         drop(list);

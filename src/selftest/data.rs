@@ -182,7 +182,20 @@ pub fn divides(scheme: &Scheme) -> bool {
 pub fn weights(scheme: &Scheme, rows: usize, k: usize, rng: &mut Random) -> Vec<f32> {
     let group = scheme.group_len(k);
     let mut x: Vec<f32> = (0..rows * k).map(|_| rng.normal()).collect();
-    for row in x.chunks_mut(k) {
+    for (r, row) in x.chunks_mut(k).enumerate() {
+        // Whole rows, so that super-groups too are zero, or round to it.
+        match r % 6 {
+            4 => {
+                let tiny = rng.pick(&[0.0, -0.0, 1e-31, 1e-9]);
+                row.iter_mut().for_each(|v| *v *= tiny);
+                continue;
+            }
+            5 => {
+                row.fill(rng.pick(&[0.0, -0.0]));
+                continue;
+            }
+            _ => {}
+        }
         for part in row.chunks_mut(group) {
             let n = part.len();
             match rng.below(12) {

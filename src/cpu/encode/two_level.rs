@@ -81,7 +81,11 @@ pub fn absmax(x: &[f32], group: usize, bits: u8, out: SuperOut) -> u16 {
             largest = scale[g];
         }
     }
-    let d_bits = f16_saturating(largest * (-1.0 / most));
+    // A zero is +0, whatever its sign.
+    let d_bits = match f16_saturating(largest * (-1.0 / most)) {
+        0x8000 => 0,
+        bits => bits,
+    };
     let d = f16_to_f32(d_bits);
     for (g, (x, codes)) in x.chunks(group).zip(out.codes.chunks_mut(group)).enumerate() {
         let signed_steps = |t: f32, s: f32, inverse: f32, half: f32| {

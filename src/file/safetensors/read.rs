@@ -108,6 +108,8 @@ impl Entry {
 
 /// An open model: one safetensors file or the shards of one.
 pub struct Model {
+    /// The index that names the shards, if there is one.
+    index: Option<PathBuf>,
     shards: Vec<Shard>,
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
@@ -164,9 +166,9 @@ impl Model {
         &self.metadata
     }
 
-    /// The files behind the model.
+    /// The files behind the model, an index included.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(|s| s.path.as_path())
+        self.shards.iter().map(|s| s.path.as_path()).chain(self.index.as_deref())
     }
 
     /// Bytes of all tensors.
@@ -249,16 +251,17 @@ impl Model {
                 return Err(bad(&first, format!("tensor '{}' occurs twice", entry.name)));
             }
         }
-        Ok(Self { shards, entries, by_name, metadata })
+        Ok(Self { index: None, shards, entries, by_name, metadata })
     }
 }
 
 /// Maps or loads a regular file.
 fn load(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).map_err(io(path))?;
-    if !file.metadata().map_err(io(path))?.is_file() {
+    // Asked before opening, which would wait for a writer at the other end of a pipe.
+    if !std::fs::metadata(path).map_err(io(path))?.is_file() {
         return Err(bad(path, "not a regular file"));
     }
+    let file = File::open(path).map_err(io(path))?;
     #[cfg(feature = "mmap")]
     {
         // SAFETY: the map is only read, through `&[u8]`. Another process that writes to the file changes what is read, which
@@ -428,7 +431,8 @@ fn open_index(path: &Path) -> Result<Model> {
         .iter()
         .filter_map(|(name, file)| Some((name.clone(), files.binary_search(&file.as_str()).ok()?)))
         .collect();
-    let model = Model::build(shards, Some(&wanted))?;
+    let mut model = Model::build(shards, Some(&wanted))?;
+    model.index = Some(path.to_path_buf());
     let planes = |name: &str| model.entries.iter().any(|e| is_plane_of(e, name));
     match wanted.keys().filter(|name| model.entry(name).is_none() && !planes(name)).min() {
         None => Ok(model),
