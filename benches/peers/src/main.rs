@@ -10,11 +10,15 @@
 //! machine that slows down slows all of them. Weights of one matrix are multiplied again and again: for one row of x it is the last-level cache that
 //! is measured, unless it is smaller than the weights.
 //!
+//! Besides the time that passed (median and quartiles) the table has the median processor time of all threads together, which on a busy machine is
+//! the figure to compare by; on an idle one it is about the threads times the time.
+//!
 //! candle quantizes activations in groups of 32 (Q8_0) or 256 (Q8_K); lowbit's `int8` rows use groups of 32, its `int8-128` groups of
 //! 128, its `f32` rows none. gemm multiplies f32 weights.
 
 use candle_core::Module;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use cpu_time::ProcessTime;
 use lowbit::product::{Activation, Int8Group, Product};
 use lowbit::{DType, Scheme, Tensor, cpu};
 use std::time::Instant;
@@ -46,6 +50,16 @@ struct Candidate<'a> {
     /// What the product should be, and the relative root mean square error that is accepted.
     want: Vec<f64>,
     accept: f64,
+}
+
+/// A line of the result, in milliseconds.
+struct Row {
+    m: usize,
+    name: String,
+    passed: [f64; 3],
+    used: f64,
+    ratio: Option<f64>,
+    used_ratio: Option<f64>,
 }
 
 /// `x [m, k]` times the transpose of `w [n, k]` in f64.
@@ -204,25 +218,40 @@ fn main() -> Anyhow<()> {
         let mut times = vec![Vec::new(); candidates.len()];
         for _ in 0..rounds {
             for (c, times) in candidates.iter_mut().zip(&mut times) {
-                // The first call brings the weights back into the cache.
+                // Weights come back into the cache, and the threads of the one before come to rest.
+                let warm = Instant::now();
+                while warm.elapsed().as_millis() < 4 {
+                    (c.time)()?;
+                }
+                let (start, used) = (Instant::now(), ProcessTime::now());
                 (c.time)()?;
-                let start = Instant::now();
-                (c.time)()?;
-                times.push(start.elapsed().as_secs_f64());
+                times.push([start.elapsed().as_secs_f64(), used.elapsed().as_secs_f64()]);
             }
         }
-        let figures: Vec<_> = times.iter_mut().map(|t| quartiles(t)).collect();
-        for (c, figure) in candidates.iter().zip(&figures) {
+        let of = |which: usize| -> Vec<[f64; 3]> {
+            times.iter().map(|t| quartiles(&mut t.iter().map(|t| t[which]).collect::<Vec<_>>())).collect()
+        };
+        let (passed, used) = (of(0), of(1));
+        for (i, c) in candidates.iter().enumerate() {
             let peer = candidates.iter().position(|p| Some(&p.name) == c.beside.as_ref());
-            rows.push((m, c.name.clone(), *figure, peer.map(|p| figure[1] / figures[p][1])));
+            let ratio = |all: &[[f64; 3]]| peer.map(|p| all[i][1] / all[p][1]);
+            rows.push(Row {
+                m,
+                name: c.name.clone(),
+                passed: passed[i],
+                used: used[i][1],
+                ratio: ratio(&passed),
+                used_ratio: ratio(&used),
+            });
         }
     }
     if json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(m, name, [low, median, high], ratio)| {
-                serde_json::json!({"m": m, "n": n, "k": k, "name": name, "median_ms": median,
-                    "quartiles_ms": [low, high], "ratio_to_peer": ratio})
+            .map(|r| {
+                serde_json::json!({"m": r.m, "n": n, "k": k, "name": r.name, "median_ms": r.passed[1],
+                    "quartiles_ms": [r.passed[0], r.passed[2]], "cpu_ms": r.used, "ratio_to_peer": r.ratio,
+                    "cpu_ratio_to_peer": r.used_ratio})
             })
             .collect();
         let all = serde_json::json!({"threads": threads, "instructions": cpu::instructions(), "rows": rows});
@@ -230,20 +259,32 @@ fn main() -> Anyhow<()> {
         return Ok(());
     }
     println!(
-        "{threads} threads, {}; medians and quartiles in ms; ratio to the peer of the same weights",
+        "{threads} threads, {}; times in ms; ratios are to the peer of the same weights",
         cpu::instructions()
     );
-    for (m, name, [low, median, high], ratio) in &rows {
-        let ratio = ratio.map_or(String::new(), |r| format!("{r:6.2} x"));
-        println!("{m:>4} x {k} x {n}  {name:<24} {median:9.3}  ({low:.3} .. {high:.3})  {ratio}");
+    println!(
+        "   M x    K x    N  {:<24} {:>9}  {:<22} {:>8}  {:>9}  {:>8}",
+        "", "median", "quartiles", "ratio", "CPU time", "ratio"
+    );
+    for r in &rows {
+        let [low, median, high] = r.passed;
+        let ratio = |ratio: Option<f64>| ratio.map_or(String::new(), |r| format!("{r:.2} x"));
+        println!(
+            "{:>4} x {k:>4} x {n:>4}  {:<24} {median:9.3}  {:<22} {:>8}  {:9.3}  {:>8}",
+            r.m,
+            r.name,
+            format!("{low:.3} .. {high:.3}"),
+            ratio(r.ratio),
+            r.used,
+            ratio(r.used_ratio)
+        );
     }
     Ok(())
 }
 
 fn gemm_f32(x: &[f32], w: &[f32], m: usize, n: usize, k: usize, y: &mut [f32], threads: usize) {
     assert!(x.len() == m * k && w.len() == n * k && y.len() == m * n);
-    let [m_s, n_s, k_s] = [m, n, k].map(|v| v as isize);
-    let _ = m_s;
+    let [n_s, k_s] = [n, k].map(|v| v as isize);
     // SAFETY: the operands are row-major matrices of these sizes, as just checked, and y is not shared.
     unsafe {
         gemm::gemm(
