@@ -264,6 +264,11 @@ fn parse_group(name: &str, text: &str) -> Result<Group> {
 
 /// The error for a name that is none, with the nearest name that is one.
 fn unknown(name: &str) -> Error {
+    // A family without its group: `int4`, `nf4`.
+    let grouped = format!("{name}-g32");
+    if !name.contains('-') && grouped.parse::<Scheme>().is_ok() {
+        return Error::UnknownScheme { name: name.into(), suggestion: Some(grouped) };
+    }
     let names = PRESETS.iter().map(|p| p.name).chain(FAMILY_SAMPLES.iter().copied());
     let best = names.map(|n| (edit_distance(name, n), n)).min();
     let suggestion = best.filter(|(d, n)| *d <= n.len().div_ceil(2)).map(|(_, n)| n.to_string());
@@ -345,9 +350,14 @@ mod tests {
 
     #[test]
     fn wrong_names_are_explained() {
-        for (name, hint) in
-            [("q4_9", "q4_0"), ("int4-g32-asm", "int4-g32-asym"), ("nf4_g64", "nf4-g64"), ("mxfp", "mxfp4")]
-        {
+        for (name, hint) in [
+            ("q4_9", "q4_0"),
+            ("int4-g32-asm", "int4-g32-asym"),
+            ("nf4_g64", "nf4-g64"),
+            ("mxfp", "mxfp4"),
+            ("int4", "int4-g32"),
+            ("nf4", "nf4-g32"),
+        ] {
             match name.parse::<Scheme>() {
                 Err(Error::UnknownScheme { suggestion: Some(s), .. }) => {
                     assert!(s.starts_with(&hint[..3]), "{name} -> {s}");
