@@ -15,8 +15,8 @@ use super::activations::{Int8Rows, Segment, segments};
 use super::decode::Weights;
 use super::dot::{self, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR};
 use super::float::BLOCK;
-use super::lanes::{Lanes, RowBlock, Wanted};
-use super::level::{Level, Work, vectorized_at};
+use super::lanes::{Lanes, RowBlock, Wanted, bias_entries};
+use super::level::Level;
 use super::panel::Panel;
 use super::threads;
 use crate::scheme::{Codebook, Value, Zero};
@@ -114,7 +114,7 @@ struct Few<'a> {
     /// `[M, steps, LANES]`
     scale: Vec<f32>,
     init: Vec<i32>,
-    /// `[M, groups]`: x summed over each group of the weights.
+    /// `[M, bias_entries]`: x summed over each group of the weights.
     sum: Vec<f32>,
 }
 
@@ -143,7 +143,7 @@ impl<'a> Few<'a> {
             }
             if w.has_bias() {
                 let first = few.sum.len();
-                few.sum.resize(first + w.groups_per_row, 0.0);
+                few.sum.resize(first + bias_entries(w), 0.0);
                 for s in &few.shared.segments {
                     few.sum[first + s.w_group] += scales[s.x_group] * code_sum(&codes[s.start..s.end]) as f32;
                 }
@@ -158,7 +158,7 @@ impl<'a> Few<'a> {
         let entries = self.lanes.entries();
         let wanted = Wanted { unit: bytes.unit, minus: false, bias: false };
         of_rows.prepare(level, w, &self.lanes, rows.clone(), wanted);
-        let groups = if w.has_bias() { w.groups_per_row } else { 0 };
+        let groups = bias_entries(w);
         let RowBlock { scale, zero, group_bias, .. } = of_rows;
         for (n, row) in rows.enumerate() {
             let int_row = IntRow {
@@ -168,6 +168,7 @@ impl<'a> Few<'a> {
                 lanes_per_scale,
                 scale: &scale[n * entries..(n + 1) * entries],
                 zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
+                bias: &group_bias[n * groups..(n + 1) * groups],
             };
             for m in (0..x.rows).step_by(ROWS_MR) {
                 let mr = (x.rows - m).min(ROWS_MR);
@@ -177,43 +178,15 @@ impl<'a> Few<'a> {
                     codes: &self.codes[first * fields..last * fields],
                     scale: &self.scale[first..last],
                     init: &self.init[first..last],
+                    sum: &self.sum[m * groups..(m + mr) * groups],
                 };
                 let mut y = [0f32; ROWS_MR];
                 dot::int_rows(level, int_row, part, &mut y[..mr]);
                 for (i, y) in y[..mr].iter().enumerate() {
-                    let bias = &group_bias[n * groups..(n + 1) * groups];
-                    let sum = &self.sum[(m + i) * groups..(m + i + 1) * groups];
-                    out[(m + i) * BLOCK + n] = y + vectorized_at(level, BiasDot { bias, sum });
+                    out[(m + i) * BLOCK + n] = *y;
                 }
             }
         }
-    }
-}
-
-/// The part of the biases, in lanes over groups.
-struct BiasDot<'a> {
-    bias: &'a [f32],
-    sum: &'a [f32],
-}
-
-impl Work for BiasDot<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run(self) -> f32 {
-        if self.bias.is_empty() {
-            return 0.0;
-        }
-        let mut lanes = [0f32; LANES];
-        let (b, b_rest) = self.bias.as_chunks::<LANES>();
-        let (s, s_rest) = self.sum.as_chunks::<LANES>();
-        for (b, s) in b.iter().zip(s) {
-            for l in 0..LANES {
-                lanes[l] += b[l] * s[l];
-            }
-        }
-        lanes.iter_mut().zip(b_rest.iter().zip(s_rest)).for_each(|(l, (b, s))| *l += b * s);
-        dot::join_lanes(lanes)
     }
 }
 

@@ -89,6 +89,11 @@ impl Lanes {
     }
 }
 
+/// Entries of [`RowBlock::group_bias`] per row: a multiple of [`LANES`], 0 without biases.
+pub(super) fn bias_entries(w: &Weights) -> usize {
+    if w.has_bias() { w.groups_per_row.next_multiple_of(LANES) } else { 0 }
+}
+
 /// Entries of a block of rows, `[rows, entries]` each. Reused from block to block.
 #[derive(Default)]
 pub(super) struct RowBlock {
@@ -99,7 +104,7 @@ pub(super) struct RowBlock {
     pub minus: Vec<f32>,
     /// Biases by entry, where asked for; empty without.
     pub bias: Vec<f32>,
-    /// Biases by group, `[rows, groups]`; empty without.
+    /// Biases by group, `[rows, bias_entries]`, padded with zeros; empty without.
     pub group_bias: Vec<f32>,
     groups: Groups,
 }
@@ -157,6 +162,7 @@ impl Work for Prepare<'_> {
                 lanes.spread(&to.groups.bias, &mut to.bias[range], |b| b);
             }
             to.group_bias.extend_from_slice(&to.groups.bias);
+            to.group_bias.resize((i + 1) * bias_entries(w), 0.0);
         }
     }
 }

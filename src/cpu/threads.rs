@@ -40,7 +40,8 @@ pub fn for_each_with<T: Send, S>(
                 }
             }
         };
-        return rayon::scope(|s| {
+        // In place: the calling thread works from the start instead of sleeping until another one wakes up.
+        return rayon::in_place_scope(|s| {
             (0..helpers).for_each(|_| s.spawn(|_| worker()));
             worker();
         });

@@ -60,6 +60,7 @@ macro_rules! integer_kernels {
                     codes: &x.codes[m * steps * w.fields * LANES..][..steps * w.fields * LANES],
                     scale: &x.scale[m * steps * LANES..][..steps * LANES],
                     init: &x.init[m * steps * LANES..][..steps * LANES],
+                    sum: &x.sum[m * w.bias.len()..(m + 1) * w.bias.len()],
                 };
                 *out = match w.fields {
                     1 => int_row::<1>(w, one),
@@ -106,6 +107,11 @@ macro_rules! integer_kernels {
                     let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
                     total[h] = _mm256_add_ps(total[h], term);
                 }
+            }
+            for i in (0..w.bias.len()).step_by(HALF) {
+                let (bias, sum) = (load_f32(&w.bias[i..i + HALF]), load_f32(&x.sum[i..i + HALF]));
+                let h = i / HALF % 2;
+                total[h] = _mm256_add_ps(total[h], _mm256_mul_ps(bias, sum));
             }
             join(total)
         }

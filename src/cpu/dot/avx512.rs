@@ -98,7 +98,10 @@ fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR]
     let per_step = LANES / w.lanes_per_scale;
     let lane_scale = spread_scales(w.lanes_per_scale);
     let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
-    let table = spread(w.map.unwrap_or(&[0; 16]));
+    let mut table = _mm512_setzero_si512();
+    if let Some(map) = w.map {
+        table = spread(map);
+    }
     let mut total = [_mm512_setzero_ps(); MR];
     for t in 0..steps {
         let words = load_i32(&w_codes[t]);
@@ -131,6 +134,13 @@ fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR]
         for m in 0..MR {
             let factor = _mm512_mul_ps(scale, load_f32(&x_scale[m][t]));
             total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor));
+        }
+    }
+    for i in (0..w.bias.len()).step_by(LANES) {
+        let bias = load_f32(&w.bias[i..]);
+        for m in 0..MR {
+            let sum = load_f32(&x.sum[m * w.bias.len() + i..]);
+            total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(bias, sum));
         }
     }
     let mut out = [0f32; MR];

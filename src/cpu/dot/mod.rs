@@ -73,6 +73,8 @@ pub(super) struct IntRow<'a> {
     pub scale: &'a [f32],
     /// As `scale`, at most 255; empty where the zero-point is in [`IntX::init`].
     pub zero: &'a [i32],
+    /// One per group, padded with zeros to a multiple of [`LANES`]; empty without biases.
+    pub bias: &'a [f32],
 }
 
 /// Rows of x for [`int_rows`], consecutive, each of `steps`.
@@ -85,12 +87,15 @@ pub(super) struct IntX<'a> {
     pub scale: &'a [f32],
     /// `[mr, steps, LANES]`: what integer sums start from; with [`IntRow::zero`], what is multiplied with it to that end. Fits 16 bits.
     pub init: &'a [i32],
+    /// `[mr, w.bias.len()]`: what biases are multiplied with.
+    pub sum: &'a [f32],
 }
 
-/// `out[m] = sum over lanes of scale_w * scale_x * (init + sum of products)`, for `out.len()` rows of x, at most [`ROWS_MR`].
+/// `out[m] = sum over lanes of scale_w * scale_x * (init + sum of products) + sum over groups of bias * sum`, for `out.len()` rows of x, at
+/// most [`ROWS_MR`].
 ///
-/// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`; lanes are joined in pairs
-/// `l += l + 8`, then 4, 2, 1.
+/// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`, then the products of the biases
+/// of groups `16 i + l`; lanes are joined in pairs `l += l + 8`, then 4, 2, 1.
 pub(super) fn int_rows(level: Level, w: IntRow, x: IntX, out: &mut [f32]) {
     let rows = out.len();
     let scales = x.steps * LANES / w.lanes_per_scale + LANES;
@@ -101,6 +106,7 @@ pub(super) fn int_rows(level: Level, w: IntRow, x: IntX, out: &mut [f32]) {
     assert!(w.codes.len() == 4 * LANES * x.steps && w.scale.len() >= scales, "whole steps");
     assert!(w.zero.is_empty() || w.zero.len() >= scales, "a zero per scale");
     assert!(rows <= ROWS_MR && x.codes.len() == rows * x.steps * w.fields * LANES, "rows of x");
+    assert!(w.bias.len().is_multiple_of(LANES) && x.sum.len() == rows * w.bias.len(), "a sum per bias");
     assert!(x.scale.len() == rows * x.steps * LANES && x.init.len() == x.scale.len(), "rows of x");
     #[cfg(target_arch = "x86_64")]
     match level {

@@ -37,6 +37,12 @@ pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
                 *lane += sums[l] as f32 * factor;
             }
         }
+        let sum = &x.sum[m * w.bias.len()..(m + 1) * w.bias.len()];
+        for (bias, sum) in w.bias.as_chunks::<LANES>().0.iter().zip(sum.as_chunks::<LANES>().0) {
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                *lane += bias[l] * sum[l];
+            }
+        }
         *out = join_lanes(lanes);
     }
 }
