@@ -137,8 +137,12 @@ fn kernels(engine: &Engine) -> Vec<(&'static str, Subject)> {
 #[derive(Clone, Copy)]
 enum Subject {
     Dequantize(fn(&PackedTensor) -> Vec<f32>),
-    Product { variants: &'static [Option<&'static str>], max_rows: usize },
+    Product {
+        variants: &'static [Option<&'static str>],
+        max_rows: usize,
+    },
     Quantize,
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     Convert,
 }
 
