@@ -22,8 +22,10 @@ use super::threads;
 use crate::scheme::{Codebook, Value, Zero};
 use std::ops::Range;
 
-/// Up to this many rows of x are multiplied row by row.
-const FEW_ROWS: usize = 4;
+/// Up to this many rows of x are multiplied row by row. Panels of bytes are made sooner than those of codes that have to be taken apart.
+fn few_rows(w: &Weights) -> usize {
+    if w.scheme.bits == 8 { 2 } else { 4 }
+}
 
 /// How codes become bytes.
 pub(super) struct Bytes {
@@ -84,7 +86,7 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if x.rows <= FEW_ROWS {
+    if x.rows <= few_rows(w) {
         let few = Few::new(shared);
         threads::for_each_with(
             tasks,
@@ -109,11 +111,8 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
 struct Few<'a> {
     shared: Shared<'a>,
     lanes: Lanes,
-    /// `[M, steps, fields, LANES]`
-    codes: Vec<[i8; 4]>,
-    /// `[M, steps, LANES]`
-    scale: Vec<f32>,
-    init: Vec<i32>,
+    /// `[M, steps, fields + 2]`, see [`IntX`].
+    words: Vec<[u32; LANES]>,
     /// `[M, bias_entries]`: x summed over each group of the weights.
     sum: Vec<f32>,
 }
@@ -122,24 +121,25 @@ impl<'a> Few<'a> {
     fn new(shared: Shared<'a>) -> Self {
         let (x, w) = (shared.x, shared.w);
         let lanes = Lanes::of(w, x.group);
-        let lane = 4 * lanes.fields;
-        let mut few =
-            Self { lanes, codes: Vec::new(), scale: Vec::new(), init: Vec::new(), sum: Vec::new(), shared };
+        let words = Vec::with_capacity(x.rows * lanes.steps * (lanes.fields + 2));
+        let mut few = Self { lanes, words, sum: Vec::new(), shared };
         for m in 0..x.rows {
             let (codes, scales) = x.row(m);
             let quads = codes.as_chunks::<4>().0;
             let quad = |i: usize| quads.get(i).copied().unwrap_or_default();
-            for step in 0..lanes.steps {
-                let first = step * LANES;
+            for first in (0..lanes.steps).map(|t| t * LANES) {
+                let mut sums = [0i32; LANES];
                 for f in 0..lanes.fields {
-                    few.codes.extend((first..first + LANES).map(|l| quad(l * lanes.fields + f)));
+                    let fours: [[i8; 4]; LANES] =
+                        std::array::from_fn(|l| quad((first + l) * lanes.fields + f));
+                    sums.iter_mut().zip(&fours).for_each(|(s, four)| *s += code_sum(four));
+                    few.words.push(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8))));
                 }
-                for l in first..first + LANES {
-                    // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
-                    few.scale.push(scales.get(l * lane / x.group).copied().unwrap_or(0.0));
-                    let sum = (0..lanes.fields).map(|f| code_sum(&quad(l * lanes.fields + f))).sum();
-                    few.init.push(few.shared.init(sum));
-                }
+                few.words.push(sums.map(|sum| few.shared.init(sum) as u32));
+                // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
+                let group = |l: usize| (first + l) * lanes.values() / x.group;
+                let scale = |l: usize| scales.get(group(l)).copied().unwrap_or(0.0);
+                few.words.push(std::array::from_fn(|l| scale(l).to_bits()));
             }
             if w.has_bias() {
                 let first = few.sum.len();
@@ -172,12 +172,10 @@ impl<'a> Few<'a> {
             };
             for m in (0..x.rows).step_by(ROWS_MR) {
                 let mr = (x.rows - m).min(ROWS_MR);
-                let (first, last) = (m * steps * LANES, (m + mr) * steps * LANES);
+                let size = steps * (fields + 2);
                 let part = IntX {
                     steps,
-                    codes: &self.codes[first * fields..last * fields],
-                    scale: &self.scale[first..last],
-                    init: &self.init[first..last],
+                    words: &self.words[m * size..(m + mr) * size],
                     sum: &self.sum[m * groups..(m + mr) * groups],
                 };
                 let mut y = [0f32; ROWS_MR];

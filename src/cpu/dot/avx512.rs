@@ -76,25 +76,22 @@ fn int_rows_of_fields<const F: usize>(w: IntRow, x: IntX, out: &mut [f32]) {
     }
 }
 
-/// Lane l of the result is `l / lanes_per_scale`.
+/// Lane l of the result is `l / lanes_per_scale`, a power of two.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn spread_scales(lanes_per_scale: usize) -> __m512i {
-    let lanes: [i32; LANES] = std::array::from_fn(|l| (l / lanes_per_scale) as i32);
-    load_i32(&lanes)
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_srlv_epi32(lanes, _mm512_set1_epi32(lanes_per_scale.trailing_zeros() as i32))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR] {
     let steps = x.steps;
-    let w_codes = &w.codes.as_chunks::<{ 4 * LANES }>().0[..steps];
-    let x_codes: [&[[[i8; 4]; LANES]]; MR] =
-        std::array::from_fn(|m| &x.codes.as_chunks::<LANES>().0[m * steps * F..][..steps * F]);
-    let x_scale: [&[[f32; LANES]]; MR] =
-        std::array::from_fn(|m| &x.scale.as_chunks::<LANES>().0[m * steps..][..steps]);
-    let x_init: [&[[i32; LANES]]; MR] =
-        std::array::from_fn(|m| &x.init.as_chunks::<LANES>().0[m * steps..][..steps]);
+    let mut x_words = [x.words; MR];
+    for m in 0..MR {
+        x_words[m] = &x.words[m * steps * (F + 2)..][..steps * (F + 2)];
+    }
     let per_step = LANES / w.lanes_per_scale;
     let lane_scale = spread_scales(w.lanes_per_scale);
     let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
@@ -103,13 +100,15 @@ fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR]
         table = spread(map);
     }
     let mut total = [_mm512_setzero_ps(); MR];
-    for t in 0..steps {
-        let words = load_i32(&w_codes[t]);
-        prefetch_ahead(&w_codes[t]);
+    for (t, w_codes) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+        let words = load_i32(w_codes);
+        prefetch_ahead(w_codes);
         let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w.scale[t * per_step..]));
+        let mut x = [x_words[0]; MR];
         let mut sums = [_mm512_setzero_si512(); MR];
         for m in 0..MR {
-            sums[m] = load_i32(&x_init[m][t]);
+            x[m] = &x_words[m][t * (F + 2)..][..F + 2];
+            sums[m] = load_i32(&x[m][F]);
         }
         if !w.zero.is_empty() {
             let zero = _mm512_permutexvar_epi32(lane_scale, load_i32(&w.zero[t * per_step..]));
@@ -128,11 +127,11 @@ fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR]
                 codes = _mm512_shuffle_epi8(table, codes);
             }
             for m in 0..MR {
-                sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x_codes[m][t * F + f]));
+                sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x[m][f]));
             }
         }
         for m in 0..MR {
-            let factor = _mm512_mul_ps(scale, load_f32(&x_scale[m][t]));
+            let factor = _mm512_mul_ps(scale, _mm512_castsi512_ps(load_i32(&x[m][F + 1])));
             total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor));
         }
     }

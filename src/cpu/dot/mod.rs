@@ -81,12 +81,10 @@ pub(super) struct IntRow<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct IntX<'a> {
     pub steps: usize,
-    /// `[mr, steps, fields, LANES]`, each four codes: those that meet a field of the weight's words.
-    pub codes: &'a [[i8; 4]],
-    /// `[mr, steps, LANES]`
-    pub scale: &'a [f32],
-    /// `[mr, steps, LANES]`: what integer sums start from; with [`IntRow::zero`], what is multiplied with it to that end. Fits 16 bits.
-    pub init: &'a [i32],
+    /// `[mr, steps, fields + 2]` words of [`LANES`], what a step needs lying together: for each field the codes that meet it, four to a
+    /// word; what integer sums start from (i32), or with [`IntRow::zero`] what is multiplied with it to that end, which fits 16 bits; the
+    /// bits of the scale (f32).
+    pub words: &'a [[u32; LANES]],
     /// `[mr, w.bias.len()]`: what biases are multiplied with.
     pub sum: &'a [f32],
 }
@@ -105,9 +103,8 @@ pub(super) fn int_rows(level: Level, w: IntRow, x: IntX, out: &mut [f32]) {
     );
     assert!(w.codes.len() == 4 * LANES * x.steps && w.scale.len() >= scales, "whole steps");
     assert!(w.zero.is_empty() || w.zero.len() >= scales, "a zero per scale");
-    assert!(rows <= ROWS_MR && x.codes.len() == rows * x.steps * w.fields * LANES, "rows of x");
+    assert!(rows <= ROWS_MR && x.words.len() == rows * x.steps * (w.fields + 2), "rows of x");
     assert!(w.bias.len().is_multiple_of(LANES) && x.sum.len() == rows * w.bias.len(), "a sum per bias");
-    assert!(x.scale.len() == rows * x.steps * LANES && x.init.len() == x.scale.len(), "rows of x");
     #[cfg(target_arch = "x86_64")]
     match level {
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
