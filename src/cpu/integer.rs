@@ -91,7 +91,7 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         threads::for_each_with(
             tasks,
             work,
-            <(RowBlock, Vec<u32>)>::default,
+            <(RowBlock, [Vec<u32>; 2])>::default,
             |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
         );
     } else {
@@ -152,7 +152,7 @@ impl<'a> Few<'a> {
         few
     }
 
-    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
+    fn block(&self, of_rows: &mut RowBlock, codes: &mut [Vec<u32>; 2], rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, x, .. } = self.shared;
         let Lanes { fields, lanes_per_scale, steps, .. } = self.lanes;
         let entries = self.lanes.entries();
@@ -160,16 +160,26 @@ impl<'a> Few<'a> {
         of_rows.prepare(level, w, &self.lanes, rows.clone(), wanted);
         let groups = bias_entries(w);
         let RowBlock { scale, zero, group_bias, .. } = of_rows;
-        for (n, row) in rows.enumerate() {
-            let int_row = IntRow {
-                codes: self.lanes.codes(level, w, row, codes),
-                fields,
-                map: bytes.map.as_ref(),
-                lanes_per_scale,
-                scale: &scale[n * entries..(n + 1) * entries],
-                zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
-                bias: &group_bias[n * groups..(n + 1) * groups],
-            };
+        let int_row = |n: usize| IntRow {
+            codes: &[],
+            fields,
+            map: bytes.map.as_ref(),
+            lanes_per_scale,
+            scale: &scale[n * entries..(n + 1) * entries],
+            zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
+            bias: &group_bias[n * groups..(n + 1) * groups],
+        };
+        // In pairs; the second of a last odd one is the first again, and not kept.
+        for n in (0..rows.len()).step_by(2) {
+            let count = (rows.len() - n).min(2);
+            let [first, second] = &mut *codes;
+            let pair = [
+                IntRow { codes: self.lanes.codes(level, w, rows.start + n, first), ..int_row(n) },
+                IntRow {
+                    codes: self.lanes.codes(level, w, rows.start + n + count - 1, second),
+                    ..int_row(n + count - 1)
+                },
+            ];
             for m in (0..x.rows).step_by(ROWS_MR) {
                 let mr = (x.rows - m).min(ROWS_MR);
                 let size = steps * (fields + 2);
@@ -178,10 +188,12 @@ impl<'a> Few<'a> {
                     words: &self.words[m * size..(m + mr) * size],
                     sum: &self.sum[m * groups..(m + mr) * groups],
                 };
-                let mut y = [0f32; ROWS_MR];
-                dot::int_rows(level, int_row, part, &mut y[..mr]);
-                for (i, y) in y[..mr].iter().enumerate() {
-                    out[(m + i) * BLOCK + n] = *y;
+                let mut y = [[0f32; ROWS_MR]; 2];
+                dot::int_rows(level, &pair[..count], part, mr, &mut y[..count]);
+                for (i, y) in y[..count].iter().enumerate() {
+                    for (j, y) in y[..mr].iter().enumerate() {
+                        out[(m + j) * BLOCK + n + i] = *y;
+                    }
                 }
             }
         }
