@@ -116,21 +116,25 @@ pub(super) fn int_rows(level: Level, w: &[IntRow], x: IntX, rows: usize, out: &m
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
         #[allow(unsafe_code)]
         Level::Avx512 => return unsafe { avx512::int_rows(w, x, rows, out) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
         Level::AvxVnni => {
-            return w
-                .iter()
-                .zip(out)
-                .for_each(|(w, out)| unsafe { avx2::vnni::int_rows(*w, x, &mut out[..rows]) });
+            for (w, out) in w.iter().zip(out) {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                unsafe {
+                    avx2::vnni::int_rows(*w, x, &mut out[..rows]);
+                }
+            }
+            return;
         }
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
         Level::Avx2 => {
-            return w
-                .iter()
-                .zip(out)
-                .for_each(|(w, out)| unsafe { avx2::plain::int_rows(*w, x, &mut out[..rows]) });
+            for (w, out) in w.iter().zip(out) {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                unsafe {
+                    avx2::plain::int_rows(*w, x, &mut out[..rows]);
+                }
+            }
+            return;
         }
         Level::Portable => {}
     }
