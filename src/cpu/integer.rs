@@ -22,8 +22,10 @@ use super::threads;
 use crate::scheme::{Codebook, Value, Zero};
 use std::ops::Range;
 
-/// Up to this many rows of x are multiplied row by row.
-const FEW_ROWS: usize = 4;
+/// Up to this many rows of x are multiplied row by row. Panels of bytes are made sooner than those of codes that have to be taken apart.
+fn few_rows(w: &Weights) -> usize {
+    if w.scheme.bits == 8 { 2 } else { 4 }
+}
 
 /// How codes become bytes.
 pub(super) struct Bytes {
@@ -84,12 +86,12 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if x.rows <= FEW_ROWS {
+    if x.rows <= few_rows(w) {
         let few = Few::new(shared);
         threads::for_each_with(
             tasks,
             work,
-            <(RowBlock, Vec<u32>)>::default,
+            <(RowBlock, [Vec<u32>; 2])>::default,
             |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
         );
     } else {
@@ -109,11 +111,8 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
 struct Few<'a> {
     shared: Shared<'a>,
     lanes: Lanes,
-    /// `[M, steps, fields, LANES]`
-    codes: Vec<[i8; 4]>,
-    /// `[M, steps, LANES]`
-    scale: Vec<f32>,
-    init: Vec<i32>,
+    /// `[M, steps, fields + 2]`, see [`IntX`].
+    words: Vec<[u32; LANES]>,
     /// `[M, bias_entries]`: x summed over each group of the weights.
     sum: Vec<f32>,
 }
@@ -122,24 +121,25 @@ impl<'a> Few<'a> {
     fn new(shared: Shared<'a>) -> Self {
         let (x, w) = (shared.x, shared.w);
         let lanes = Lanes::of(w, x.group);
-        let lane = 4 * lanes.fields;
-        let mut few =
-            Self { lanes, codes: Vec::new(), scale: Vec::new(), init: Vec::new(), sum: Vec::new(), shared };
+        let words = Vec::with_capacity(x.rows * lanes.steps * (lanes.fields + 2));
+        let mut few = Self { lanes, words, sum: Vec::new(), shared };
         for m in 0..x.rows {
             let (codes, scales) = x.row(m);
             let quads = codes.as_chunks::<4>().0;
             let quad = |i: usize| quads.get(i).copied().unwrap_or_default();
-            for step in 0..lanes.steps {
-                let first = step * LANES;
+            for first in (0..lanes.steps).map(|t| t * LANES) {
+                let mut sums = [0i32; LANES];
                 for f in 0..lanes.fields {
-                    few.codes.extend((first..first + LANES).map(|l| quad(l * lanes.fields + f)));
+                    let fours: [[i8; 4]; LANES] =
+                        std::array::from_fn(|l| quad((first + l) * lanes.fields + f));
+                    sums.iter_mut().zip(&fours).for_each(|(s, four)| *s += code_sum(four));
+                    few.words.push(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8))));
                 }
-                for l in first..first + LANES {
-                    // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
-                    few.scale.push(scales.get(l * lane / x.group).copied().unwrap_or(0.0));
-                    let sum = (0..lanes.fields).map(|f| code_sum(&quad(l * lanes.fields + f))).sum();
-                    few.init.push(few.shared.init(sum));
-                }
+                few.words.push(sums.map(|sum| few.shared.init(sum) as u32));
+                // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
+                let group = |l: usize| (first + l) * lanes.values() / x.group;
+                let scale = |l: usize| scales.get(group(l)).copied().unwrap_or(0.0);
+                few.words.push(std::array::from_fn(|l| scale(l).to_bits()));
             }
             if w.has_bias() {
                 let first = few.sum.len();
@@ -152,7 +152,7 @@ impl<'a> Few<'a> {
         few
     }
 
-    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
+    fn block(&self, of_rows: &mut RowBlock, codes: &mut [Vec<u32>; 2], rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, x, .. } = self.shared;
         let Lanes { fields, lanes_per_scale, steps, .. } = self.lanes;
         let entries = self.lanes.entries();
@@ -160,30 +160,40 @@ impl<'a> Few<'a> {
         of_rows.prepare(level, w, &self.lanes, rows.clone(), wanted);
         let groups = bias_entries(w);
         let RowBlock { scale, zero, group_bias, .. } = of_rows;
-        for (n, row) in rows.enumerate() {
-            let int_row = IntRow {
-                codes: self.lanes.codes(level, w, row, codes),
-                fields,
-                map: bytes.map.as_ref(),
-                lanes_per_scale,
-                scale: &scale[n * entries..(n + 1) * entries],
-                zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
-                bias: &group_bias[n * groups..(n + 1) * groups],
-            };
+        let int_row = |n: usize| IntRow {
+            codes: &[],
+            fields,
+            map: bytes.map.as_ref(),
+            lanes_per_scale,
+            scale: &scale[n * entries..(n + 1) * entries],
+            zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
+            bias: &group_bias[n * groups..(n + 1) * groups],
+        };
+        // In pairs; the second of a last odd one is the first again, and not kept.
+        for n in (0..rows.len()).step_by(2) {
+            let count = (rows.len() - n).min(2);
+            let [first, second] = &mut *codes;
+            let pair = [
+                IntRow { codes: self.lanes.codes(level, w, rows.start + n, first), ..int_row(n) },
+                IntRow {
+                    codes: self.lanes.codes(level, w, rows.start + n + count - 1, second),
+                    ..int_row(n + count - 1)
+                },
+            ];
             for m in (0..x.rows).step_by(ROWS_MR) {
                 let mr = (x.rows - m).min(ROWS_MR);
-                let (first, last) = (m * steps * LANES, (m + mr) * steps * LANES);
+                let size = steps * (fields + 2);
                 let part = IntX {
                     steps,
-                    codes: &self.codes[first * fields..last * fields],
-                    scale: &self.scale[first..last],
-                    init: &self.init[first..last],
+                    words: &self.words[m * size..(m + mr) * size],
                     sum: &self.sum[m * groups..(m + mr) * groups],
                 };
-                let mut y = [0f32; ROWS_MR];
-                dot::int_rows(level, int_row, part, &mut y[..mr]);
-                for (i, y) in y[..mr].iter().enumerate() {
-                    out[(m + i) * BLOCK + n] = *y;
+                let mut y = [[0f32; ROWS_MR]; 2];
+                dot::int_rows(level, &pair[..count], part, mr, &mut y[..count]);
+                for (i, y) in y[..count].iter().enumerate() {
+                    for (j, y) in y[..mr].iter().enumerate() {
+                        out[(m + j) * BLOCK + n + i] = *y;
+                    }
                 }
             }
         }

@@ -9,6 +9,7 @@
 
 /// Sets of instructions, each including those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) enum Level {
     /// What the compiler was told to build for.
     Portable,

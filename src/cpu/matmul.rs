@@ -128,7 +128,8 @@ pub fn summation(product: &Product, scheme: &Scheme, k: usize) -> Summation {
         }
         _ => {
             let panel = k.min(KC) + k.div_ceil(KC);
-            let rows = k.div_ceil(LANES * F32_ACCUMULATORS);
+            // Half of a lane's positions to each of two sums; at most 512 values in a step of 16 lanes.
+            let rows = k.div_ceil(512) * (512 / LANES / 2);
             Summation {
                 chain: panel.max(rows) + 3,
                 depth: lane_depth + F32_ACCUMULATORS.ilog2() as usize,

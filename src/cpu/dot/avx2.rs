@@ -57,9 +57,7 @@ macro_rules! integer_kernels {
             for (m, out) in out.iter_mut().enumerate() {
                 let one = IntX {
                     steps,
-                    codes: &x.codes[m * steps * w.fields * LANES..][..steps * w.fields * LANES],
-                    scale: &x.scale[m * steps * LANES..][..steps * LANES],
-                    init: &x.init[m * steps * LANES..][..steps * LANES],
+                    words: &x.words[m * steps * (w.fields + 2)..][..steps * (w.fields + 2)],
                     sum: &x.sum[m * w.bias.len()..(m + 1) * w.bias.len()],
                 };
                 *out = match w.fields {
@@ -81,12 +79,13 @@ macro_rules! integer_kernels {
             let table = spread(w.map.unwrap_or(&[0; 16]));
             let mut total = [_mm256_setzero_ps(); 2];
             for t in 0..x.steps {
+                let x = &x.words[t * (F + 2)..][..F + 2];
                 for h in 0..2 {
                     let at = t * LANES + h * HALF;
                     let words = load_i32(&w.codes[4 * at..4 * at + 32]);
                     let first = t * per_step + h * HALF / w.lanes_per_scale;
                     let scale = _mm256_permutevar8x32_ps(load_f32(&w.scale[first..]), lane_scale);
-                    let mut sum = load_i32(&x.init[at..at + HALF]);
+                    let mut sum = load_i32(&x[F][h * HALF..]);
                     if !w.zero.is_empty() {
                         let zero = _mm256_permutevar8x32_epi32(load_i32(&w.zero[first..]), lane_scale);
                         // Both factors fit 16 bits, and the upper half of a zero-point is 0.
@@ -101,9 +100,10 @@ macro_rules! integer_kernels {
                         if w.map.is_some() {
                             codes = _mm256_shuffle_epi8(table, codes);
                         }
-                        sum = $dot(sum, codes, load_i32(&x.codes[(t * F + f) * LANES + h * HALF..]));
+                        sum = $dot(sum, codes, load_i32(&x[f][h * HALF..]));
                     }
-                    let factor = _mm256_mul_ps(scale, load_f32(&x.scale[at..at + HALF]));
+                    let x_scale = _mm256_castsi256_ps(load_i32(&x[F + 1][h * HALF..]));
+                    let factor = _mm256_mul_ps(scale, x_scale);
                     let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
                     total[h] = _mm256_add_ps(total[h], term);
                 }

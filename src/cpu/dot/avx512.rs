@@ -3,7 +3,7 @@
 //! Every function needs the features that [`Level::Avx512`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
 //! apart, which are fused here.
 
-use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
+use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR, join_lanes};
 use std::arch::x86_64::*;
 
 #[inline]
@@ -21,7 +21,7 @@ fn load_i32<T: bytemuck::Pod>(from: &[T]) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch_ahead(codes: &[u8; 4 * LANES]) {
-    const AHEAD: usize = 4096;
+    const AHEAD: usize = 2048;
     // SAFETY: prefetching has no effect on memory and faults nowhere. (Safe to call in newer versions of Rust.)
     #[allow(unsafe_code, unused_unsafe)]
     unsafe {
@@ -55,99 +55,138 @@ fn join(v: __m512) -> f32 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
-    match w.fields {
-        1 => int_rows_of_fields::<1>(w, x, out),
-        2 => int_rows_of_fields::<2>(w, x, out),
-        4 => int_rows_of_fields::<4>(w, x, out),
-        _ => int_rows_of_fields::<8>(w, x, out),
+pub(super) fn int_rows(w: &[IntRow], x: IntX, rows: usize, out: &mut [[f32; ROWS_MR]]) {
+    // Two weight rows at a time share what is done about x.
+    let (pairs, rest) = w.as_chunks::<2>();
+    let (pairs_out, rest_out) = out.as_chunks_mut::<2>();
+    for (w, out) in pairs.iter().zip(pairs_out) {
+        int_rows_of_fields(w, x, rows, out);
+    }
+    if let (Some(w), Some(out)) = (rest.first(), rest_out.first_mut()) {
+        int_rows_of_fields(std::array::from_ref(w), x, rows, std::array::from_mut(out));
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_rows_of_fields<const F: usize>(w: IntRow, x: IntX, out: &mut [f32]) {
-    match out {
-        [a] => *a = int_rows_of::<F, 1>(w, x)[0],
-        [a, b] => [*a, *b] = int_rows_of::<F, 2>(w, x),
-        [a, b, c] => [*a, *b, *c] = int_rows_of::<F, 3>(w, x),
-        [a, b, c, d] => [*a, *b, *c, *d] = int_rows_of::<F, 4>(w, x),
-        _ => {}
+fn int_rows_of_fields<const NW: usize>(
+    w: &[IntRow; NW],
+    x: IntX,
+    rows: usize,
+    out: &mut [[f32; ROWS_MR]; NW],
+) {
+    match w[0].fields {
+        1 => int_rows_of_x::<1, NW>(w, x, rows, out),
+        2 => int_rows_of_x::<2, NW>(w, x, rows, out),
+        4 => int_rows_of_x::<4, NW>(w, x, rows, out),
+        _ => int_rows_of_x::<8, NW>(w, x, rows, out),
     }
 }
 
-/// Lane l of the result is `l / lanes_per_scale`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_rows_of_x<const F: usize, const NW: usize>(
+    w: &[IntRow; NW],
+    x: IntX,
+    rows: usize,
+    out: &mut [[f32; ROWS_MR]; NW],
+) {
+    match rows {
+        1 => int_rows_of::<F, NW, 1>(w, x, out),
+        2 => int_rows_of::<F, NW, 2>(w, x, out),
+        3 => int_rows_of::<F, NW, 3>(w, x, out),
+        _ => int_rows_of::<F, NW, 4>(w, x, out),
+    }
+}
+
+/// Lane l of the result is `l / lanes_per_scale`, a power of two.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn spread_scales(lanes_per_scale: usize) -> __m512i {
-    let lanes: [i32; LANES] = std::array::from_fn(|l| (l / lanes_per_scale) as i32);
-    load_i32(&lanes)
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_srlv_epi32(lanes, _mm512_set1_epi32(lanes_per_scale.trailing_zeros() as i32))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_rows_of<const F: usize, const MR: usize>(w: IntRow, x: IntX) -> [f32; MR] {
+fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
+    w: &[IntRow; NW],
+    x: IntX,
+    out: &mut [[f32; ROWS_MR]; NW],
+) {
     let steps = x.steps;
-    let w_codes = &w.codes.as_chunks::<{ 4 * LANES }>().0[..steps];
-    let x_codes: [&[[[i8; 4]; LANES]]; MR] =
-        std::array::from_fn(|m| &x.codes.as_chunks::<LANES>().0[m * steps * F..][..steps * F]);
-    let x_scale: [&[[f32; LANES]]; MR] =
-        std::array::from_fn(|m| &x.scale.as_chunks::<LANES>().0[m * steps..][..steps]);
-    let x_init: [&[[i32; LANES]]; MR] =
-        std::array::from_fn(|m| &x.init.as_chunks::<LANES>().0[m * steps..][..steps]);
-    let per_step = LANES / w.lanes_per_scale;
-    let lane_scale = spread_scales(w.lanes_per_scale);
+    let mut x_words = [x.words; MR];
+    for m in 0..MR {
+        x_words[m] = &x.words[m * steps * (F + 2)..][..steps * (F + 2)];
+    }
+    let lanes_per_scale = w[0].lanes_per_scale;
+    let per_step = LANES / lanes_per_scale;
+    let lane_scale = spread_scales(lanes_per_scale);
     let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
     let mut table = _mm512_setzero_si512();
-    if let Some(map) = w.map {
+    if let Some(map) = w[0].map {
         table = spread(map);
     }
-    let mut total = [_mm512_setzero_ps(); MR];
+    let mut w_codes = [w[0].codes.as_chunks::<{ 4 * LANES }>().0; NW];
+    for n in 0..NW {
+        w_codes[n] = &w[n].codes.as_chunks::<{ 4 * LANES }>().0[..steps];
+    }
+    let mut total = [[_mm512_setzero_ps(); MR]; NW];
     for t in 0..steps {
-        let words = load_i32(&w_codes[t]);
-        prefetch_ahead(&w_codes[t]);
-        let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w.scale[t * per_step..]));
-        let mut sums = [_mm512_setzero_si512(); MR];
+        let mut x = [x_words[0]; MR];
         for m in 0..MR {
-            sums[m] = load_i32(&x_init[m][t]);
+            x[m] = &x_words[m][t * (F + 2)..][..F + 2];
         }
-        if !w.zero.is_empty() {
-            let zero = _mm512_permutexvar_epi32(lane_scale, load_i32(&w.zero[t * per_step..]));
+        for n in 0..NW {
+            let words = load_i32(&w_codes[n][t]);
+            prefetch_ahead(&w_codes[n][t]);
+            let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w[n].scale[t * per_step..]));
+            let mut sums = [_mm512_setzero_si512(); MR];
             for m in 0..MR {
-                // Both factors fit 16 bits, and the upper half of a zero-point is 0.
-                sums[m] = _mm512_madd_epi16(sums[m], zero);
+                sums[m] = load_i32(&x[m][F]);
             }
-        }
-        for f in 0..F {
-            let mut codes = words;
-            if F > 1 {
-                let shift = _mm512_set1_epi32((f * 8 / F) as i32);
-                codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+            if !w[n].zero.is_empty() {
+                let zero = _mm512_permutexvar_epi32(lane_scale, load_i32(&w[n].zero[t * per_step..]));
+                for m in 0..MR {
+                    // Both factors fit 16 bits, and the upper half of a zero-point is 0.
+                    sums[m] = _mm512_madd_epi16(sums[m], zero);
+                }
             }
-            if w.map.is_some() {
-                codes = _mm512_shuffle_epi8(table, codes);
+            for f in 0..F {
+                let mut codes = words;
+                if F > 1 {
+                    let shift = _mm512_set1_epi32((f * 8 / F) as i32);
+                    codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+                }
+                if w[0].map.is_some() {
+                    codes = _mm512_shuffle_epi8(table, codes);
+                }
+                for m in 0..MR {
+                    sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x[m][f]));
+                }
             }
             for m in 0..MR {
-                sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x_codes[m][t * F + f]));
+                let factor = _mm512_mul_ps(scale, _mm512_castsi512_ps(load_i32(&x[m][F + 1])));
+                let term = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor);
+                total[n][m] = _mm512_add_ps(total[n][m], term);
             }
         }
-        for m in 0..MR {
-            let factor = _mm512_mul_ps(scale, load_f32(&x_scale[m][t]));
-            total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor));
+    }
+    let biases = w[0].bias.len();
+    for i in (0..biases).step_by(LANES) {
+        for n in 0..NW {
+            let bias = load_f32(&w[n].bias[i..]);
+            for m in 0..MR {
+                let sum = load_f32(&x.sum[m * biases + i..]);
+                total[n][m] = _mm512_add_ps(total[n][m], _mm512_mul_ps(bias, sum));
+            }
         }
     }
-    for i in (0..w.bias.len()).step_by(LANES) {
-        let bias = load_f32(&w.bias[i..]);
+    for n in 0..NW {
         for m in 0..MR {
-            let sum = load_f32(&x.sum[m * w.bias.len() + i..]);
-            total[m] = _mm512_add_ps(total[m], _mm512_mul_ps(bias, sum));
+            out[n][m] = join(total[n][m]);
         }
     }
-    let mut out = [0f32; MR];
-    for m in 0..MR {
-        out[m] = join(total[m]);
-    }
-    out
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]

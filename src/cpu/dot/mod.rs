@@ -81,48 +81,65 @@ pub(super) struct IntRow<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct IntX<'a> {
     pub steps: usize,
-    /// `[mr, steps, fields, LANES]`, each four codes: those that meet a field of the weight's words.
-    pub codes: &'a [[i8; 4]],
-    /// `[mr, steps, LANES]`
-    pub scale: &'a [f32],
-    /// `[mr, steps, LANES]`: what integer sums start from; with [`IntRow::zero`], what is multiplied with it to that end. Fits 16 bits.
-    pub init: &'a [i32],
+    /// `[mr, steps, fields + 2]` words of [`LANES`], what a step needs lying together: for each field the codes that meet it, four to a
+    /// word; what integer sums start from (i32), or with [`IntRow::zero`] what is multiplied with it to that end, which fits 16 bits; the
+    /// bits of the scale (f32).
+    pub words: &'a [[u32; LANES]],
     /// `[mr, w.bias.len()]`: what biases are multiplied with.
     pub sum: &'a [f32],
 }
 
-/// `out[m] = sum over lanes of scale_w * scale_x * (init + sum of products) + sum over groups of bias * sum`, for `out.len()` rows of x, at
-/// most [`ROWS_MR`].
+/// `out[m] = sum over lanes of scale_w * scale_x * (init + sum of products) + sum over groups of bias * sum`, for `rows` rows of x, at most
+/// [`ROWS_MR`], and each weight row of `w`.
 ///
 /// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`, then the products of the biases
 /// of groups `16 i + l`; lanes are joined in pairs `l += l + 8`, then 4, 2, 1.
-pub(super) fn int_rows(level: Level, w: IntRow, x: IntX, out: &mut [f32]) {
-    let rows = out.len();
-    let scales = x.steps * LANES / w.lanes_per_scale + LANES;
-    assert!(
-        [1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale),
-        "a lane's shape"
-    );
-    assert!(w.codes.len() == 4 * LANES * x.steps && w.scale.len() >= scales, "whole steps");
-    assert!(w.zero.is_empty() || w.zero.len() >= scales, "a zero per scale");
-    assert!(rows <= ROWS_MR && x.codes.len() == rows * x.steps * w.fields * LANES, "rows of x");
-    assert!(w.bias.len().is_multiple_of(LANES) && x.sum.len() == rows * w.bias.len(), "a sum per bias");
-    assert!(x.scale.len() == rows * x.steps * LANES && x.init.len() == x.scale.len(), "rows of x");
+pub(super) fn int_rows(level: Level, w: &[IntRow], x: IntX, rows: usize, out: &mut [[f32; ROWS_MR]]) {
+    assert!(w.len() == out.len() && rows <= ROWS_MR, "an output per row");
+    for row in w {
+        // Rows that are multiplied together differ in their numbers only.
+        let shape = |w: &IntRow| (w.fields, w.lanes_per_scale, w.map.is_some(), w.zero.len(), w.bias.len());
+        assert!(shape(row) == shape(&w[0]), "rows of one tensor");
+        let w = row;
+        let scales = x.steps * LANES / w.lanes_per_scale + LANES;
+        assert!(
+            [1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale),
+            "a lane's shape"
+        );
+        assert!(w.codes.len() == 4 * LANES * x.steps && w.scale.len() >= scales, "whole steps");
+        assert!(w.zero.is_empty() || w.zero.len() >= scales, "a zero per scale");
+        assert!(x.words.len() == rows * x.steps * (w.fields + 2), "rows of x");
+        assert!(w.bias.len().is_multiple_of(LANES) && x.sum.len() == rows * w.bias.len(), "a sum per bias");
+    }
     #[cfg(target_arch = "x86_64")]
     match level {
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
         #[allow(unsafe_code)]
-        Level::Avx512 => return unsafe { avx512::int_rows(w, x, out) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::AvxVnni => return unsafe { avx2::vnni::int_rows(w, x, out) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::Avx2 => return unsafe { avx2::plain::int_rows(w, x, out) },
+        Level::Avx512 => return unsafe { avx512::int_rows(w, x, rows, out) },
+        Level::AvxVnni => {
+            for (w, out) in w.iter().zip(out) {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                unsafe {
+                    avx2::vnni::int_rows(*w, x, &mut out[..rows]);
+                }
+            }
+            return;
+        }
+        Level::Avx2 => {
+            for (w, out) in w.iter().zip(out) {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                unsafe {
+                    avx2::plain::int_rows(*w, x, &mut out[..rows]);
+                }
+            }
+            return;
+        }
         Level::Portable => {}
     }
     let _ = level;
-    portable::int_rows(w, x, out);
+    w.iter().zip(out).for_each(|(w, out)| portable::int_rows(*w, x, &mut out[..rows]));
 }
 
 /// A weight row for [`code_rows`]: words as in [`IntRow`], and what a code stands for. Per-lane entries as there.

@@ -16,24 +16,22 @@ pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
     let mask = ((1u32 << width) - 1) as u8;
     let per_step = LANES / w.lanes_per_scale;
     for (m, out) in out.iter_mut().enumerate() {
-        let codes = &x.codes[m * x.steps * fields * LANES..][..x.steps * fields * LANES];
-        let (scale, init) = (&x.scale[m * x.steps * LANES..], &x.init[m * x.steps * LANES..]);
         let mut lanes = [0f32; LANES];
         for (t, words) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
             let words = words.as_chunks::<4>().0;
+            let x = &x.words[(m * x.steps + t) * (fields + 2)..][..fields + 2];
+            let (init, scale) = (&x[fields], &x[fields + 1]);
             let zero = |l: usize| w.zero.get(t * per_step + l / w.lanes_per_scale).copied();
-            let mut sums: [i32; LANES] = std::array::from_fn(|l| init[t * LANES + l] * zero(l).unwrap_or(1));
-            for (f, x) in
-                codes[t * fields * LANES..][..fields * LANES].as_chunks::<LANES>().0.iter().enumerate()
-            {
+            let mut sums: [i32; LANES] = std::array::from_fn(|l| init[l] as i32 * zero(l).unwrap_or(1));
+            for (f, x) in x[..fields].iter().enumerate() {
                 for l in 0..LANES {
                     let u = words[l].map(|b| (b >> (width * f)) & mask);
                     let u = w.map.map_or(u, |map| u.map(|u| map[usize::from(u & 15)]));
-                    sums[l] += dot4(u, x[l]);
+                    sums[l] += dot4(u, x[l].to_le_bytes().map(|b| b as i8));
                 }
             }
             for (l, lane) in lanes.iter_mut().enumerate() {
-                let factor = w.scale[t * per_step + l / w.lanes_per_scale] * scale[t * LANES + l];
+                let factor = w.scale[t * per_step + l / w.lanes_per_scale] * f32::from_bits(scale[l]);
                 *lane += sums[l] as f32 * factor;
             }
         }

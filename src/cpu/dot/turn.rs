@@ -7,17 +7,16 @@ use crate::cpu::level::Level;
 /// `rows` `[n]`, each of `4 * words` bytes or more, to `out` `[words, n]`.
 pub(in crate::cpu) fn transpose(level: Level, rows: &[&[u8]], words: usize, out: &mut [u32]) {
     assert!(rows.iter().all(|r| r.len() >= 4 * words) && out.len() >= words * rows.len(), "whole rows");
-    let mut done = 0;
+    let fast = level == Level::Avx512 && rows.len().is_multiple_of(16);
+    let done = if fast { words / 16 * 16 } else { 0 };
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && rows.len().is_multiple_of(16) {
-        done = words / 16 * 16;
+    if fast {
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
         #[allow(unsafe_code)]
         unsafe {
             avx512::transpose(rows, done, out);
         }
     }
-    let _ = level;
     let n = rows.len();
     // In blocks of 16 words, so that the lines written stay in the cache from one row to the next.
     for start in (done..words).step_by(16) {
