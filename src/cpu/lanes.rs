@@ -91,7 +91,7 @@ impl Lanes {
 
 /// Entries of [`RowBlock::group_bias`] per row: a multiple of [`LANES`], 0 without biases.
 pub(super) fn bias_entries(w: &Weights) -> usize {
-    if w.has_bias() { w.groups_per_row.next_multiple_of(LANES) } else { 0 }
+    if w.has_correction() { w.groups_per_row.next_multiple_of(LANES) } else { 0 }
 }
 
 /// Entries of a block of rows, `[rows, entries]` each. Reused from block to block.
@@ -100,11 +100,11 @@ pub(super) struct RowBlock {
     pub scale: Vec<f32>,
     /// Zero-points; empty without.
     pub zero: Vec<i32>,
-    /// Zero-points and offset as numbers, where asked for.
+    /// Zero-points (or float zeros) and offset as numbers, where asked for.
     pub minus: Vec<f32>,
     /// Biases by entry, where asked for; empty without.
     pub bias: Vec<f32>,
-    /// Biases by group, `[rows, bias_entries]`, padded with zeros; empty without.
+    /// Biases by group, `-(scale * zero)` for float zeros, `[rows, bias_entries]`, padded with zeros; empty without.
     pub group_bias: Vec<f32>,
     groups: Groups,
 }
@@ -154,6 +154,8 @@ impl Work for Prepare<'_> {
                 let minus = &mut to.minus[range.clone()];
                 if has_zero {
                     lanes.spread(&to.groups.zero, minus, |z| (z + offset) as f32);
+                } else if !to.groups.float_zero.is_empty() {
+                    lanes.spread(&to.groups.float_zero, minus, |z| z);
                 } else {
                     minus.fill(offset as f32);
                 }
@@ -162,6 +164,8 @@ impl Work for Prepare<'_> {
                 lanes.spread(&to.groups.bias, &mut to.bias[range], |b| b);
             }
             to.group_bias.extend_from_slice(&to.groups.bias);
+            let scaled = to.groups.scale.iter().zip(&to.groups.float_zero);
+            to.group_bias.extend(scaled.map(|(s, z)| -(s * z)));
             to.group_bias.resize((i + 1) * bias_entries(w), 0.0);
         }
     }

@@ -14,6 +14,10 @@ use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, 
 use crate::{Error, PackedTensor, Result};
 use half::{bf16, f16};
 
+/// Bounds of the largest magnitude of a table that is given: 2^-20 and 2^20.
+const ENTRIES: std::ops::RangeInclusive<f32> =
+    f32::from_bits((127 - 20) << 23)..=f32::from_bits((127 + 20) << 23);
+
 /// Below this, magnitudes count as zero: 2^-100.
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
@@ -50,6 +54,13 @@ pub fn quantize(
         out.set_codebook(check_table(&scheme, codebook)?);
     }
     let table = sorted_table(&out.codebook());
+    let mut scales = Vec::new();
+    if scheme.encoder == Encoder::GlobalScale {
+        scales = global_scales(x);
+        for (i, entry) in scales.iter().enumerate() {
+            put(out.plane_mut(PlaneKind::ScaleTable), i, &entry.to_le_bytes());
+        }
+    }
     match scheme.encoder {
         Encoder::Round => {
             for (i, &value) in x.iter().enumerate() {
@@ -77,7 +88,7 @@ pub fn quantize(
                     Group::Row => k,
                     Group::Cols(g) => (g as usize).min(k - first % k),
                 };
-                let group = encode_group(&x[first..first + len], k, &scheme, &table);
+                let group = encode_group(&x[first..first + len], k, &scheme, &table, &scales);
                 put(out.plane_mut(PlaneKind::Scales), index, &group.scale);
                 put(out.plane_mut(PlaneKind::Zeros), index, &group.zero);
                 for (i, code) in group.codes.into_iter().enumerate() {
@@ -110,10 +121,10 @@ fn check_table<'a>(scheme: &Scheme, codebook: Option<&'a [f32]>) -> Result<&'a [
         return Err(Error::shape(format!("entries of the table of {scheme}"), entries, given.len()));
     }
     let largest = largest_magnitude(given);
-    if !(TINY..=1.0 / TINY).contains(&largest) {
+    if !ENTRIES.contains(&largest) {
         return Err(Error::shape(
             format!("largest finite magnitude in the table of {scheme}"),
-            "2^-100 to 2^100",
+            "2^-20 to 2^20",
             largest,
         ));
     }
@@ -187,6 +198,10 @@ fn round_to_type(scale: f32, kind: ScaleType) -> (Vec<u8>, f32) {
             let rounded = to_f16(scale);
             (rounded.to_le_bytes().to_vec(), rounded.to_f32())
         }
+        ScaleType::Bf16 => {
+            let rounded = bf16::from_f32(scale);
+            (rounded.to_le_bytes().to_vec(), rounded.to_f32())
+        }
         _ => panic!("byte scales have encoders of their own"),
     }
 }
@@ -216,7 +231,15 @@ fn extreme(x: &[f32]) -> f32 {
     v
 }
 
-fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)]) -> EncodedGroup {
+/// The scale table of [`Encoder::GlobalScale`].
+fn global_scales(x: &[f32]) -> Vec<f32> {
+    let (_, _, amax) = extremes(x);
+    let global = if amax < TINY { 0.0 } else { amax * reciprocal(448.0 * 6.0) };
+    (0..=255u8).map(|byte| direct_scale(&[byte], ScaleType::Ue4M3, 0) * global).collect()
+}
+
+/// `scales` is the table of table-coded scales.
+fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scales: &[f32]) -> EncodedGroup {
     let Scale::Direct(kind) = scheme.scale else { panic!("{scheme} has no scale per group") };
     let bits = u32::from(scheme.bits);
     let (levels, half) = ((1i32 << bits) - 1, (1i32 << bits) / 2);
@@ -252,6 +275,35 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)]) -> E
             };
             x.iter().map(code).collect()
         }
+        Encoder::MinMaxBias => {
+            let wanted = if tiny { 0.0 } else { (max - min) * reciprocal(levels as f32) };
+            let (bytes, s) = round_to_type(wanted, kind);
+            scale = bytes;
+            let wanted = if s == 0.0 || min > -TINY { 0.0 } else { min };
+            let (bytes, bias) = round_to_type(wanted, kind);
+            zero = bytes;
+            let code = |&v: &f32| {
+                let t = v - bias;
+                if s == 0.0 || t <= 0.0 { 0 } else { steps(t, s, levels) as u32 }
+            };
+            x.iter().map(code).collect()
+        }
+        Encoder::MinMaxZero => {
+            let wanted = if tiny { 0.0 } else { (max - min) * reciprocal(levels as f32) };
+            let (bytes, s) = round_to_type(wanted, kind);
+            scale = bytes;
+            let sixteenths = if s == 0.0 { 0 } else { steps(-min, s / 16.0, 16 * levels) };
+            let (bytes, z) = round_to_type(sixteenths as f32 / 16.0, kind);
+            zero = bytes;
+            let code = |&v: &f32| {
+                let mut code = 0;
+                while s > 0.0 && code < levels && (((code + 1) as f32 - 0.5) - z) * s <= v {
+                    code += 1;
+                }
+                code as u32
+            };
+            x.iter().map(code).collect()
+        }
         Encoder::MeanAbs => {
             let sum = match scheme.group {
                 Group::Cols(g) if g <= 256 => sum_in_sequence(x),
@@ -276,6 +328,17 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)]) -> E
             scale = vec![byte];
             let s = direct_scale(&scale, kind, 0);
             let code = |&v: &f32| if tiny { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
+            x.iter().map(code).collect()
+        }
+        Encoder::GlobalScale => {
+            let a = amax * reciprocal(6.0);
+            let mut byte = 0;
+            while !tiny && byte < 0x7e && a > (scales[byte] + scales[byte + 1]) * 0.5 {
+                byte += 1;
+            }
+            scale = vec![byte as u8];
+            let s = scales[byte];
+            let code = |&v: &f32| if s == 0.0 { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
             x.iter().map(code).collect()
         }
         Encoder::GgmlExtreme => {
