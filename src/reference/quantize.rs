@@ -588,6 +588,24 @@ mod tests {
         // min -1, max 14, scale 1 (15 * C(15) rounds to it), zero-point 1.
         let w = one_row("int4-g4-asym", &[-1.0, 14.0, 0.0, 6.6]);
         assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[1u8][..], vec![0, 15, 1, 8]));
+        // min -1, max 2, scale 1, bias -1: halves go up. A float zero of 1/2 where the smallest is -1/2.
+        let w = one_row("int2-g4-bias", &[-1.0, 2.0, 0.0, 0.5]);
+        assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[0, 0xbc][..], vec![0, 3, 1, 2]));
+        let w = one_row("int2-g4-fzero-f32", &[-0.5, 2.5, 0.0, 0.25]);
+        assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&0.5f32.to_le_bytes()[..], vec![0, 3, 1, 1]));
+        // bf16 has 8 bits: 9 / 7 is 0x3fa4.92.., the bias -9 is 0xc110.
+        let w = one_row("int4-g4-bf16", &[9.0, 0.0, -9.0, 1.0]);
+        assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (&[0xa5, 0x3f][..], vec![15, 8, 1, 9]));
+        let w = one_row("int8-row-bias-bf16", &[-9.0, 0.0, 246.0]);
+        assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[0x10, 0xc1][..], vec![0, 9, 255]));
+        // The largest of all has the scale 448 G, a group of 1/896 of it the scale G / 2.
+        let mut x = [0.0; 20];
+        (x[3], x[16], x[17]) = (-2688.0, 3.0, 1.1);
+        let w = one_row("nvfp4-global", &x);
+        let (own, table) = (codes(&w), w.scale_table());
+        assert_eq!((w.plane(PlaneKind::Scales), table[0x38]), (&[0x7e, 0x30][..], 2688.0 * (1.0 / 2688.0)));
+        assert_eq!((table[0x7e], table[0xb8], table[0x7f]), (448.0 * table[0x38], table[0x38], 0.0));
+        assert_eq!((own[3], own[4], own[16], own[17]), (15, 0, 7, 4));
         // Halfway between entries, the one nearer to zero: 1.25 -> 1, 1.75 -> 1.5, 2.5 -> 2, 5 -> 4, and at 0.25 -> 0.
         let w = one_row("fp4-g8", &[6.0, 1.25, -1.75, 2.5, -5.0, 0.25, -0.25, 5.01]);
         assert_eq!(codes(&w), [7, 2, 11, 4, 14, 0, 0, 7]);
@@ -603,6 +621,10 @@ mod tests {
             ("nf4-g4", &[0; 2], 7),
             ("e4m3-row", &[0; 4], 0),
             ("mxfp8", &[0], 0),
+            ("int4-g4-bias", &[0; 2], 0),
+            ("int4-g4-bias-bf16", &[0; 2], 0),
+            ("int4-row-fzero", &[0; 4], 0),
+            ("nvfp4-global", &[0], 0),
         ] {
             let w = one_row(name, &x);
             assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (scale, vec![code; 4]), "{name}");
@@ -611,6 +633,10 @@ mod tests {
         let w = one_row("int4-g4-asym", &[-1e-8, 1e-8, 0.0, 5e-9]);
         assert_eq!((w.plane(PlaneKind::Scales), w.plane(PlaneKind::Zeros)), (&[0u8; 2][..], &[0u8][..]));
         assert_eq!(codes(&w), [0; 4]);
+        for name in ["int4-g4-bias", "int4-g4-fzero"] {
+            let w = one_row(name, &[-1e-8, 1e-8, 0.0, 5e-9]);
+            assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[0u8; 2][..], vec![0; 4]), "{name}");
+        }
         let w = one_row("int1-row", &x);
         assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (&[0u8; 4][..], vec![1, 0, 1, 1]));
     }
