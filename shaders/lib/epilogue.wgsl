@@ -20,8 +20,8 @@ fn store(m: u32, n: u32, sum: f32) {
     //% if residual
     v += e[p.residual_at + at];
     //% endif
-    //% if function == "relu"
-    v = select(v, 0.0, v < 0.0);
+    //% if function == "straight"
+    v = select(v, 0.0, p.relu != 0u && v < 0.0);
     //% elif function == "gelu"
     v = 0.5 * v * (1.0 + erf(v * 0.70710678));
     //% elif function == "silu"

@@ -6,3 +6,5 @@
     n: u32,
     bias_at: u32,
     residual_at: u32,
+    // 1 for ReLU.
+    relu: u32,

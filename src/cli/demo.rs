@@ -1,7 +1,7 @@
 //! `lowbit demo`: real digits through a quantized network, on every device there is.
 //!
 //! ```text
-//! a thread per device, for each scheme:   weights -> quantize there -> 3 products there -> answers
+//! threads, for each device and scheme:    weights -> quantize there -> 3 products there -> answers
 //!                                           each product -> beside the f64 reference -> error / bound
 //! then one device after the other:        the 3 products again, unread in between -> time
 //! -> one table
@@ -19,6 +19,7 @@ use crate::report::metrics::Errors;
 use crate::{Error, PackedTensor, Result, Scheme, Tensor};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -103,22 +104,18 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let truth = f32_answers(&digits, &layers)?;
     let bar = print::progress((engines.len() * schemes.len()) as u64, "demo");
     let shared = Mutex::new(Checks::default());
-    let column = |info: &EngineInfo, engine: &Engine| -> Result<Vec<Run>> {
-        let one = |(i, scheme): (usize, &Scheme)| {
-            print::at(&bar, &format!("{scheme} on {}", info.name));
-            let run = pollster::block_on(run_scheme(engine, &digits, &layers, (i, scheme), &shared));
-            bar.inc(1);
-            run.map_err(|e| Error::Check { what: format!("{scheme} on {}: {e}", info.name) })
-        };
-        schemes.iter().enumerate().map(one).collect()
+    let run = |task: usize| -> Result<Run> {
+        let ((info, engine), i) = (&engines[task % engines.len()], task / engines.len());
+        let scheme = &schemes[i];
+        print::at(&bar, &format!("{scheme} on {}", info.name));
+        let run = pollster::block_on(run_scheme(engine, &digits, &layers, (i, scheme), &shared));
+        bar.inc(1);
+        run.map_err(|e| Error::Check { what: format!("{scheme} on {}: {e}", info.name) })
     };
-    let mut runs = std::thread::scope(|scope| {
-        let threads: Vec<_> = engines.iter().map(|(info, e)| scope.spawn(|| column(info, e))).collect();
-        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
-            t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
-        };
-        threads.into_iter().map(join).collect::<Result<Vec<Vec<Run>>>>()
-    })?;
+    let mut runs: Vec<Vec<Run>> = engines.iter().map(|_| Vec::new()).collect();
+    for (task, result) in on_threads(engines.len() * schemes.len(), run).into_iter().enumerate() {
+        runs[task % engines.len()].push(result?);
+    }
     for ((_, engine), column) in engines.iter().zip(&mut runs) {
         for run in column {
             pollster::block_on(time(engine, run))?;
@@ -288,36 +285,45 @@ fn check(
     Ok(())
 }
 
-/// `function(x * w^T + bias)` and the magnitudes of its sums, rows of x shared out over threads.
+/// `function(x * w^T + bias)` and the magnitudes of its sums.
 fn reference_product(
     x: &Tensor,
     w: &PackedTensor,
     bias: &Tensor,
     function: Function,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
-    let (m, k) = x.matrix();
+    let (m, _) = x.matrix();
     let (x, bias) = (x.to_f32(), bias.to_f32());
     let product = crate::product::Product { function, ..Default::default() };
     let added = Added { bias: Some(&bias), residual: None };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = |x: &[f32]| -> Result<(Vec<f64>, Vec<f64>)> {
-        let m = x.len() / k;
-        Ok((
-            reference::matmul(x, m, w, added, &product)?,
-            reference::matmul::magnitude(x, m, w, added, &product)?,
-        ))
-    };
-    std::thread::scope(|scope| {
-        let parts: Vec<_> =
-            x.chunks(m.div_ceil(threads).max(1) * k).map(|rows| scope.spawn(move || part(rows))).collect();
-        let mut all = (Vec::new(), Vec::new());
-        for handle in parts {
-            let (y, magnitude) = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            all.0.extend(y);
-            all.1.extend(magnitude);
+    Ok((
+        reference::matmul(&x, m, w, added, &product)?,
+        reference::matmul::magnitude(&x, m, w, added, &product)?,
+    ))
+}
+
+/// The results of `task(0)`, `task(1)`, ..., worked off by as many threads as the machine has.
+fn on_threads<T: Send>(tasks: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                i if i < tasks => done.push((i, task(i))),
+                _ => return done,
+            }
         }
-        Ok(all)
-    })
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(tasks);
+    let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+            t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
+        };
+        threads.into_iter().flat_map(join).collect()
+    });
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, result)| result).collect()
 }
 
 fn differing(a: &[u8], b: &[u8]) -> usize {

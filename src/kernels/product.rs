@@ -32,7 +32,7 @@ pub struct ProductSpec {
     #[serde(serialize_with = "accumulate_name")]
     pub accumulate: Accumulate,
     #[serde(serialize_with = "function_name")]
-    pub function: Function,
+    pub function: Curve,
     pub bias: bool,
     pub residual: bool,
 }
@@ -45,13 +45,32 @@ fn accumulate_name<S: serde::Serializer>(a: &Accumulate, to: S) -> Result<S::Ok,
     })
 }
 
-fn function_name<S: serde::Serializer>(f: &Function, to: S) -> Result<S::Ok, S::Error> {
+fn function_name<S: serde::Serializer>(f: &Curve, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(match f {
-        Function::Identity => "identity",
-        Function::Relu => "relu",
-        Function::Gelu => "gelu",
-        Function::Silu => "silu",
+        Curve::Straight => "straight",
+        Curve::Gelu => "gelu",
+        Curve::Silu => "silu",
     })
+}
+
+/// The part of a [`Function`] that is compiled in. ReLU is a parameter ([`Params::relu`]): it costs next to nothing, a pipeline of its own
+/// would cost compile time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Curve {
+    /// Identity and ReLU.
+    Straight,
+    Gelu,
+    Silu,
+}
+
+impl Curve {
+    fn of(function: Function) -> Self {
+        match function {
+            Function::Identity | Function::Relu => Self::Straight,
+            Function::Gelu => Self::Gelu,
+            Function::Silu => Self::Silu,
+        }
+    }
 }
 
 impl ProductSpec {
@@ -80,7 +99,7 @@ impl ProductSpec {
             true => &[Accumulate::F32, Accumulate::F16, Accumulate::F16Chunked],
             false => &[Accumulate::F32],
         };
-        let functions = [Function::Identity, Function::Relu, Function::Gelu, Function::Silu];
+        let functions = [Curve::Straight, Curve::Gelu, Curve::Silu];
         let mut all = Vec::new();
         for &columns in columns {
             for &accumulate in accumulates {
@@ -98,7 +117,7 @@ impl ProductSpec {
                         y_f16,
                         f16: Self::uses_f16(tier, ragged || scheme.is_permuted(), x_f16, y_f16, accumulate),
                         accumulate,
-                        function: functions[turn(2) % 4],
+                        function: functions[turn(2) % 3],
                         bias: turn(4) % 2 == 1,
                         residual: turn(4) / 2 % 2 == 1,
                     });
@@ -121,6 +140,8 @@ pub struct Params {
     pub n: u32,
     pub bias_at: u32,
     pub residual_at: u32,
+    /// 1 for ReLU.
+    pub relu: u32,
 }
 
 /// Which product kernel.
@@ -289,7 +310,7 @@ pub fn record(
         y_f16,
         f16: ProductSpec::uses_f16(tier, ragged || op.w.scheme.is_permuted(), x_f16, y_f16, accumulate),
         accumulate,
-        function: product.function,
+        function: Curve::of(product.function),
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
     };
@@ -358,6 +379,7 @@ pub fn record(
                 n: (end - start) as u32,
                 bias_at: 0,
                 residual_at,
+                relu: u32::from(product.function == Function::Relu),
             };
             let whole = Binding::whole(&part.buffer);
             // An odd number of f16 ends in the middle of a word; allocations are padded to 16 bytes.
@@ -406,7 +428,7 @@ mod tests {
                     (0..all.len()).flat_map(move |a| (0..all.len()).map(move |b| ((a, all[a]), (b, all[b]))))
                 })
                 .collect();
-            assert_eq!(single.len(), if tier.f16 { 3 + 3 + 4 * 2 + 4 } else { 3 + 1 + 2 + 1 + 2 * 2 + 4 });
+            assert_eq!(single.len(), if tier.f16 { 3 + 3 + 4 * 2 + 3 } else { 3 + 1 + 2 + 1 + 2 * 2 + 3 });
             for a in &single {
                 for b in single.iter().filter(|b| b.0 != a.0) {
                     assert!(pairs.contains(&(*a, *b)), "{tier}: no sample with {a:?} and {b:?}");
