@@ -9,3 +9,4 @@
 mod build;
 mod gguf;
 mod malformed;
+mod outside;
