@@ -11,13 +11,23 @@ use crate::scheme::{Layout, PlaneKind, Scheme, layout};
 use crate::{Error, Result};
 use std::ops::Range;
 
+/// A cache line. Rows of codes begin on 16 bytes; a vector load that crosses a line costs twice, so the buffer begins on one.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// So many bytes of zeros; layouts are multiples of 256.
+fn lines(bytes: usize) -> Vec<Line> {
+    bytemuck::zeroed_vec(bytes.div_ceil(size_of::<Line>()))
+}
+
 /// A tensor in a low-bit scheme. Leading dimensions (experts) count as rows: the planes are those of a matrix `[rows, k]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedTensor {
     scheme: Scheme,
     shape: Vec<usize>,
     layout: Layout,
-    data: Vec<u8>,
+    data: Vec<Line>,
 }
 
 impl PackedTensor {
@@ -29,7 +39,7 @@ impl PackedTensor {
         let shape = shape.into();
         let (rows, k) = scheme.check_shape(&shape)?;
         let layout = Layout::new(&scheme, rows, k);
-        let mut packed = Self { data: vec![0; layout.len()], scheme, shape, layout };
+        let mut packed = Self { data: lines(layout.len()), scheme, shape, layout };
         if let Some(entries) = scheme.codebook() {
             packed.set_codebook(entries);
         }
@@ -78,7 +88,7 @@ impl PackedTensor {
     ///
     /// # Errors
     /// As [`Scheme::check_shape`]; [`Error::Shape`] if the buffer has another length.
-    pub fn from_data(scheme: Scheme, shape: impl Into<Vec<usize>>, data: Vec<u8>) -> Result<Self> {
+    pub fn from_data(scheme: Scheme, shape: impl Into<Vec<usize>>, data: &[u8]) -> Result<Self> {
         let shape = shape.into();
         let (rows, k) = scheme.check_shape(&shape)?;
         let layout = Layout::new(&scheme, rows, k);
@@ -89,7 +99,9 @@ impl PackedTensor {
                 data.len(),
             ));
         }
-        Ok(Self { scheme, shape, layout, data })
+        let mut own = lines(data.len());
+        bytemuck::must_cast_slice_mut(&mut own).copy_from_slice(data);
+        Ok(Self { scheme, shape, layout, data: own })
     }
 
     /// The scheme.
@@ -125,25 +137,29 @@ impl PackedTensor {
 
     /// All planes, as one buffer.
     pub fn data(&self) -> &[u8] {
-        &self.data
+        bytemuck::must_cast_slice(&self.data)
+    }
+
+    fn data_mut(&mut self) -> &mut [u8] {
+        bytemuck::must_cast_slice_mut(&mut self.data)
     }
 
     /// The bytes of one plane; empty if the scheme has none of this kind.
     pub fn plane(&self, kind: PlaneKind) -> &[u8] {
-        self.layout.plane(kind).map_or(&[], |p| &self.data[p.offset..p.offset + p.len])
+        self.layout.plane(kind).map_or(&[], |p| &self.data()[p.offset..p.offset + p.len])
     }
 
     /// The bytes of one plane, to be filled; empty if the scheme has none of this kind.
     pub fn plane_mut(&mut self, kind: PlaneKind) -> &mut [u8] {
-        match self.layout.plane(kind) {
-            Some(p) => &mut self.data[p.offset..p.offset + p.len],
+        match self.layout.plane(kind).copied() {
+            Some(p) => &mut self.data_mut()[p.offset..p.offset + p.len],
             None => &mut [],
         }
     }
 
     /// Several planes at once, to be filled in parallel; empty where the scheme has none.
     pub fn planes_mut(&mut self) -> [&mut [u8]; PlaneKind::ALL.len()] {
-        let mut rest = self.data.as_mut_slice();
+        let mut rest: &mut [u8] = bytemuck::must_cast_slice_mut(&mut self.data);
         let mut at = 0;
         PlaneKind::ALL.map(|kind| match self.layout.plane(kind) {
             Some(p) => {
@@ -189,10 +205,11 @@ impl PackedTensor {
         let (rows, k) = self.matrix();
         assert!(!range.is_empty() && range.end <= rows, "rows {range:?} of {rows}");
         let layout = Layout::new(&self.scheme, range.len(), k);
-        let mut data = vec![0; layout.len()];
+        let mut data = lines(layout.len());
+        let bytes: &mut [u8] = bytemuck::must_cast_slice_mut(&mut data);
         for (from, to) in self.layout.planes().iter().zip(layout.planes()) {
             let start = from.offset + range.start * from.row_stride;
-            data[to.offset..to.offset + to.len].copy_from_slice(&self.data[start..start + to.len]);
+            bytes[to.offset..to.offset + to.len].copy_from_slice(&self.data()[start..start + to.len]);
         }
         Self { scheme: self.scheme, shape: vec![range.len(), k], layout, data }
     }
@@ -207,10 +224,10 @@ impl PackedTensor {
             self.scheme == part.scheme && k == part_k && row + part_rows <= rows,
             "rows of another tensor"
         );
+        let bytes: &mut [u8] = bytemuck::must_cast_slice_mut(&mut self.data);
         for (to, from) in self.layout.planes().iter().zip(part.layout.planes()) {
             let start = to.offset + row * to.row_stride;
-            self.data[start..start + from.len]
-                .copy_from_slice(&part.data[from.offset..from.offset + from.len]);
+            bytes[start..start + from.len].copy_from_slice(&part.data()[from.offset..from.offset + from.len]);
         }
     }
 

@@ -12,6 +12,9 @@
 //! Every kernel meets every scheme in each of them (OpenGL: every third scheme, its compiler is lavapipe's); shapes and the other axes
 //! are paired. `LOWBIT_FULL=1` crosses them. A missing software adapter fails the test where `CI` is set and is printed elsewhere.
 
+mod common;
+
+use common::under_ci;
 use lowbit::gpu::{Disable, Found, adapter};
 use lowbit::scheme::preset::samples;
 use lowbit::selftest::{Options, Report, run};
@@ -29,7 +32,7 @@ fn wanted(what: &str, is: impl Fn(&Found) -> bool) -> Option<&'static Found> {
     let found = adapters().iter().find(|f| is(f));
     if found.is_none() {
         let have: Vec<_> = adapters().iter().map(|f| f.info.summary()).collect();
-        assert!(std::env::var_os("CI").is_none(), "no {what} under CI; there are {have:?}");
+        assert!(!under_ci(), "no {what} under CI; there are {have:?}");
         println!("NOT COVERED: {what} is not on this machine; there are {have:?}");
     }
     found

@@ -4,6 +4,9 @@
 //! they find and print what that leaves uncovered.
 #![cfg(feature = "gpu")]
 
+mod common;
+
+use common::under_ci;
 use lowbit::gpu::{
     Access, Binding, Buffer, Clock, Disable, Found, Gpu, GpuOptions, PipelineSpec, Target, adapter,
     fold_workgroups, template,
@@ -34,7 +37,7 @@ const THREADS: u32 = 64;
 fn adapters() -> Vec<Found> {
     let found = block_on(adapter::list());
     if found.is_empty() {
-        assert!(std::env::var_os("CI").is_none(), "CI needs an adapter and there is none");
+        assert!(!under_ci(), "CI needs an adapter and there is none");
         eprintln!("NOT COVERED: no adapter here, nothing of tests/gpu.rs ran on a device");
     }
     found
@@ -84,7 +87,7 @@ fn download(gpu: &Gpu, buffer: &Buffer) -> Vec<f32> {
 
 #[test]
 fn ci_has_its_adapters() {
-    if std::env::var_os("CI").is_none() {
+    if !under_ci() {
         return eprintln!("not under CI: which adapters there are is the machine's business");
     }
     let names: Vec<String> = adapters().iter().map(|f| f.info.summary().to_lowercase()).collect();

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// Compare two models: SQNR, cosine, errors, bits per weight and size, per tensor and in total
 ///
 /// Either side may be plain or packed. SQNR is 10 log10(sum of squares of A / sum of squares of A - B), in dB; equal tensors have
-/// no error and are `exact` (null in JSON). The error of every measure is that of B; so are the bytes and the bits per weight.
+/// no error and are `exact` (in JSON `"sqnr_db": null, "exact": true`; null is also what is not finite). The error of every measure is that of B; so are the bytes and the bits per weight.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  lowbit compare model.safetensors model-q4_0.safetensors\n  \
 lowbit compare a.safetensors b.safetensors --json | jq .total.sqnr_db")]
@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(value_name = "B")]
     b: PathBuf,
     /// Print JSON: {"tensors": [{"name", "scheme", "sqnr_db", "cosine", "max_abs_error", "mean_abs_error",
-    /// "bits_per_weight", "bytes", "size_ratio"}], "total": {the same}}
+    /// "exact", "bits_per_weight", "bytes", "size_ratio"}], "total": {the same}}
     #[arg(long)]
     json: bool,
 }
@@ -56,7 +56,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let mut only_b = Vec::new();
     let bar = print::progress(b.entries().len() as u64, "compare");
     for right in b.entries() {
-        bar.set_message(right.name.clone());
+        print::at(&bar, &right.name);
         bar.inc(1);
         let Some(left) = a.entry(&right.name) else {
             only_b.push(right.name.as_str());
@@ -190,7 +190,7 @@ fn cells(line: &Line) -> Vec<String> {
     ]
 }
 
-/// The measures as [`Errors`] writes them (equal tensors: `"sqnr_db": null`), between name and size.
+/// The measures as [`Errors`] writes them, between name and size.
 fn to_json(line: &Line) -> Result<Value> {
     let mut fields = serde_json::Map::new();
     fields.insert("name".into(), line.name.as_str().into());

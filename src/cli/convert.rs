@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut writer = Writer::new(output, &args.output, format, plan)?;
     let mut packed = 0;
     while let Some(item) = writer.next_item().cloned() {
-        bar.set_message(item.name().to_string());
+        print::at(&bar, item.name());
         let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
         packed += usize::from(move_entry(&mut writer, &model, entry)?);
         bar.inc(1);

@@ -105,7 +105,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let shared = Mutex::new(Checks::default());
     let column = |info: &EngineInfo, engine: &Engine| -> Result<Vec<Run>> {
         let one = |(i, scheme): (usize, &Scheme)| {
-            bar.set_message(format!("{scheme} on {}", info.name));
+            print::at(&bar, &format!("{scheme} on {}", info.name));
             let run = pollster::block_on(run_scheme(engine, &digits, &layers, (i, scheme), &shared));
             bar.inc(1);
             run.map_err(|e| Error::Check { what: format!("{scheme} on {}: {e}", info.name) })

@@ -72,7 +72,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let bar = print::progress(model.entries().len() as u64, "dequantize");
     let mut writer = Writer::new(output, &args.output, format, plan)?;
     while let Some(item) = writer.next_item().cloned() {
-        bar.set_message(item.name().to_string());
+        print::at(&bar, item.name());
         let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
         match (&item, &entry.content) {
             (Item::Dense { dtype, .. }, Content::Packed { .. }) => {

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// List the tensors of a model: name, shape, scheme or type, bits per weight, bytes; also importance matrices
+///
+/// Bits per weight are those of the scheme: codes, scales and zeros. The bytes are those in the file, padding of rows included.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  lowbit inspect model-q4_0.safetensors\n  lowbit inspect --json model/ | jq .total"

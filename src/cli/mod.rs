@@ -32,7 +32,7 @@ use std::path::Path;
 #[command(
     after_help = "Without a command, `lowbit demo` runs: real digits through a quantized network, on every device found.\n\
 Schemes: q4_0 q4_k q8_0 int4-g32 int4-g128-asym int8-row nf4-g64 mxfp4 ... (`lowbit schemes` lists them).\n\
-Exit codes: 0 done, 1 failed, 2 the command line is wrong."
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 interrupted (nothing half written is left)."
 )]
 struct Cli {
     /// Where to compute: `cpu`, `auto` (a real GPU if there is one, else the CPU), or part of an adapter's name
@@ -114,7 +114,7 @@ async fn open_engine(device: Option<&str>) -> Result<Engine> {
 /// Runs the command line of this process. Wrong arguments, `--help` and `--version` end the process as clap does (exit codes 2 and 0).
 ///
 /// # Errors
-/// What the subcommand could not do; see [`exit_code`].
+/// What the subcommand could not do; see [`fail`].
 pub fn run() -> Result<()> {
     let Cli { device, command } = Cli::parse();
     let device = device.as_deref();
@@ -132,8 +132,9 @@ pub fn run() -> Result<()> {
     }
 }
 
-/// The exit code for an error: 2 if the command line is wrong, 1 if what it asks for failed.
-pub fn exit_code(error: &Error) -> u8 {
+/// Tells of an error in one line on stderr and returns its exit code: 2 if the command line is wrong, 1 if what it asks for failed.
+pub fn fail(error: &Error) -> u8 {
+    print::failure(error);
     match error {
         Error::Usage(_) | Error::UnknownScheme { .. } | Error::BadScheme { .. } => 2,
         _ => 1,

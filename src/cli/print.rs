@@ -1,10 +1,26 @@
 //! What subcommands print with: text to stdout that survives a closed pipe, notes to stderr, tables, progress bars.
 //!
-//! `println!` panics when `head` closes the pipe; here that ends the program quietly, and a full disk is an error.
+//! `println!` panics when `head` closes the pipe; here that ends the program quietly, and a full disk is an error. Names come from
+//! files of others: control characters in them are shown, not sent to the terminal.
 
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
+
+/// Text with its control characters, but for line feeds, as escapes: `\u{1b}`. Terminals act on them.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && c != '\n';
+    if !text.contains(acts) {
+        return text.into();
+    }
+    text.chars().map(|c| if acts(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// An error as the one line that the program ends with, whatever a driver or a parser put into its message.
+pub fn failure(error: &Error) {
+    note(&format!("lowbit: {}", error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")));
+}
 
 /// Writes text to stdout.
 ///
@@ -12,7 +28,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 /// [`Error::Io`], except for a reader that went away: that ends the process with exit code 0.
 pub fn stdout(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(visible(text).as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(source) => Err(Error::Io { path: "stdout".into(), source }),
         Ok(()) => Ok(()),
@@ -32,7 +48,7 @@ pub fn json(value: &impl serde::Serialize) -> Result<()> {
 /// A line on stderr.
 pub fn note(line: &str) {
     // With stderr closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", visible(line));
 }
 
 /// A bar of `steps` on stderr, drawn only on a terminal.
@@ -44,6 +60,11 @@ pub fn progress(steps: u64, what: &str) -> ProgressBar {
     }
     bar.set_prefix(what.to_string());
     bar
+}
+
+/// What a bar is at.
+pub fn at(bar: &ProgressBar, what: &str) {
+    bar.set_message(visible(what).into_owned());
 }
 
 /// How a column is set.
@@ -70,7 +91,9 @@ impl Table {
 
     /// Adds a row; missing cells are empty.
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        // Here too, so that a column is as wide as what is shown.
+        let shown = |cell: String| visible(&cell).replace('\n', "\\n");
+        self.rows.push(cells.into_iter().map(shown).collect());
     }
 
     /// Adds a rule.
@@ -145,6 +168,14 @@ mod tests {
         t.rule();
         t.row(vec!["total".into()]);
         assert_eq!(t.render(), "name     n\n----------\na      100\n----------\ntotal\n");
+    }
+
+    #[test]
+    fn control_characters_are_shown() {
+        assert_eq!(visible("a\u{1b}[2J\u{7}\u{9b}é\n"), "a\\u{1b}[2J\\u{7}\\u{9b}é\n");
+        let mut t = Table::new(&[("name", Align::Left), ("n", Align::Right)]);
+        t.row(vec!["a\r\nb".into(), "1".into()]);
+        assert_eq!(t.render(), "name    n\n---------\na\\r\\nb  1\n");
     }
 
     #[test]

@@ -71,10 +71,31 @@ const NAMED: usize = 10;
 
 /// Why a tensor stays as it is.
 enum Reason {
-    /// Not asked for: the type, the rank, `--include` and `--exclude`.
-    NotSelected(&'static str),
+    NotSelected(NotSelected),
     /// Asked for, but the scheme cannot hold it.
     Unfit(Error),
+}
+
+/// A tensor that was not asked for, the reason that tells a user most last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum NotSelected {
+    Name,
+    Type,
+    Rank,
+    Packed,
+    Listed,
+}
+
+impl std::fmt::Display for NotSelected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Name => "not selected by --include and --exclude",
+            Self::Type => "not f32, f16 or bf16",
+            Self::Rank => "fewer than two dimensions",
+            Self::Packed => "already packed",
+            Self::Listed => "of a type that is not decoded",
+        })
+    }
 }
 
 /// Runs the subcommand.
@@ -90,30 +111,20 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let mut chosen = Vec::new();
     let mut copied = Vec::new();
     let mut unfit = Vec::new();
-    let mut left = 0;
+    let mut passed_over = None;
     for entry in model.entries() {
         match choose(entry, &scheme, &filter) {
             Ok(source) => chosen.push((entry, source)),
-            Err(Reason::NotSelected(why)) => copied.push((entry, why.to_string())),
+            Err(Reason::NotSelected(why)) => {
+                passed_over = passed_over.max(Some((why, entry.name.as_str())));
+                copied.push((entry, why.to_string()));
+            }
             Err(Reason::Unfit(error)) if args.strict => return Err(error.in_tensor(&entry.name)),
             Err(Reason::Unfit(error)) => {
-                left += 1;
-                if left <= NAMED {
-                    print::note(&format!(
-                        "lowbit: left as it is: '{}' {:?}: {error}",
-                        entry.name, entry.shape
-                    ));
-                }
-                unfit.push(error.to_string());
+                unfit.push(format!("'{}' {:?}: {error}", entry.name, entry.shape));
                 copied.push((entry, error.to_string()));
             }
         }
-    }
-    if left > NAMED {
-        print::note(&format!(
-            "lowbit: and {} more, in which it does not fit either (--json names all)",
-            left - NAMED
-        ));
     }
     let engine = pollster::block_on(open_engine(device))?;
     if args.nonfinite == NonFinite::Copy {
@@ -121,16 +132,19 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         let (fit, others) = pollster::block_on(try_all(&engine, &model, &scheme, chosen))?;
         chosen = fit;
         for (entry, error) in others {
-            print::note(&format!("lowbit: left as it is: {error}"));
             unfit.push(error.to_string());
             copied.push((entry, error.to_string()));
         }
     }
     if chosen.is_empty() {
         // The most telling example: one that was asked for and does not fit.
-        let example = copied.iter().find(|(_, why)| unfit.contains(why)).or(copied.first());
-        let why = example.map_or(String::new(), |(e, why)| format!("; '{}', for example: {why}", e.name));
+        let example = unfit.first().cloned().or(passed_over.map(|(why, name)| format!("'{name}': {why}")));
+        let why = example.map_or(String::new(), |example| format!("; for example {example}"));
         return Err(Error::Nothing { path: args.input.clone(), what: format!("no tensor to quantize{why}") });
+    }
+    unfit.iter().take(NAMED).for_each(|line| print::note(&format!("lowbit: left as it is: {line}")));
+    if let Some(more) = unfit.len().checked_sub(NAMED).filter(|&n| n > 0) {
+        print::note(&format!("lowbit: and {more} more, in which it does not fit either (--json names all)"));
     }
     // In the model's order, which is that of a GGUF file.
     let sources: HashMap<&str, DType> = chosen.iter().map(|(e, source)| (e.name.as_str(), *source)).collect();
@@ -146,7 +160,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let mut quantized = Vec::new();
     let mut zeroed = 0;
     while let Some(item) = writer.next_item().cloned() {
-        bar.set_message(item.name().to_string());
+        print::at(&bar, item.name());
         let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
         match &item {
             Item::Packed { .. } if entry.float().is_some() => {
@@ -180,16 +194,16 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
 
 /// Whether and from which type a tensor is quantized.
 fn choose(entry: &Entry, scheme: &Scheme, filter: &super::Compiled) -> Result<DType, Reason> {
+    if !filter.selects(&entry.name) {
+        return Err(Reason::NotSelected(NotSelected::Name));
+    }
     let source = match entry.content {
-        Content::Packed { .. } => return Err(Reason::NotSelected("already packed")),
-        Content::Listed { .. } => return Err(Reason::NotSelected("of a type that is not decoded")),
-        Content::Dense(_) => entry.float().ok_or(Reason::NotSelected("not f32, f16 or bf16"))?,
+        Content::Packed { .. } => return Err(Reason::NotSelected(NotSelected::Packed)),
+        Content::Listed { .. } => return Err(Reason::NotSelected(NotSelected::Listed)),
+        Content::Dense(_) => entry.float().ok_or(Reason::NotSelected(NotSelected::Type))?,
     };
     if entry.shape.len() < 2 {
-        return Err(Reason::NotSelected("fewer than two dimensions"));
-    }
-    if !filter.selects(&entry.name) {
-        return Err(Reason::NotSelected("not selected by name"));
+        return Err(Reason::NotSelected(NotSelected::Rank));
     }
     scheme.check_shape(&entry.shape).map_err(Reason::Unfit)?;
     Ok(source)

@@ -51,7 +51,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let bar = print::progress((all * kernels) as u64, "selftest");
     let options = Options { full: args.full, schemes, kernel: args.kernel.clone(), seed: args.seed };
     let report = pollster::block_on(selftest::run(&engine, &options, |kernel, scheme| {
-        bar.set_message(format!("{kernel} {scheme}"));
+        print::at(&bar, &format!("{kernel} {scheme}"));
         bar.inc(1);
     }))?;
     bar.finish_and_clear();

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     for kernel in kernels {
         let folder = args.dump.join(kernel.name);
         for scheme in schemes.iter().filter(|s| (kernel.takes)(s)) {
-            bar.set_message(format!("{} {scheme}", kernel.name));
+            print::at(&bar, &format!("{} {scheme}", kernel.name));
             bar.inc(1);
             let mut seen: HashMap<String, ()> = HashMap::new();
             for tier in Tier::ALL {

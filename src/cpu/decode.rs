@@ -132,41 +132,64 @@ impl<'a> Weights<'a> {
     pub fn groups(&self, row: usize, out: &mut Groups) {
         let n = self.groups_per_row;
         out.scale.resize(n, 1.0);
-        let (scales, zeros) = (self.scales.row(row), self.zeros.row(row));
+        self.scales(row, &mut out.scale);
+        if self.scheme.zero == Zero::Point {
+            out.zero.resize(n, 0);
+            self.zeros(row, &mut out.zero);
+        }
+        if self.has_bias() {
+            out.bias.resize(n, 0.0);
+            self.biases(row, &mut out.bias);
+        }
+    }
+
+    /// The scales of a row's groups.
+    #[inline(always)]
+    pub fn scales(&self, row: usize, out: &mut [f32]) {
+        let bytes = self.scales.row(row);
         match self.scheme.scale {
-            Scale::None => out.scale.fill(1.0),
-            Scale::Direct(kind) => direct_scales(kind, scales, &mut out.scale),
-            Scale::TwoLevel { sub, super_group } => {
-                let Groups { scale, bias, .. } = out;
-                bias.resize(if self.has_bias() { n } else { 0 }, 0.0);
-                let supers = Supers {
-                    per: super_group as usize / self.group_len,
-                    scales: self.super_scales.row(row),
-                    mins: self.super_mins.row(row),
-                };
+            Scale::None => out.fill(1.0),
+            Scale::Direct(kind) => direct_scales(kind, bytes, out),
+            Scale::TwoLevel { sub, .. } => {
+                let scales = self.super_scales.row(row);
                 match sub {
-                    SubScale::I8 => supers.each(scales, scale, |s| f32::from(s as i8)),
-                    SubScale::U8Min => {
-                        supers.each(scales, scale, f32::from);
-                        supers.each_min(zeros, bias, f32::from);
-                    }
-                    SubScale::U4Min => {
-                        supers.each(scales, scale, |s| f32::from(s & 15));
-                        supers.each_min(scales, bias, |s| f32::from(s >> 4));
-                    }
+                    SubScale::I8 => self.each(scales, bytes, out, |d, s| d * f32::from(s as i8)),
+                    SubScale::U8Min => self.each(scales, bytes, out, |d, s| d * f32::from(s)),
+                    SubScale::U4Min => self.each(scales, bytes, out, |d, s| d * f32::from(s & 15)),
                 }
             }
         }
-        match self.scheme.zero {
-            Zero::None => {}
-            Zero::Point => {
-                out.zero.resize(n, 0);
-                out.zero.iter_mut().zip(zeros).for_each(|(o, &z)| *o = i32::from(z));
+    }
+
+    /// The zero-points of a row's groups, of a scheme that has them.
+    #[inline(always)]
+    pub fn zeros(&self, row: usize, out: &mut [i32]) {
+        out.iter_mut().zip(self.zeros.row(row)).for_each(|(o, &z)| *o = i32::from(z));
+    }
+
+    /// The biases of a row's groups, negated minima among them, of a scheme that has them.
+    #[inline(always)]
+    pub fn biases(&self, row: usize, out: &mut [f32]) {
+        let (scales, zeros, mins) = (self.scales.row(row), self.zeros.row(row), self.super_mins.row(row));
+        match self.scheme.scale {
+            Scale::TwoLevel { sub: SubScale::U8Min, .. } => {
+                self.each(mins, zeros, out, |d, s| -(d * f32::from(s)));
             }
-            Zero::Bias => {
-                out.bias.resize(n, 0.0);
-                widen_f16(zeros, &mut out.bias);
+            Scale::TwoLevel { sub: SubScale::U4Min, .. } => {
+                self.each(mins, scales, out, |d, s| -(d * f32::from(s >> 4)));
             }
+            _ => widen_f16(zeros, out),
+        }
+    }
+
+    /// `f(super, sub)` for each group of a row.
+    #[inline(always)]
+    fn each(&self, supers: &[u8], sub: &[u8], out: &mut [f32], f: impl Fn(f32, u8) -> f32) {
+        let Scale::TwoLevel { super_group, .. } = self.scheme.scale else { return };
+        match super_group as usize / self.group_len {
+            8 => each_of::<8>(supers, sub, out, f),
+            16 => each_of::<16>(supers, sub, out, f),
+            _ => unreachable!("a super-group has 8 or 16 groups"),
         }
     }
 
@@ -213,51 +236,19 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Super-scales of a row.
-struct Supers<'a> {
-    /// Groups in a super-group.
-    per: usize,
-    scales: &'a [u8],
-    mins: &'a [u8],
-}
-
-impl Supers<'_> {
-    /// `super_scale * sub_scale` for each group.
-    #[inline(always)]
-    fn each(&self, sub: &[u8], out: &mut [f32], widen: impl Fn(u8) -> f32) {
-        match self.per {
-            8 => each_of::<8>(self.scales, sub, out, |d, s| d * widen(s)),
-            16 => each_of::<16>(self.scales, sub, out, |d, s| d * widen(s)),
-            _ => unreachable!("a super-group has 8 or 16 groups"),
-        }
-    }
-
-    /// `-(super_min * sub_min)` for each group.
-    #[inline(always)]
-    fn each_min(&self, sub: &[u8], out: &mut [f32], widen: impl Fn(u8) -> f32) {
-        match self.per {
-            8 => each_of::<8>(self.mins, sub, out, |d, s| -(d * widen(s))),
-            16 => each_of::<16>(self.mins, sub, out, |d, s| -(d * widen(s))),
-            _ => unreachable!("a super-group has 8 or 16 groups"),
-        }
-    }
-}
-
 /// `f(super, sub)` for super-groups of N groups.
 #[inline(always)]
 fn each_of<const N: usize>(supers: &[u8], sub: &[u8], out: &mut [f32], f: impl Fn(f32, u8) -> f32) {
-    // Super-scales are widened sixteen at a time, which vectorises.
+    // Super-scales are widened sixteen at a time and repeated for their groups, so that all of it vectorises.
     const SUPERS: usize = 16;
     let mut wide = [0f32; SUPERS];
+    let mut repeated = [[0f32; N]; SUPERS];
     for (i, supers) in supers.chunks(2 * SUPERS).enumerate() {
         widen_f16(supers, &mut wide);
-        let first = i * SUPERS;
-        let groups = sub.as_chunks::<N>().0[first..].iter().zip(&mut out.as_chunks_mut::<N>().0[first..]);
-        for ((sub, out), &d) in groups.zip(&wide) {
-            for i in 0..N {
-                out[i] = f(d, sub[i]);
-            }
-        }
+        repeated.iter_mut().zip(wide).for_each(|(r, d)| *r = [d; N]);
+        let first = i * SUPERS * N;
+        let groups = sub[first..].iter().zip(&mut out[first..]);
+        groups.zip(repeated.as_flattened()).for_each(|((&sub, out), &d)| *out = f(d, sub));
     }
 }
 

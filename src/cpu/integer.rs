@@ -13,7 +13,7 @@
 
 use super::activations::{Int8Rows, Segment, segments};
 use super::decode::Weights;
-use super::dot::{self, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR};
+use super::dot::{self, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR, ROWS_NW, Words};
 use super::float::BLOCK;
 use super::lanes::{Lanes, RowBlock, Wanted, bias_entries};
 use super::level::Level;
@@ -91,7 +91,7 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         threads::for_each_with(
             tasks,
             work,
-            <(RowBlock, [Vec<u32>; 2])>::default,
+            <(RowBlock, [Vec<u32>; ROWS_NW])>::default,
             |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
         );
     } else {
@@ -111,8 +111,10 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
 struct Few<'a> {
     shared: Shared<'a>,
     lanes: Lanes,
-    /// `[M, steps, fields + 2]`, see [`IntX`].
-    words: Vec<[u32; LANES]>,
+    /// `[M, steps, fields]`, `[M, steps]` and `[M, steps]`, see [`IntX`].
+    codes: Vec<Words>,
+    init: Vec<Words>,
+    scale: Vec<Words>,
     /// `[M, bias_entries]`: x summed over each group of the weights.
     sum: Vec<f32>,
 }
@@ -121,8 +123,9 @@ impl<'a> Few<'a> {
     fn new(shared: Shared<'a>) -> Self {
         let (x, w) = (shared.x, shared.w);
         let lanes = Lanes::of(w, x.group);
-        let words = Vec::with_capacity(x.rows * lanes.steps * (lanes.fields + 2));
-        let mut few = Self { lanes, words, sum: Vec::new(), shared };
+        let words = |per_step: usize| Vec::with_capacity(x.rows * lanes.steps * per_step);
+        let (codes, init, scale) = (words(lanes.fields), words(1), words(1));
+        let mut few = Self { lanes, codes, init, scale, sum: Vec::new(), shared };
         for m in 0..x.rows {
             let (codes, scales) = x.row(m);
             let quads = codes.as_chunks::<4>().0;
@@ -133,13 +136,13 @@ impl<'a> Few<'a> {
                     let fours: [[i8; 4]; LANES] =
                         std::array::from_fn(|l| quad((first + l) * lanes.fields + f));
                     sums.iter_mut().zip(&fours).for_each(|(s, four)| *s += code_sum(four));
-                    few.words.push(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8))));
+                    few.codes.push(Words(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8)))));
                 }
-                few.words.push(sums.map(|sum| few.shared.init(sum) as u32));
+                few.init.push(Words(sums.map(|sum| few.shared.init(sum) as u32)));
                 // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
                 let group = |l: usize| (first + l) * lanes.values() / x.group;
                 let scale = |l: usize| scales.get(group(l)).copied().unwrap_or(0.0);
-                few.words.push(std::array::from_fn(|l| scale(l).to_bits()));
+                few.scale.push(Words(std::array::from_fn(|l| scale(l).to_bits())));
             }
             if w.has_bias() {
                 let first = few.sum.len();
@@ -152,7 +155,13 @@ impl<'a> Few<'a> {
         few
     }
 
-    fn block(&self, of_rows: &mut RowBlock, codes: &mut [Vec<u32>; 2], rows: Range<usize>, out: &mut [f32]) {
+    fn block(
+        &self,
+        of_rows: &mut RowBlock,
+        codes: &mut [Vec<u32>; ROWS_NW],
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) {
         let Shared { level, w, bytes, x, .. } = self.shared;
         let Lanes { fields, lanes_per_scale, steps, .. } = self.lanes;
         let entries = self.lanes.entries();
@@ -169,27 +178,26 @@ impl<'a> Few<'a> {
             zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
             bias: &group_bias[n * groups..(n + 1) * groups],
         };
-        // In pairs; the second of a last odd one is the first again, and not kept.
-        for n in (0..rows.len()).step_by(2) {
-            let count = (rows.len() - n).min(2);
-            let [first, second] = &mut *codes;
-            let pair = [
-                IntRow { codes: self.lanes.codes(level, w, rows.start + n, first), ..int_row(n) },
-                IntRow {
-                    codes: self.lanes.codes(level, w, rows.start + n + count - 1, second),
-                    ..int_row(n + count - 1)
-                },
-            ];
+        // Some at a time; a last few are filled up with the last of them, which is not kept.
+        for n in (0..rows.len()).step_by(ROWS_NW) {
+            let count = (rows.len() - n).min(ROWS_NW);
+            let mut i = n;
+            let some = codes.each_mut().map(|scratch| {
+                let at = i.min(rows.len() - 1);
+                i += 1;
+                IntRow { codes: self.lanes.codes(level, w, rows.start + at, scratch), ..int_row(at) }
+            });
             for m in (0..x.rows).step_by(ROWS_MR) {
                 let mr = (x.rows - m).min(ROWS_MR);
-                let size = steps * (fields + 2);
                 let part = IntX {
                     steps,
-                    words: &self.words[m * size..(m + mr) * size],
+                    codes: &self.codes[m * steps * fields..(m + mr) * steps * fields],
+                    init: &self.init[m * steps..(m + mr) * steps],
+                    scale: &self.scale[m * steps..(m + mr) * steps],
                     sum: &self.sum[m * groups..(m + mr) * groups],
                 };
-                let mut y = [[0f32; ROWS_MR]; 2];
-                dot::int_rows(level, &pair[..count], part, mr, &mut y[..count]);
+                let mut y = [[0f32; ROWS_MR]; ROWS_NW];
+                dot::int_rows(level, &some[..count], part, mr, &mut y[..count]);
                 for (i, y) in y[..count].iter().enumerate() {
                     for (j, y) in y[..mr].iter().enumerate() {
                         out[(m + j) * BLOCK + n + i] = *y;

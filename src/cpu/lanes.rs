@@ -140,14 +140,26 @@ impl Work for Prepare<'_> {
         to.zero.resize(if has_zero { rows.len() * n } else { 0 }, 0);
         to.minus.resize(if wanted.minus { rows.len() * n } else { 0 }, 0.0);
         to.bias.resize(if wanted.bias && w.has_bias() { rows.len() * n } else { 0 }, 0.0);
-        to.group_bias.clear();
+        to.group_bias.resize(rows.len() * bias_entries(w), 0.0);
         let offset = w.offset();
         for (i, row) in rows.enumerate() {
             let range = i * n..(i + 1) * n;
-            w.groups(row, &mut to.groups);
             let unit = wanted.unit;
-            lanes.spread(&to.groups.scale, &mut to.scale[range.clone()], |s| s * unit);
+            if lanes.lanes_per_group == lanes.lanes_per_scale && w.groups_per_row > 1 {
+                // An entry per group.
+                let scale = &mut to.scale[range.clone()][..w.groups_per_row];
+                w.scales(row, scale);
+                if unit != 1.0 {
+                    scale.iter_mut().for_each(|s| *s *= unit);
+                }
+            } else {
+                to.groups.scale.resize(w.groups_per_row, 0.0);
+                w.scales(row, &mut to.groups.scale);
+                lanes.spread(&to.groups.scale, &mut to.scale[range.clone()], |s| s * unit);
+            }
             if has_zero {
+                to.groups.zero.resize(w.groups_per_row, 0);
+                w.zeros(row, &mut to.groups.zero);
                 lanes.spread(&to.groups.zero, &mut to.zero[range.clone()], |z| z);
             }
             if wanted.minus {
@@ -158,11 +170,14 @@ impl Work for Prepare<'_> {
                     minus.fill(offset as f32);
                 }
             }
-            if !to.bias.is_empty() {
-                lanes.spread(&to.groups.bias, &mut to.bias[range], |b| b);
+            let biases = bias_entries(w);
+            if biases > 0 {
+                let bias = &mut to.group_bias[i * biases..][..w.groups_per_row];
+                w.biases(row, bias);
+                if wanted.bias {
+                    lanes.spread(bias, &mut to.bias[range], |b| b);
+                }
             }
-            to.group_bias.extend_from_slice(&to.groups.bias);
-            to.group_bias.resize((i + 1) * bias_entries(w), 0.0);
         }
     }
 }

@@ -213,10 +213,13 @@ pub async fn list() -> Vec<Found> {
 /// fit, the first in the order of [`list`] is taken.
 ///
 /// # Errors
-/// [`Error::NoAdapter`] with the names of those that are there.
+/// [`Error::NoAdapter`] with the names of those that are there; [`Error::Usage`] for an empty name.
 pub async fn pick(name: Option<&str>, allow_software: bool) -> Result<Found> {
     let from_env = std::env::var("WGPU_ADAPTER_NAME").ok();
     let wanted = name.or(from_env.as_deref());
+    if wanted.is_some_and(|w| w.trim().is_empty()) {
+        return Err(Error::Usage("an adapter's name, or part of it, cannot be empty".into()));
+    }
     choose(list().await, wanted, allow_software)
 }
 

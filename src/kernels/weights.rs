@@ -117,13 +117,13 @@ impl DeviceWeights {
         let ranges: Vec<_> = self.parts.iter().map(|p| (&p.buffer, 0..p.layout.len() as u64)).collect();
         let mut datas = gpu.read_many(&ranges).await?;
         if datas.len() == 1 {
-            return PackedTensor::from_data(self.scheme, self.shape.clone(), datas.remove(0));
+            return PackedTensor::from_data(self.scheme, self.shape.clone(), &datas.remove(0));
         }
         let mut packed = PackedTensor::zeroed(self.scheme, self.shape.clone())?;
         for (part, data) in self.parts.iter().zip(datas) {
             packed.write_rows(
                 part.rows.start,
-                &PackedTensor::from_data(self.scheme, [part.rows.len(), self.k], data)?,
+                &PackedTensor::from_data(self.scheme, [part.rows.len(), self.k], &data)?,
             );
         }
         Ok(packed)

@@ -24,22 +24,11 @@ pub struct Added<'a> {
 /// # Errors
 /// [`Error::Shape`] if x has not `m * K` values, or an operand of the epilogue does not fit y.
 pub fn matmul(x: &[f32], m: usize, w: &PackedTensor, added: Added, product: &Product) -> Result<Vec<f64>> {
-    let (n, k) = check(x, m, w, added)?;
+    let (_, k) = check(x, m, w, added)?;
     let x = activations(x, k, product.activation);
-    let weights = dequantize(w);
-    let mut y = Vec::with_capacity(m * n);
-    for row in 0..m {
-        for col in 0..n {
-            let mut sum = 0.0;
-            for i in 0..k {
-                sum += x[row * k + i] * f64::from(weights[col * k + i]);
-            }
-            sum += added.bias.map_or(0.0, |b| f64::from(b[col]));
-            sum += added.residual.map_or(0.0, |r| f64::from(r[row * n + col]));
-            y.push(apply(product.function, sum));
-        }
-    }
-    Ok(y)
+    let weights: Vec<f64> = dequantize(w).into_iter().map(f64::from).collect();
+    let sums = sums_of_products(&x, &weights, k, added, |term| term);
+    Ok(sums.into_iter().map(|sum| apply(product.function, sum)).collect())
 }
 
 /// The sum of the magnitudes of all that [`matmul`] adds up for y `[M, N]`: `sum_k |a(x)| * terms(w) + |bias| + |residual|`, with
@@ -48,22 +37,27 @@ pub fn matmul(x: &[f32], m: usize, w: &PackedTensor, added: Added, product: &Pro
 /// # Errors
 /// As [`matmul`].
 pub fn magnitude(x: &[f32], m: usize, w: &PackedTensor, added: Added, product: &Product) -> Result<Vec<f64>> {
-    let (n, k) = check(x, m, w, added)?;
+    let (_, k) = check(x, m, w, added)?;
     let x = activations(x, k, product.activation);
-    let terms = term_magnitudes(w);
-    let mut out = Vec::with_capacity(m * n);
-    for row in 0..m {
-        for col in 0..n {
+    Ok(sums_of_products(&x, &term_magnitudes(w), k, added, f64::abs))
+}
+
+/// `sum_k of(x[m,k] * w[n,k]) + of(bias[n]) + of(residual[m,n])` for x `[M, K]` and w `[N, K]`.
+fn sums_of_products(x: &[f64], w: &[f64], k: usize, added: Added, of: impl Fn(f64) -> f64) -> Vec<f64> {
+    let n = w.len() / k;
+    let mut y = Vec::with_capacity(x.len() / k * n);
+    for (row, x) in x.chunks(k).enumerate() {
+        for (col, w) in w.chunks(k).enumerate() {
             let mut sum = 0.0;
-            for i in 0..k {
-                sum += x[row * k + i].abs() * terms[col * k + i];
+            for (x, w) in x.iter().zip(w) {
+                sum += of(x * w);
             }
-            sum += added.bias.map_or(0.0, |b| f64::from(b[col]).abs());
-            sum += added.residual.map_or(0.0, |r| f64::from(r[row * n + col]).abs());
-            out.push(sum);
+            sum += added.bias.map_or(0.0, |b| of(b[col].into()));
+            sum += added.residual.map_or(0.0, |r| of(r[row * n + col].into()));
+            y.push(sum);
         }
     }
-    Ok(out)
+    y
 }
 
 /// The function of an epilogue, in f64.

@@ -116,36 +116,17 @@ fn max_or_nan(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
-/// A number as JSON can hold it. JSON has no NaN and no infinities, and serde_json would write `null` for all of them.
-enum Number {
-    Finite(f64),
-    /// `null`: no error at all.
-    Exact,
-    /// `"NaN"`, `"inf"`, `"-inf"`.
-    Named(f64),
-}
-
-impl Serialize for Number {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Finite(v) => to.serialize_f64(*v),
-            Self::Exact => to.serialize_none(),
-            Self::Named(v) => to.collect_str(v),
-        }
-    }
-}
-
-/// `{"sqnr_db", "cosine", "max_abs_error", "mean_abs_error"}`. An exact result has `"sqnr_db": null`; what is not finite otherwise is
-/// a string, `"NaN"`, `"inf"` or `"-inf"`.
+/// `{"sqnr_db", "cosine", "max_abs_error", "mean_abs_error", "exact"}`: numbers, or `null` for what is not finite, as JSON has no
+/// other word for it. `"exact"` tells the SQNR without error (infinite) from one that a NaN spoiled.
 impl Serialize for Errors {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let number = |v: f64| if v.is_finite() { Number::Finite(v) } else { Number::Named(v) };
-        let mut fields = to.serialize_struct("Errors", 4)?;
-        let sqnr = if self.exact() { Number::Exact } else { number(self.sqnr_db()) };
-        fields.serialize_field("sqnr_db", &sqnr)?;
-        fields.serialize_field("cosine", &number(self.cosine()))?;
-        fields.serialize_field("max_abs_error", &number(self.max_abs()))?;
-        fields.serialize_field("mean_abs_error", &number(self.mean_abs()))?;
+        // serde_json writes `null` for NaN and infinities.
+        let mut fields = to.serialize_struct("Errors", 5)?;
+        fields.serialize_field("sqnr_db", &self.sqnr_db())?;
+        fields.serialize_field("cosine", &self.cosine())?;
+        fields.serialize_field("max_abs_error", &self.max_abs())?;
+        fields.serialize_field("mean_abs_error", &self.mean_abs())?;
+        fields.serialize_field("exact", &self.exact())?;
         fields.end()
     }
 }
@@ -171,14 +152,16 @@ mod tests {
     fn exact_and_zero_references() {
         let exact = Errors::of(&[1.0f32, 0.0, f32::INFINITY], &[1.0f32, -0.0, f32::INFINITY]);
         assert_eq!((exact.sqnr_db(), exact.sqnr_text().as_str()), (f64::INFINITY, "exact"));
-        assert!(json(&exact).starts_with(r#"{"sqnr_db":null,"#), "{}", json(&exact));
+        assert!(
+            json(&exact).starts_with(r#"{"sqnr_db":null,"#) && json(&exact).ends_with(r#""exact":true}"#)
+        );
         let zeros = Errors::of(&[0.0f32; 4], &[0.0f32; 4]);
         assert_eq!((zeros.sqnr_db(), zeros.cosine()), (f64::INFINITY, 1.0));
         let from_zero = Errors::of(&[0.0f32; 2], &[0.0f32, 1.0]);
         assert_eq!((from_zero.sqnr_db(), from_zero.cosine()), (f64::NEG_INFINITY, 0.0));
         assert_eq!(
             json(&from_zero),
-            r#"{"sqnr_db":"-inf","cosine":0.0,"max_abs_error":1.0,"mean_abs_error":0.5}"#
+            r#"{"sqnr_db":null,"cosine":0.0,"max_abs_error":1.0,"mean_abs_error":0.5,"exact":false}"#
         );
         assert_eq!((Errors::default().sqnr_db(), Errors::default().mean_abs()), (f64::INFINITY, 0.0));
     }
@@ -196,7 +179,8 @@ mod tests {
                 assert!(!e.exact());
                 let all = [e.sqnr_db(), e.cosine(), e.max_abs(), e.mean_abs()];
                 assert!(all.iter().all(|v| v.is_nan()), "{all:?}");
-                assert_eq!(json(&e).matches(r#""NaN""#).count(), 4, "{}", json(&e));
+                assert_eq!(json(&e).matches("null").count(), 4, "{}", json(&e));
+                assert!(json(&e).ends_with(r#""exact":false}"#));
                 assert_eq!(e.sqnr_text(), "NaN");
             }
         }

@@ -76,7 +76,7 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
             .map(|_| if exact { rng.below(17) as f32 * 0.5 - 4.0 } else { rng.normal() })
             .collect();
         let flat = reference::quantize(&x, rows, k, *scheme, None)?;
-        return PackedTensor::from_data(*scheme, shape, flat.data().to_vec());
+        return PackedTensor::from_data(*scheme, shape, flat.data());
     }
     let mut p = PackedTensor::zeroed(*scheme, shape)?;
     if scheme.value == Value::Learned {

@@ -93,7 +93,7 @@ fn sizes_that_overflow() {
     let q8 = scheme("q8_0");
     for s in [vec![usize::MAX, 64], vec![1 << 40, 1 << 20, 64], vec![usize::MAX - 31], vec![1 << 60, 32]] {
         shape("host", &format!("{s:?}"), PackedTensor::zeroed(q8, s.clone()));
-        shape("host", &format!("{s:?}"), PackedTensor::from_data(q8, s.clone(), vec![0; 64]));
+        shape("host", &format!("{s:?}"), PackedTensor::from_data(q8, s.clone(), &[0; 64]));
         shape("host", &format!("{s:?}"), Tensor::from_f32(s, vec![0.0; 64]));
     }
     // Countable, but more than there is: refused by the lengths of what was given, before anything is allocated.

@@ -12,12 +12,15 @@
 //! compiling pipelines is what takes time on software adapters. Under `CI` a missing software adapter is a failure.
 #![cfg(feature = "gpu")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod errors;
 mod operands;
 mod own_device;
 mod recorded;
 mod split;
 
+use common::under_ci;
 use lowbit::gpu::{Disable, Found, adapter};
 use lowbit::product::{Function, Product};
 use lowbit::reference::matmul::{Added, magnitude, matmul};
@@ -44,7 +47,7 @@ fn which_adapters_are_covered() {
     for (what, is) in CI_ADAPTERS {
         if !adapters().iter().any(is) {
             let have: Vec<_> = adapters().iter().map(|f| f.info.summary()).collect();
-            assert!(std::env::var_os("CI").is_none(), "no {what} under CI; there are {have:?}");
+            assert!(!under_ci(), "no {what} under CI; there are {have:?}");
             println!("NOT COVERED: {what} is not on this machine; there are {have:?}");
         }
     }

@@ -7,6 +7,8 @@
 //! ```
 
 mod build;
+#[path = "../common/mod.rs"]
+mod common;
 mod gguf;
 mod malformed;
 mod outside;

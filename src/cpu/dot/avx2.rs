@@ -57,7 +57,9 @@ macro_rules! integer_kernels {
             for (m, out) in out.iter_mut().enumerate() {
                 let one = IntX {
                     steps,
-                    words: &x.words[m * steps * (w.fields + 2)..][..steps * (w.fields + 2)],
+                    codes: &x.codes[m * steps * w.fields..][..steps * w.fields],
+                    init: &x.init[m * steps..][..steps],
+                    scale: &x.scale[m * steps..][..steps],
                     sum: &x.sum[m * w.bias.len()..(m + 1) * w.bias.len()],
                 };
                 *out = match w.fields {
@@ -79,13 +81,13 @@ macro_rules! integer_kernels {
             let table = spread(w.map.unwrap_or(&[0; 16]));
             let mut total = [_mm256_setzero_ps(); 2];
             for t in 0..x.steps {
-                let x = &x.words[t * (F + 2)..][..F + 2];
+                let (codes_x, init, scale_x) = (&x.codes[t * F..][..F], &x.init[t].0, &x.scale[t].0);
                 for h in 0..2 {
                     let at = t * LANES + h * HALF;
                     let words = load_i32(&w.codes[4 * at..4 * at + 32]);
                     let first = t * per_step + h * HALF / w.lanes_per_scale;
                     let scale = _mm256_permutevar8x32_ps(load_f32(&w.scale[first..]), lane_scale);
-                    let mut sum = load_i32(&x[F][h * HALF..]);
+                    let mut sum = load_i32(&init[h * HALF..]);
                     if !w.zero.is_empty() {
                         let zero = _mm256_permutevar8x32_epi32(load_i32(&w.zero[first..]), lane_scale);
                         // Both factors fit 16 bits, and the upper half of a zero-point is 0.
@@ -100,9 +102,9 @@ macro_rules! integer_kernels {
                         if w.map.is_some() {
                             codes = _mm256_shuffle_epi8(table, codes);
                         }
-                        sum = $dot(sum, codes, load_i32(&x[f][h * HALF..]));
+                        sum = $dot(sum, codes, load_i32(&codes_x[f].0[h * HALF..]));
                     }
-                    let x_scale = _mm256_castsi256_ps(load_i32(&x[F + 1][h * HALF..]));
+                    let x_scale = _mm256_castsi256_ps(load_i32(&scale_x[h * HALF..]));
                     let factor = _mm256_mul_ps(scale, x_scale);
                     let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
                     total[h] = _mm256_add_ps(total[h], term);

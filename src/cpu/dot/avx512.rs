@@ -3,7 +3,9 @@
 //! Every function needs the features that [`Level::Avx512`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
 //! apart, which are fused here.
 
-use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR, join_lanes};
+use super::{
+    CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR, ROWS_NW, join_lanes,
+};
 use std::arch::x86_64::*;
 
 #[inline]
@@ -56,14 +58,14 @@ fn join(v: __m512) -> f32 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn int_rows(w: &[IntRow], x: IntX, rows: usize, out: &mut [[f32; ROWS_MR]]) {
-    // Two weight rows at a time share what is done about x.
-    let (pairs, rest) = w.as_chunks::<2>();
-    let (pairs_out, rest_out) = out.as_chunks_mut::<2>();
-    for (w, out) in pairs.iter().zip(pairs_out) {
-        int_rows_of_fields(w, x, rows, out);
-    }
-    if let (Some(w), Some(out)) = (rest.first(), rest_out.first_mut()) {
-        int_rows_of_fields(std::array::from_ref(w), x, rows, std::array::from_mut(out));
+    // Several weight rows at a time share what is done about x.
+    match (<&[IntRow; ROWS_NW]>::try_from(w), <&mut [[f32; ROWS_MR]; ROWS_NW]>::try_from(&mut *out)) {
+        (Ok(w), Ok(out)) => int_rows_of_fields(w, x, rows, out),
+        _ => {
+            for (w, out) in w.iter().zip(out) {
+                int_rows_of_fields(std::array::from_ref(w), x, rows, std::array::from_mut(out));
+            }
+        }
     }
 }
 
@@ -115,13 +117,17 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
     out: &mut [[f32; ROWS_MR]; NW],
 ) {
     let steps = x.steps;
-    let mut x_words = [x.words; MR];
+    let mut x_codes = [x.codes.as_chunks::<F>().0; MR];
+    let (mut x_init, mut x_scale) = ([x.init; MR], [x.scale; MR]);
     for m in 0..MR {
-        x_words[m] = &x.words[m * steps * (F + 2)..][..steps * (F + 2)];
+        x_codes[m] = &x_codes[m][m * steps..][..steps];
+        x_init[m] = &x.init[m * steps..][..steps];
+        x_scale[m] = &x.scale[m * steps..][..steps];
     }
-    let lanes_per_scale = w[0].lanes_per_scale;
-    let per_step = LANES / lanes_per_scale;
-    let lane_scale = spread_scales(lanes_per_scale);
+    // A vector of scales lasts for so many steps, each taking `per_step` of it.
+    let lasts = w[0].lanes_per_scale;
+    let per_step = _mm512_set1_epi32((LANES / lasts) as i32);
+    let first_scale = spread_scales(lasts);
     let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
     let mut table = _mm512_setzero_si512();
     if let Some(map) = w[0].map {
@@ -132,44 +138,51 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
         w_codes[n] = &w[n].codes.as_chunks::<{ 4 * LANES }>().0[..steps];
     }
     let mut total = [[_mm512_setzero_ps(); MR]; NW];
-    for t in 0..steps {
-        let mut x = [x_words[0]; MR];
-        for m in 0..MR {
-            x[m] = &x_words[m][t * (F + 2)..][..F + 2];
-        }
+    for (chunk, first) in (0..steps).step_by(lasts).enumerate() {
+        let (mut scales, mut zeros) = ([_mm512_setzero_ps(); NW], [_mm512_setzero_si512(); NW]);
         for n in 0..NW {
-            let words = load_i32(&w_codes[n][t]);
-            prefetch_ahead(&w_codes[n][t]);
-            let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w[n].scale[t * per_step..]));
-            let mut sums = [_mm512_setzero_si512(); MR];
-            for m in 0..MR {
-                sums[m] = load_i32(&x[m][F]);
-            }
+            scales[n] = load_f32(&w[n].scale[chunk * LANES..]);
             if !w[n].zero.is_empty() {
-                let zero = _mm512_permutexvar_epi32(lane_scale, load_i32(&w[n].zero[t * per_step..]));
+                zeros[n] = load_i32(&w[n].zero[chunk * LANES..]);
+            }
+        }
+        let mut lane_scale = first_scale;
+        for t in first..(first + lasts).min(steps) {
+            for n in 0..NW {
+                let words = load_i32(&w_codes[n][t]);
+                prefetch_ahead(&w_codes[n][t]);
+                let scale = _mm512_permutexvar_ps(lane_scale, scales[n]);
+                let mut sums = [_mm512_setzero_si512(); MR];
                 for m in 0..MR {
-                    // Both factors fit 16 bits, and the upper half of a zero-point is 0.
-                    sums[m] = _mm512_madd_epi16(sums[m], zero);
+                    sums[m] = load_i32(&x_init[m][t].0);
                 }
-            }
-            for f in 0..F {
-                let mut codes = words;
-                if F > 1 {
-                    let shift = _mm512_set1_epi32((f * 8 / F) as i32);
-                    codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+                if !w[0].zero.is_empty() {
+                    let zero = _mm512_permutexvar_epi32(lane_scale, zeros[n]);
+                    for m in 0..MR {
+                        // Both factors fit 16 bits, and the upper half of a zero-point is 0.
+                        sums[m] = _mm512_madd_epi16(sums[m], zero);
+                    }
                 }
-                if w[0].map.is_some() {
-                    codes = _mm512_shuffle_epi8(table, codes);
+                for f in 0..F {
+                    let mut codes = words;
+                    if F > 1 {
+                        let shift = _mm512_set1_epi32((f * 8 / F) as i32);
+                        codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+                    }
+                    if w[0].map.is_some() {
+                        codes = _mm512_shuffle_epi8(table, codes);
+                    }
+                    for m in 0..MR {
+                        sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x_codes[m][t][f].0));
+                    }
                 }
                 for m in 0..MR {
-                    sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x[m][f]));
+                    let factor = _mm512_mul_ps(scale, _mm512_castsi512_ps(load_i32(&x_scale[m][t].0)));
+                    let term = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor);
+                    total[n][m] = _mm512_add_ps(total[n][m], term);
                 }
             }
-            for m in 0..MR {
-                let factor = _mm512_mul_ps(scale, _mm512_castsi512_ps(load_i32(&x[m][F + 1])));
-                let term = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor);
-                total[n][m] = _mm512_add_ps(total[n][m], term);
-            }
+            lane_scale = _mm512_add_epi32(lane_scale, per_step);
         }
     }
     let biases = w[0].bias.len();

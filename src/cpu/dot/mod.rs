@@ -27,6 +27,8 @@ use super::level::Level;
 
 /// Rows of x per call of a `rows` kernel, at most.
 pub(super) const ROWS_MR: usize = 4;
+/// Weight rows per call of [`int_rows`], at most.
+pub(super) const ROWS_NW: usize = 4;
 /// f32 lanes of the `rows` kernels.
 pub(super) const LANES: usize = 16;
 /// Accumulators of [`f32_rows`], each of [`LANES`].
@@ -77,20 +79,32 @@ pub(super) struct IntRow<'a> {
     pub bias: &'a [f32],
 }
 
+fn check_lane(fields: usize, lanes_per_scale: usize) {
+    assert!([1, 2, 4, 8].contains(&fields) && [1, 2, 4, 8, 16].contains(&lanes_per_scale), "a lane's shape");
+}
+
+/// [`LANES`] words on a cache line of their own.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+pub(super) struct Words(pub [u32; LANES]);
+
 /// Rows of x for [`int_rows`], consecutive, each of `steps`.
 #[derive(Clone, Copy)]
 pub(super) struct IntX<'a> {
     pub steps: usize,
-    /// `[mr, steps, fields + 2]` words of [`LANES`], what a step needs lying together: for each field the codes that meet it, four to a
-    /// word; what integer sums start from (i32), or with [`IntRow::zero`] what is multiplied with it to that end, which fits 16 bits; the
-    /// bits of the scale (f32).
-    pub words: &'a [[u32; LANES]],
+    /// `[mr, steps, fields]`: the codes that meet a field, four to a word.
+    pub codes: &'a [Words],
+    /// `[mr, steps]`: what integer sums start from (i32), or with [`IntRow::zero`] what is multiplied with it to that end, which fits 16
+    /// bits.
+    pub init: &'a [Words],
+    /// `[mr, steps]`: the bits of the scales (f32).
+    pub scale: &'a [Words],
     /// `[mr, w.bias.len()]`: what biases are multiplied with.
     pub sum: &'a [f32],
 }
 
 /// `out[m] = sum over lanes of scale_w * scale_x * (init + sum of products) + sum over groups of bias * sum`, for `rows` rows of x, at most
-/// [`ROWS_MR`], and each weight row of `w`.
+/// [`ROWS_MR`], and each weight row of `w`, at most [`ROWS_NW`].
 ///
 /// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`, then the products of the biases
 /// of groups `16 i + l`; lanes are joined in pairs `l += l + 8`, then 4, 2, 1.
@@ -102,13 +116,11 @@ pub(super) fn int_rows(level: Level, w: &[IntRow], x: IntX, rows: usize, out: &m
         assert!(shape(row) == shape(&w[0]), "rows of one tensor");
         let w = row;
         let scales = x.steps * LANES / w.lanes_per_scale + LANES;
-        assert!(
-            [1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale),
-            "a lane's shape"
-        );
+        check_lane(w.fields, w.lanes_per_scale);
         assert!(w.codes.len() == 4 * LANES * x.steps && w.scale.len() >= scales, "whole steps");
         assert!(w.zero.is_empty() || w.zero.len() >= scales, "a zero per scale");
-        assert!(x.words.len() == rows * x.steps * (w.fields + 2), "rows of x");
+        assert!(x.codes.len() == rows * x.steps * w.fields, "rows of x");
+        assert!(x.init.len() == rows * x.steps && x.scale.len() == rows * x.steps, "what goes with them");
         assert!(w.bias.len().is_multiple_of(LANES) && x.sum.len() == rows * w.bias.len(), "a sum per bias");
     }
     #[cfg(target_arch = "x86_64")]
@@ -166,10 +178,7 @@ pub(super) struct CodeRow<'a> {
 pub(super) fn code_rows(level: Level, w: CodeRow, x: &[f32], out: &mut [f32]) {
     let steps = w.codes.len() / (4 * LANES);
     let entries = steps * LANES / w.lanes_per_scale + LANES;
-    assert!(
-        [1, 2, 4, 8].contains(&w.fields) && [1, 2, 4, 8, 16].contains(&w.lanes_per_scale),
-        "a lane's shape"
-    );
+    check_lane(w.fields, w.lanes_per_scale);
     assert!(w.codes.len().is_multiple_of(4 * LANES) && w.scale.len() >= entries, "whole steps");
     assert!(w.table.is_some() || w.fields == 1, "a table for codes within bytes");
     assert!([w.minus, w.bias].iter().all(|e| e.is_empty() || e.len() >= entries), "an entry per scale");

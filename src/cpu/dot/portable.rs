@@ -19,15 +19,15 @@ pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
         let mut lanes = [0f32; LANES];
         for (t, words) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
             let words = words.as_chunks::<4>().0;
-            let x = &x.words[(m * x.steps + t) * (fields + 2)..][..fields + 2];
-            let (init, scale) = (&x[fields], &x[fields + 1]);
+            let at = m * x.steps + t;
+            let (codes, init, scale) = (&x.codes[at * fields..][..fields], &x.init[at].0, &x.scale[at].0);
             let zero = |l: usize| w.zero.get(t * per_step + l / w.lanes_per_scale).copied();
             let mut sums: [i32; LANES] = std::array::from_fn(|l| init[l] as i32 * zero(l).unwrap_or(1));
-            for (f, x) in x[..fields].iter().enumerate() {
+            for (f, x) in codes.iter().enumerate() {
                 for l in 0..LANES {
                     let u = words[l].map(|b| (b >> (width * f)) & mask);
                     let u = w.map.map_or(u, |map| u.map(|u| map[usize::from(u & 15)]));
-                    sums[l] += dot4(u, x[l].to_le_bytes().map(|b| b as i8));
+                    sums[l] += dot4(u, x.0[l].to_le_bytes().map(|b| b as i8));
                 }
             }
             for (l, lane) in lanes.iter_mut().enumerate() {

@@ -8,7 +8,7 @@ use super::{Described, FORMAT, MAX_HEADER, METADATA_KEY, TENSORS_KEY, VERSION, V
 use crate::file::bytes::{Bytes, bad, io, load};
 use crate::file::model::{Content, Entry, Parsed, Part, Shard};
 use crate::file::{Dtype, Metadata, float_type};
-use crate::scheme::Layout;
+use crate::scheme::{Layout, PlaneKind};
 use crate::{Error, Result, Scheme};
 use ::safetensors::tensor::Metadata as Header;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -155,6 +155,12 @@ fn join_planes(path: &Path, dense: Vec<Entry>, described: BTreeMap<String, Descr
             }
             parts.extend(entry.parts.first().cloned());
             used.insert(plane_name);
+        }
+        // A plane that the scheme does not have: the tensor is of another one.
+        let foreign = PlaneKind::ALL.iter().map(|kind| format!("{name}.{}", kind.name()));
+        if let Some(plane) = foreign.into_iter().find(|n| index.contains_key(n.as_str()) && !used.contains(n))
+        {
+            return Err(wrong(format!("'{plane}' is no plane of {scheme}")));
         }
         let bytes = parts.iter().map(|p| p.range.len() as u64).fold(0, u64::saturating_add);
         let content = Content::Packed { scheme, source };
@@ -331,6 +337,8 @@ mod tests {
             ("1", r#"{"w":{"scheme":"q4_0","shape":[18446744073709551615,32],"dtype":"F16"}}"#),
             ("1", r#"{"w":{"scheme":"q4_0","shape":[2,32],"dtype":"I8"}}"#),
             ("1", r#"{"w":{"scheme":"q4_1","shape":[2,32],"dtype":"F16"}}"#),
+            // Its codes would be the same bytes, but it has no scales.
+            ("1", r#"{"w":{"scheme":"f32","shape":[1,8],"dtype":"F16"}}"#),
             ("1", r#"{"v":{"scheme":"q4_0","shape":[2,32],"dtype":"F16"}}"#),
         ] {
             refused(meta(version, tensors));
