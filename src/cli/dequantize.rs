@@ -22,7 +22,7 @@ pub struct Args {
     /// The file to write
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The element type of the weights; default: the one they had before they were quantized
+    /// The element type of the weights; default: the one they had before they were quantized, f32 where the file does not say (GGUF)
     #[arg(long, value_enum)]
     dtype: Option<Float>,
     /// The output's format, `lowbit` (safetensors) or `gguf`; default: by its extension
