@@ -299,3 +299,51 @@ fn unexpected(item: Option<&Item>, got: String) -> Error {
     };
     Error::shape("next tensor of the file", expected, got)
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    /// GGUF's blocks with one bit wrong.
+    fn flipped(tensor: &PackedTensor) -> Result<Pieces<'_>> {
+        let mut pieces = (gguf::FORMAT.encode)(tensor)?;
+        pieces[0].to_mut()[7] ^= 16;
+        Ok(pieces)
+    }
+
+    static FLIPPED: Format = Format {
+        name: "flipped",
+        extension: "flipped",
+        holds: |item| (gguf::FORMAT.holds)(item),
+        lay_out: |plan, path| (gguf::FORMAT.lay_out)(plan, path),
+        encode: flipped,
+        decode: |scheme, shape, data| (gguf::FORMAT.decode)(scheme, shape, data),
+        bits_per_weight: Scheme::bits_per_weight,
+    };
+
+    #[test]
+    fn a_tensor_that_would_come_back_changed_is_not_written() {
+        let scheme: Scheme = "q4_0".parse().unwrap();
+        let tensor = PackedTensor::zeroed(scheme, [2, 32]).unwrap();
+        let mut plan = Plan::default();
+        plan.packed("w", scheme, [2, 32], DType::F32).unwrap();
+        let mut writer = Writer::new(Vec::new(), "out", &FLIPPED, plan.clone()).unwrap();
+        let before = writer.written();
+        let message = writer.packed_exactly(&tensor).unwrap_err().to_string();
+        assert!(message.contains("'w'") && message.contains("flipped"), "{message}");
+        assert_eq!(writer.written(), before);
+        Writer::new(Vec::new(), "out", &gguf::FORMAT, plan).unwrap().packed_exactly(&tensor).unwrap();
+    }
+
+    #[test]
+    fn formats_are_found_by_name_and_extension() {
+        for format in FORMATS {
+            assert_eq!(Format::named(&format.name.to_uppercase()).unwrap().name, format.name);
+            let path = PathBuf::from(format!("a.b.{}", format.extension));
+            assert_eq!(Format::of_path(&path).unwrap().name, format.name);
+        }
+        assert!(Format::of_path(Path::new("gguf")).is_none());
+        assert!(matches!(Format::named("pt"), Err(Error::Usage(_))));
+    }
+}

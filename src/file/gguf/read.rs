@@ -13,7 +13,7 @@ use super::{ALIGNMENT, ALIGNMENT_KEY, FORMAT, MAGIC, MAX_KEY, MAX_LENGTH, MAX_RA
 use crate::file::bytes::{Bytes, Cursor, bad, load};
 use crate::file::metadata::{Array, Kind, Metadata, Value};
 use crate::file::model::{Content, Entry, Parsed, Part, Shard};
-use crate::{DType, Error, Result};
+use crate::{DType, Result};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -176,23 +176,21 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         }
         v => return Err(cursor.error("version", at, format!("version {v}; versions 2 and 3 are read"))),
     }
-    let count = |cursor: &mut Cursor, field: &str, least: usize| {
-        let at = cursor.at();
-        let n = cursor.u64(field)?;
-        Ok::<_, Error>((at, n, least))
-    };
-    let n_tensors = count(&mut cursor, "tensor count", LEAST_INFO)?;
-    let n_pairs = count(&mut cursor, "key-value count", LEAST_KEY_VALUE)?;
-    let fits = |cursor: &Cursor, field: &str, (at, n, least): (usize, u64, usize)| {
+    let tensors_at = cursor.at();
+    let n_tensors = cursor.u64("tensor count")?;
+    let pairs_at = cursor.at();
+    let n_pairs = cursor.u64("key-value count")?;
+    for (field, at, n, least) in [
+        ("tensor count", tensors_at, n_tensors, LEAST_INFO),
+        ("key-value count", pairs_at, n_pairs, LEAST_KEY_VALUE),
+    ] {
         let room = cursor.left().checked_div(least).unwrap_or(0) as u64;
-        if n <= room {
-            return Ok(n);
+        if n > room {
+            let what =
+                format!("{n} are announced, the {} bytes that follow have room for {room}", cursor.left());
+            return Err(cursor.error(field, at, what));
         }
-        let what = format!("{n} are announced, the {} bytes that follow have room for {room}", cursor.left());
-        Err(cursor.error(field, at, what))
-    };
-    let n_tensors = fits(&cursor, "tensor count", n_tensors)?;
-    let n_pairs = fits(&cursor, "key-value count", n_pairs)?;
+    }
 
     let (metadata, alignment) = key_values(&mut cursor, n_pairs)?;
     let mut infos = Vec::new();
