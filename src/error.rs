@@ -32,6 +32,9 @@ pub enum Error {
     /// A plane of a packed tensor that is missing, unknown or of the wrong length.
     #[error("{scheme} plane '{plane}': expected {expected} bytes, got {got}")]
     Plane { scheme: String, plane: &'static str, expected: usize, got: usize },
+    /// A permutation of columns that is none.
+    #[error("{scheme} plane 'permutation': position {position} holds column {column}, {why} (K = {k})")]
+    Permutation { scheme: String, position: usize, column: u32, k: usize, why: &'static str },
     /// Something that exists elsewhere, but not on this engine, adapter or build.
     #[error("{what} is not supported{}{}", if why.is_empty() { "" } else { ": " }, why)]
     Unsupported { what: String, why: String },

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Every length is checked once, on construction; whoever holds a `PackedTensor` may index its planes without asking
-//! again. It does not encode or decode: engines and the reference do.
+//! again. A permutation of columns is checked to be one, too, and cannot be changed afterwards: kernels index with it. This file does not
+//! encode or decode: engines and the reference do.
 
 use crate::scheme::{Layout, PlaneKind, Scheme, layout};
 use crate::{Error, Result};
@@ -31,7 +32,7 @@ pub struct PackedTensor {
 }
 
 impl PackedTensor {
-    /// A tensor of `shape` with all planes zero but a fixed codebook: what an encoder fills.
+    /// A tensor of `shape` with all planes zero but a fixed codebook, and columns where they are: what an encoder fills.
     ///
     /// # Errors
     /// As [`Scheme::check_shape`].
@@ -40,6 +41,12 @@ impl PackedTensor {
         let (rows, k) = scheme.check_shape(&shape)?;
         let layout = Layout::new(&scheme, rows, k);
         let mut packed = Self { data: lines(layout.len()), scheme, shape, layout };
+        for (j, column) in
+            packed.any_plane_mut(PlaneKind::Permutation).as_chunks_mut().0.iter_mut().enumerate()
+        {
+            // K fits 32 bits: `check_shape`.
+            *column = (j as u32).to_le_bytes();
+        }
         if let Some(entries) = scheme.codebook() {
             packed.set_codebook(entries);
         }
@@ -50,7 +57,7 @@ impl PackedTensor {
     ///
     /// # Errors
     /// As [`Scheme::check_shape`]; [`Error::Plane`] if a plane is missing, doubled, not of the scheme, or of another length than the
-    /// layout's.
+    /// layout's; [`Error::Permutation`] if a column is missing from the permutation.
     pub fn from_planes(
         scheme: Scheme,
         shape: impl Into<Vec<usize>>,
@@ -79,15 +86,16 @@ impl PackedTensor {
         }
         let mut packed = Self::zeroed(scheme, shape)?;
         for (kind, bytes) in planes {
-            packed.plane_mut(*kind).copy_from_slice(bytes);
+            packed.any_plane_mut(*kind).copy_from_slice(bytes);
         }
+        packed.check_permutation()?;
         Ok(packed)
     }
 
     /// A tensor from a whole buffer laid out as [`Layout`] says: what an engine reads back.
     ///
     /// # Errors
-    /// As [`Scheme::check_shape`]; [`Error::Shape`] if the buffer has another length.
+    /// As [`Scheme::check_shape`]; [`Error::Shape`] if the buffer has another length; [`Error::Permutation`].
     pub fn from_data(scheme: Scheme, shape: impl Into<Vec<usize>>, data: &[u8]) -> Result<Self> {
         let shape = shape.into();
         let (rows, k) = scheme.check_shape(&shape)?;
@@ -101,7 +109,28 @@ impl PackedTensor {
         }
         let mut own = lines(data.len());
         bytemuck::must_cast_slice_mut(&mut own).copy_from_slice(data);
-        Ok(Self { scheme, shape, layout, data: own })
+        let packed = Self { scheme, shape, layout, data: own };
+        packed.check_permutation()?;
+        Ok(packed)
+    }
+
+    /// That the permutation, if there is one, names every column once.
+    fn check_permutation(&self) -> Result<()> {
+        let Some(permutation) = self.permutation() else { return Ok(()) };
+        let (_, k) = self.matrix();
+        let mut seen = vec![false; k];
+        for (position, &column) in permutation.iter().enumerate() {
+            let why = match seen.get_mut(column as usize) {
+                None => "of which there are fewer",
+                Some(true) => "which an earlier position holds",
+                Some(seen) => {
+                    *seen = true;
+                    continue;
+                }
+            };
+            return Err(Error::Permutation { scheme: self.scheme.to_string(), position, column, k, why });
+        }
+        Ok(())
     }
 
     /// The scheme.
@@ -149,15 +178,20 @@ impl PackedTensor {
         self.layout.plane(kind).map_or(&[], |p| &self.data()[p.offset..p.offset + p.len])
     }
 
-    /// The bytes of one plane, to be filled; empty if the scheme has none of this kind.
+    /// The bytes of one plane, to be filled; empty if the scheme has none of this kind. Not for the permutation, which is
+    /// [set](Self::set_permutation) as a whole: for it, empty.
     pub fn plane_mut(&mut self, kind: PlaneKind) -> &mut [u8] {
+        if kind == PlaneKind::Permutation { &mut [] } else { self.any_plane_mut(kind) }
+    }
+
+    fn any_plane_mut(&mut self, kind: PlaneKind) -> &mut [u8] {
         match self.layout.plane(kind).copied() {
             Some(p) => &mut self.data_mut()[p.offset..p.offset + p.len],
             None => &mut [],
         }
     }
 
-    /// Several planes at once, to be filled in parallel; empty where the scheme has none.
+    /// Several planes at once, to be filled in parallel; empty where the scheme has none, and for the permutation.
     pub fn planes_mut(&mut self) -> [&mut [u8]; PlaneKind::ALL.len()] {
         let mut rest: &mut [u8] = bytemuck::must_cast_slice_mut(&mut self.data);
         let mut at = 0;
@@ -167,7 +201,7 @@ impl PackedTensor {
                 let (plane, tail) = tail.split_at_mut(p.len);
                 rest = tail;
                 at = p.offset + p.len;
-                plane
+                if kind == PlaneKind::Permutation { &mut [] } else { plane }
             }
             None => &mut [],
         })
@@ -189,6 +223,41 @@ impl PackedTensor {
         for (to, from) in plane.as_chunks_mut::<4>().0.iter_mut().zip(entries) {
             *to = from.to_le_bytes();
         }
+    }
+
+    /// The column of the weight that each stored position holds; None where columns are stored as they are.
+    pub fn permutation(&self) -> Option<Vec<u32>> {
+        let (columns, _) = self.plane(PlaneKind::Permutation).as_chunks::<4>();
+        self.scheme.is_permuted().then(|| columns.iter().map(|&b| u32::from_le_bytes(b)).collect())
+    }
+
+    /// Stores the permutation of a permuted scheme: the column that each position holds. Codes and scales stay where they are.
+    ///
+    /// # Errors
+    /// [`Error::Plane`] if the scheme has no permutation, or one of another length; [`Error::Permutation`] if a column is missing.
+    pub fn set_permutation(&mut self, columns: &[u32]) -> Result<()> {
+        let bytes: Vec<u8> = columns.iter().flat_map(|c| c.to_le_bytes()).collect();
+        let before = self.plane(PlaneKind::Permutation).to_vec();
+        if !self.scheme.is_permuted() || bytes.len() != before.len() {
+            return Err(Error::Plane {
+                scheme: self.scheme.to_string(),
+                plane: PlaneKind::Permutation.name(),
+                expected: before.len(),
+                got: bytes.len(),
+            });
+        }
+        self.any_plane_mut(PlaneKind::Permutation).copy_from_slice(&bytes);
+        let checked = self.check_permutation();
+        if checked.is_err() {
+            self.any_plane_mut(PlaneKind::Permutation).copy_from_slice(&before);
+        }
+        checked
+    }
+
+    /// What a byte of a table-coded scale stands for, 256 numbers; empty for other schemes.
+    pub fn scale_table(&self) -> Vec<f32> {
+        let (entries, _) = self.plane(PlaneKind::ScaleTable).as_chunks::<4>();
+        entries.iter().map(|&b| f32::from_le_bytes(b)).collect()
     }
 
     /// Bits per weight by the scheme's own count; see [`Scheme::bits_per_weight`].
@@ -214,7 +283,7 @@ impl PackedTensor {
         Self { scheme: self.scheme, shape: vec![range.len(), k], layout, data }
     }
 
-    /// Puts the rows of `part` at `row..`: the inverse of [`Self::slice_rows`].
+    /// Puts the rows of `part` at `row..`: the inverse of [`Self::slice_rows`]. What rows share (tables, the permutation) becomes the part's.
     ///
     /// # Panics
     /// If `part` has another scheme or K, or reaches beyond the rows.
@@ -231,7 +300,7 @@ impl PackedTensor {
         }
     }
 
-    /// The code of weight `(row, col)`. Slow and simple: for transcoders, tests and tools, not for products.
+    /// The code of row `row` at the stored position `col` (the column itself but in permuted schemes). Slow and simple: for transcoders, tests and tools, not for products.
     pub fn code(&self, row: usize, col: usize) -> u32 {
         let (low, high) = layout::code_widths(self.scheme.bits);
         let at = |kind, width| {
@@ -248,7 +317,7 @@ impl PackedTensor {
         if high == 0 { value } else { value | at(PlaneKind::CodesHigh, high) << low }
     }
 
-    /// Stores the code of weight `(row, col)`, at most 8 bits wide, where the bits are still zero. Slow and simple, as [`Self::code`].
+    /// Stores the code of row `row` at the stored position `col`, at most 8 bits wide, where the bits are still zero. Slow and simple, as [`Self::code`].
     pub fn set_code(&mut self, row: usize, col: usize, code: u8) {
         let (low, high) = layout::code_widths(self.scheme.bits);
         for (kind, width, code) in [
@@ -320,10 +389,53 @@ mod tests {
     }
 
     #[test]
+    fn permutations_are_checked() {
+        let s: Scheme = "int4-g32-perm".parse().unwrap();
+        let mut p = PackedTensor::zeroed(s, [2, 6]).unwrap();
+        assert_eq!(p.permutation().unwrap(), [0, 1, 2, 3, 4, 5]);
+        p.set_permutation(&[5, 0, 4, 1, 3, 2]).unwrap();
+        let planes: Vec<_> =
+            PlaneKind::ALL.iter().map(|&k| (k, p.plane(k))).filter(|(_, b)| !b.is_empty()).collect();
+        assert_eq!(PackedTensor::from_planes(s, [2, 6], &planes).unwrap(), p);
+        assert_eq!(PackedTensor::from_data(s, [2, 6], p.data()).unwrap(), p);
+        let without: Vec<_> = planes.iter().copied().filter(|p| p.0 != PlaneKind::Permutation).collect();
+        assert!(matches!(PackedTensor::from_planes(s, [2, 6], &without), Err(Error::Plane { .. })));
+        // A column twice, one that does not exist, too few.
+        for (bad, at) in [([5, 0, 4, 1, 4, 2], 4), ([6, 0, 4, 1, 3, 2], 0), ([0, 1, 2, 3, 4, u32::MAX], 5)] {
+            let bytes: Vec<u8> = bad.iter().flat_map(|c: &u32| c.to_le_bytes()).collect();
+            let mut given = without.clone();
+            given.push((PlaneKind::Permutation, &bytes));
+            let mut data = p.data().to_vec();
+            let offset = p.layout().plane(PlaneKind::Permutation).unwrap().offset;
+            data[offset..offset + 24].copy_from_slice(&bytes);
+            for result in [
+                PackedTensor::from_planes(s, [2, 6], &given).map(|_| ()),
+                PackedTensor::from_data(s, [2, 6], &data).map(|_| ()),
+                p.clone().set_permutation(&bad),
+            ] {
+                assert!(
+                    matches!(result, Err(Error::Permutation { position, .. }) if position == at),
+                    "{result:?}"
+                );
+            }
+        }
+        let mut refused = p.clone();
+        assert!(refused.set_permutation(&[0; 6]).is_err() && refused == p);
+        assert!(matches!(refused.set_permutation(&[0, 1]), Err(Error::Plane { .. })));
+        assert!(refused.plane_mut(PlaneKind::Permutation).is_empty());
+        let mut natural = PackedTensor::zeroed("int4-g32".parse().unwrap(), [2, 6]).unwrap();
+        assert!(matches!(natural.set_permutation(&[0, 1, 2, 3, 4, 5]), Err(Error::Plane { .. })));
+        assert_eq!(natural.permutation(), None);
+    }
+
+    #[test]
     fn row_slices_keep_their_planes() {
         for scheme in samples().into_iter().filter(|s| s.bits <= 8) {
             let k = if scheme.ggml.is_some() { 256 } else { 52 };
             let mut p = PackedTensor::zeroed(scheme, [2, 3, k]).unwrap();
+            if scheme.is_permuted() {
+                p.set_permutation(&(0..k as u32).rev().collect::<Vec<_>>()).unwrap();
+            }
             for (i, plane) in p.planes_mut().into_iter().enumerate() {
                 plane.iter_mut().enumerate().for_each(|(j, b)| *b = (i * 31 + j * 7) as u8);
             }
@@ -338,6 +450,8 @@ mod tests {
                 assert_eq!(part.code(r, k - 1), p.code(r + 2, k - 1), "{scheme}");
             }
             assert_eq!(part.codebook().len(), p.codebook().len());
+            assert_eq!(part.permutation(), p.permutation());
+            assert_eq!(part.scale_table().len(), p.scale_table().len());
             if let Some(plane) = p.layout().plane(PlaneKind::Scales).filter(|p| p.row_stride > 0) {
                 let start = 2 * plane.row_stride;
                 assert_eq!(

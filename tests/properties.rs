@@ -9,7 +9,7 @@ use lowbit::file::codes::{CodePlanes, read_row};
 use lowbit::file::ggml;
 use lowbit::reference::{dequantize, quantize};
 use lowbit::scheme::preset::samples;
-use lowbit::scheme::{Encoder, Group, PlaneKind, Value};
+use lowbit::scheme::{Encoder, Group, PlaneKind, Scale, ScaleType, Value};
 use lowbit::{Error, PackedTensor, Scheme};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -75,6 +75,11 @@ fn table(scheme: &Scheme) -> Option<Vec<f32>> {
     })
 }
 
+/// The CPU engine's weights.
+fn cpu_dequantize(t: &PackedTensor) -> Vec<f32> {
+    lowbit::cpu::dequantize(t, lowbit::DType::F32).to_f32().into_owned()
+}
+
 /// `quantize` with the table above; `None` where the reference has no encoder.
 fn encode(x: &[f32], rows: usize, k: usize, scheme: Scheme) -> Option<PackedTensor> {
     (scheme.encoder != Encoder::GgmlIq4)
@@ -85,13 +90,34 @@ fn f16_at(plane: &[u8], i: usize) -> f64 {
     half::f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]).to_f64()
 }
 
-/// The scale of group `i` of a scheme with f16 or f32 scales.
-fn scale_at(t: &PackedTensor, i: usize) -> f64 {
-    let plane = t.plane(PlaneKind::Scales);
-    match t.scheme().group {
-        Group::Cols(_) => f16_at(plane, i),
-        _ => f64::from(f32::from_le_bytes(plane[4 * i..4 * i + 4].try_into().unwrap())),
+/// The number of group `i` in a plane of a scheme with f32, f16 or bf16 scales.
+fn number_at(t: &PackedTensor, kind: PlaneKind, i: usize) -> f64 {
+    let plane = t.plane(kind);
+    match t.scheme().scale {
+        Scale::Direct(ScaleType::F16) => f16_at(plane, i),
+        Scale::Direct(ScaleType::Bf16) => {
+            half::bf16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]).to_f64()
+        }
+        Scale::Direct(ScaleType::F32) => {
+            f64::from(f32::from_le_bytes(plane[4 * i..4 * i + 4].try_into().unwrap()))
+        }
+        other => panic!("{other:?} has no such numbers"),
     }
+}
+
+fn scale_at(t: &PackedTensor, i: usize) -> f64 {
+    number_at(t, PlaneKind::Scales, i)
+}
+
+/// How far a number `v` and the one stored for it may be apart: half a unit of the type, and the f32 operations that led to it.
+/// Below 2^-100 it is 0.
+fn storing(scheme: &Scheme, v: f64) -> f64 {
+    let (relative, least) = match scheme.scale {
+        Scale::Direct(ScaleType::F32) => (0.0, 1e-30),
+        Scale::Direct(ScaleType::Bf16) => (2f64.powi(-8), 1e-30),
+        _ => (2f64.powi(-11), 2f64.powi(-25)),
+    };
+    v.abs() * (relative + 1e-6) + least
 }
 
 /// Ranges of the groups of `[rows, k]` in x.
@@ -106,7 +132,7 @@ fn groups(scheme: &Scheme, rows: usize, k: usize) -> Vec<std::ops::Range<usize>>
 
 fn extremes(x: &[f32]) -> (f64, f64, f64) {
     let (min, max) =
-        x.iter().fold((0.0, 0.0), |(lo, hi), &v| (f64::min(lo, v.into()), f64::max(hi, v.into())));
+        x.iter().fold((0.0, 1e-30), |(lo, hi), &v| (f64::min(lo, v.into()), f64::max(hi, v.into())));
     (min, max, f64::max(-min, max))
 }
 
@@ -126,14 +152,18 @@ proptest! {
             (0..70_000u32).prop_map(|g| format!("g{g}")),
             (1..2_000u32).prop_map(|g| format!("g{}", 4 * g)),
         ],
-        asym in any::<bool>(),
+        zero in select(vec!["", "-asym", "-bias", "-fzero"]),
+        scale in select(vec!["", "-f32", "-f16", "-bf16", "-e8m0"]),
+        order in select(vec!["", "-perm"]),
         upper in any::<bool>(),
     ) {
-        let name = format!("{family}{bits}-{group}{}", if asym { "-asym" } else { "" });
+        let default = if group.starts_with('g') || zero == "-bias" { "-f16" } else { "-f32" };
+        let name = format!("{family}{bits}-{group}{zero}{scale}{order}");
+        let printed = format!("{family}{bits}-{group}{zero}{}{order}", if scale == default { "" } else { scale });
         let typed = if upper { name.to_ascii_uppercase() } else { name.clone() };
         match typed.parse::<Scheme>() {
             Ok(s) => {
-                prop_assert_eq!(s.to_string(), name);
+                prop_assert_eq!(s.to_string(), printed);
                 prop_assert_eq!(s.bits, bits);
             }
             Err(e) => {
@@ -143,9 +173,15 @@ proptest! {
                 let g: Option<u32> = group.strip_prefix('g').and_then(|g| g.parse().ok());
                 let group_fits = g.is_none_or(|g| g > 0 && g % 4 == 0);
                 let fits = match family {
-                    "int" => matches!(bits, 1..=6 | 8) && !(bits == 1 && asym),
-                    "codebook" => matches!(bits, 1..=6 | 8) && g.is_some() && !asym,
-                    _ => bits == 4 && g.is_some() && !asym,
+                    "int" => {
+                        matches!(bits, 1..=8)
+                            && !(bits == 1 && zero == "-asym")
+                            && !(zero == "-bias" && scale == "-f32")
+                            && scale != "-e8m0"
+                    }
+                    "codebook" => matches!(bits, 1..=6 | 8) && g.is_some() && zero.is_empty() && scale != "-e8m0",
+                    "fp" => bits == 4 && zero.is_empty() && (scale != "-e8m0" || g.is_some()),
+                    _ => bits == 4 && zero.is_empty() && scale != "-e8m0",
                 };
                 prop_assert!(!(fits && group_fits), "{name}: {e}");
             }
@@ -268,8 +304,8 @@ proptest! {
             let s = scale_at(&t, g);
             let (min, max, amax) = extremes(&x[range.clone()]);
             let wanted = if symmetric { amax / q_max } else { (max - min) / levels };
-            // The scale is the one asked for, to f16's (or f32's) rounding: the bound below is not one that anything passes.
-            prop_assert!((s - wanted).abs() <= wanted * 2f64.powi(-11) * SLACK + 2f64.powi(-25), "{scheme} {s} {wanted}");
+            // The scale is the one asked for, to its type's rounding: the bound below is not one that anything passes.
+            prop_assert!((s - wanted).abs() <= storing(&scheme, wanted), "{scheme} {s} {wanted}");
             for i in range {
                 let error = (f64::from(x[i]) - f64::from(w[i])).abs();
                 let cut = if symmetric { (amax - q_max * s).max(0.0) } else { (max - min - levels * s).max(0.0) };
@@ -285,6 +321,61 @@ proptest! {
         }
     }
 
+    /// Half a step, plus what the rounding of scale and zero cuts off at the ends.
+    #[test]
+    fn codes_beside_a_bias_or_a_float_zero_are_within_half_a_step(
+        (scheme, rows, k, x) in scheme_and_weights(|s| matches!(s.encoder, Encoder::MinMaxBias | Encoder::MinMaxZero))
+    ) {
+        let t = encode(&x, rows, k, scheme).unwrap();
+        let w = dequantize(&t);
+        let levels = f64::from((1u32 << scheme.bits) - 1);
+        for (g, range) in groups(&scheme, rows, k).into_iter().enumerate() {
+            let (s, zero) = (scale_at(&t, g), number_at(&t, PlaneKind::Zeros, g));
+            let (min, max, amax) = extremes(&x[range.clone()]);
+            let wanted = (max - min) / levels;
+            prop_assert!((s - wanted).abs() <= storing(&scheme, wanted), "{scheme} {s} {wanted}");
+            // The number that code 0 stands for, and how near it has to be to the smallest weight: a zero is a multiple of 1/16.
+            let low = if scheme.encoder == Encoder::MinMaxBias { zero } else { -zero * s };
+            if s > 0.0 {
+                let near = match scheme.encoder {
+                    Encoder::MinMaxBias => storing(&scheme, min),
+                    // The scale may have been rounded down so that the smallest weight is beyond all zeros.
+                    _ => s / 32.0 + s * storing(&scheme, -min / s) + (-min - levels * s).max(0.0),
+                };
+                prop_assert!((low - min).abs() <= near + 1e-6 * amax, "{scheme} low {low} min {min} s {s}");
+            }
+            let cut = (low - min).max(0.0) + (max - (low + levels * s)).max(0.0);
+            for i in range {
+                let error = (f64::from(x[i]) - f64::from(w[i])).abs();
+                prop_assert!(error <= (s / 2.0 + cut) * SLACK + 1e-6 * amax, "{scheme} x {} w {} s {s}", x[i], w[i]);
+            }
+        }
+    }
+
+    /// Columns in any order: the weights are those of the same planes without the order, moved.
+    #[test]
+    fn permuted_columns_are_moved_and_nothing_else(
+        ((scheme, rows, k), seed) in (scheme_and_shape(|s| s.is_permuted()), any::<u64>())
+    ) {
+        let mut columns: Vec<u32> = (0..k as u32).collect();
+        let mut state = seed;
+        for j in (1..k).rev() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            columns.swap(j, (state >> 33) as usize % (j + 1));
+        }
+        let x: Vec<f32> = (0..rows * k).map(|i| ((i * 37 + 11) % 101) as f32 / 32.0 - 1.5).collect();
+        let mut t = quantize(&x, rows, k, scheme, None).unwrap();
+        let natural = dequantize(&t);
+        t.set_permutation(&columns).unwrap();
+        let (moved, engine) = (dequantize(&t), cpu_dequantize(&t));
+        for row in 0..rows {
+            for (j, &c) in columns.iter().enumerate() {
+                prop_assert_eq!(moved[row * k + c as usize].to_bits(), natural[row * k + j].to_bits());
+            }
+        }
+        prop_assert!(moved.iter().zip(&engine).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+
     #[test]
     fn table_codes_are_the_nearest_entry(
         (scheme, rows, k, x) in scheme_and_weights(|s| s.encoder == Encoder::Nearest)
@@ -297,8 +388,9 @@ proptest! {
             let s = scale_at(&t, g);
             let (_, _, amax) = extremes(&x[range.clone()]);
             // A table of small entries asks for scales beyond f16, which stop at its largest.
-            let wanted = if scheme.group == Group::Row { amax / largest } else { (amax / largest).min(65504.0) };
-            prop_assert!((s - wanted).abs() <= wanted * 2f64.powi(-11) * SLACK + 2f64.powi(-25), "{scheme} {s} {wanted}");
+            let most = if scheme.scale == Scale::Direct(ScaleType::F16) { 65504.0 } else { f64::INFINITY };
+            let wanted = (amax / largest).min(most);
+            prop_assert!((s - wanted).abs() <= storing(&scheme, wanted), "{scheme} {s} {wanted}");
             for i in range {
                 let v = f64::from(x[i]);
                 let best = table.iter().map(|e| (v - s * e).abs()).fold(f64::INFINITY, f64::min);

@@ -1,6 +1,7 @@
 // Packed weights -> dense f32 or f16, row-major [rows, k]. One thread writes four consecutive numbers.
 //
-// Ragged k: the four may lie in two or more rows, so each is decoded by itself.
+// Ragged k: the four may lie in two or more rows, so each is decoded by itself. Permuted columns: the four are consecutive where they are
+// stored, and each goes to its column; only as f32, since two f16 share a word.
 struct Params {
     //% include "scheme/fields.wgsl"
     // First row to write, number of groups of four.
@@ -13,7 +14,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> w4: array<vec4<u32>>;
 //% if out_f16
 @group(0) @binding(3) var<storage, read_write> y: array<vec2<u32>>;
-//% elif ragged
+//% elif ragged or s.permuted
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 //% else
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
@@ -53,6 +54,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     //% endif
     //% if out_f16
     y[i] = vec2<u32>(f16_bits(v.x) | (f16_bits(v.y) << 16u), f16_bits(v.z) | (f16_bits(v.w) << 16u));
+    //% elif s.permuted
+    for (var j = 0u; j < 4u; j++) {
+        let at = 4u * i + j;
+        if at < p.elements {
+            let position = at % p.k;
+            y[at - position + w[p.perm + position]] = v[j];
+        }
+    }
     //% elif ragged
     for (var j = 0u; j < 4u; j++) {
         if 4u * i + j < p.elements {

@@ -102,6 +102,17 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
         return 0u;
     }
     return u32(steps(t, g.scale, {{ levels }}.0));
+    //% elif enc == "minmax_bias"
+    let t = v - g.bias;
+    if g.scale == 0.0 || t <= 0.0 {
+        return 0u;
+    }
+    return u32(steps(t, g.scale, {{ levels }}.0));
+    //% elif enc == "minmax_zero"
+    if g.scale == 0.0 {
+        return 0u;
+    }
+    return u32(steps_from(v, g.scale, g.zero, {{ levels }}.0));
     //% else
     // Scale 0, or byte 0 of a shared exponent, which decodes to a subnormal.
     if magnitude_bits(g.scale) < 0x00800000u {

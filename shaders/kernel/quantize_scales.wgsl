@@ -121,6 +121,14 @@ fn stored(scale: f32) -> u32 {
 fn widened(bits: u32) -> f32 {
     return bitcast<f32>(bits);
 }
+//% elif s.scale == "bf16"
+fn stored(scale: f32) -> u32 {
+    let b = bitcast<u32>(scale);
+    return (b + 0x7fffu + ((b >> 16u) & 1u)) >> 16u;
+}
+fn widened(bits: u32) -> f32 {
+    return bitcast<f32>(bits << 16u);
+}
 //% elif s.scale == "ue4m3"
 // E4M3 of a number that is not negative, rounded half up; from 256 on 448, as ggml does it.
 fn stored(scale: f32) -> u32 {
@@ -147,13 +155,19 @@ fn encode(r: Stats, inv_n: f32) -> vec2<u32> {
     return vec2<u32>(stored(amax / 6.0), 0u);
     //% elif enc in ["absmax", "nearest"]
     return vec2<u32>(select(stored(amax * p.inv_steps), 0u, tiny), 0u);
-    //% elif enc == "minmax"
+    //% elif enc in ["minmax", "minmax_bias", "minmax_zero"]
     let scale = stored((r.high - r.low) * p.inv_steps);
     let s = widened(scale);
     if tiny || s == 0.0 {
         return vec2<u32>(select(scale, 0u, tiny), 0u);
     }
+    //% if enc == "minmax"
     return vec2<u32>(scale, u32(steps(-r.low, s, {{ 2 ** s.bits - 1 }}.0)));
+    //% elif enc == "minmax_bias"
+    return vec2<u32>(scale, select(stored(r.low), 0u, magnitude_bits(r.low) < TINY));
+    //% else
+    return vec2<u32>(scale, stored(steps(-r.low, s * 0.0625, {{ 16 * (2 ** s.bits - 1) }}.0) * 0.0625));
+    //% endif
     //% elif enc == "shared_exponent"
     let e = i32(bitcast<u32>(amax) >> 23u) - {{ s.emax }};
     return vec2<u32>(select(u32(clamp(e, 1, 254)), 0u, tiny), 0u);
@@ -168,25 +182,27 @@ fn encode(r: Stats, inv_n: f32) -> vec2<u32> {
     //% endif
 }
 
-// Four groups' scales fill whole words; so do their zero-points.
-fn write(first: u32, scales: vec4<u32>, zeros: vec4<u32>) {
-    //% if s.scale == "f32"
+//% macro put(plane, type)
+    //% if type == "f32"
     //% for i in range(4)
     if first + {{ i }}u < p.total_groups {
-        w[p.scales + first + {{ i }}u] = scales[{{ i }}];
+        w[p.{{ plane }} + first + {{ i }}u] = {{ plane }}[{{ i }}];
     }
     //% endfor
-    //% elif s.scale == "f16"
-    w[p.scales + (first >> 1u)] = scales[0] | (scales[1] << 16u);
-    w[p.scales + (first >> 1u) + 1u] = scales[2] | (scales[3] << 16u);
+    //% elif type in ["f16", "bf16"]
+    w[p.{{ plane }} + (first >> 1u)] = {{ plane }}[0] | ({{ plane }}[1] << 16u);
+    w[p.{{ plane }} + (first >> 1u) + 1u] = {{ plane }}[2] | ({{ plane }}[3] << 16u);
     //% else
-    w[p.scales + (first >> 2u)] = scales[0] | (scales[1] << 8u) | (scales[2] << 16u) | (scales[3] << 24u);
+    w[p.{{ plane }} + (first >> 2u)] = {{ plane }}[0] | ({{ plane }}[1] << 8u) | ({{ plane }}[2] << 16u) | ({{ plane }}[3] << 24u);
     //% endif
+//% endmacro
+// Four groups' scales fill whole words; so do their zeros.
+fn write(first: u32, scales: vec4<u32>, zeros: vec4<u32>) {
+    {{ put("scales", s.scale) | trim }}
     //% if s.zero == "point"
-    w[p.zeros + (first >> 2u)] = zeros[0] | (zeros[1] << 8u) | (zeros[2] << 16u) | (zeros[3] << 24u);
-    //% elif s.zero == "bias"
-    w[p.zeros + (first >> 1u)] = zeros[0] | (zeros[1] << 16u);
-    w[p.zeros + (first >> 1u) + 1u] = zeros[2] | (zeros[3] << 16u);
+    {{ put("zeros", "u8") | trim }}
+    //% elif s.zero in ["bias", "float"]
+    {{ put("zeros", s.scale) | trim }}
     //% endif
 }
 //% endif

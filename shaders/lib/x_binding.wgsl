@@ -1,6 +1,6 @@
-//% if ragged and x_f16
+//% if (ragged or s.permuted) and x_f16
 @group(0) @binding(3) var<storage, read> x: array<u32>;
-//% elif ragged
+//% elif ragged or s.permuted
 @group(0) @binding(3) var<storage, read> x: array<f32>;
 //% elif x_f16 and f16
 @group(0) @binding(3) var<storage, read> x: array<vec4<f16>>;

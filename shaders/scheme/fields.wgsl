@@ -12,3 +12,5 @@
     table: u32,
     groups: u32,
     supers_per_row: u32,
+    scale_table: u32,
+    perm: u32,

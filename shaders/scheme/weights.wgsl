@@ -20,7 +20,7 @@ fn lut_load(tid: u32) {
 
 struct Group {
     scale: f32,
-    // Subtracted from the value of a code before scaling: offset plus zero-point.
+    // Subtracted from the value of a code before scaling: offset plus zero-point or float zero.
     zero: f32,
     // Added after scaling.
     bias: f32,
@@ -30,8 +30,16 @@ fn byte_at(plane: u32, i: u32) -> u32 {
     return (w[plane + (i >> 2u)] >> (8u * (i & 3u))) & 0xffu;
 }
 
-fn half_at(plane: u32, i: u32) -> f32 {
+fn f32_at(plane: u32, i: u32) -> f32 {
+    return bitcast<f32>(w[plane + i]);
+}
+
+fn f16_at(plane: u32, i: u32) -> f32 {
     return unpack2x16float(w[plane + (i >> 1u)] >> (16u * (i & 1u))).x;
+}
+
+fn bf16_at(plane: u32, i: u32) -> f32 {
+    return bitcast<f32>((w[plane + (i >> 1u)] >> (16u * (i & 1u))) << 16u);
 }
 
 //% if s.scale == "e8m0"
@@ -63,30 +71,33 @@ fn group_of(row: u32, g: u32) -> Group {
     r.scale = 1.0;
     r.zero = {{ s.offset }}.0;
     r.bias = 0.0;
-    //% if s.scale == "f32"
-    r.scale = bitcast<f32>(w[p.scales + i]);
-    //% elif s.scale == "f16"
-    r.scale = half_at(p.scales, i);
+    //% if s.scale in ["f32", "f16", "bf16"]
+    r.scale = {{ s.scale }}_at(p.scales, i);
+    //% elif s.scale == "table"
+    r.scale = f32_at(p.scale_table, byte_at(p.scales, i));
     //% elif s.scale in ["e8m0", "e8m0half", "ue4m3"]
     r.scale = scale_value(byte_at(p.scales, i));
     //% elif s.two_level
     let super_i = row * p.supers_per_row + g / {{ s.groups_per_super }}u;
-    let d = half_at(p.supers, super_i);
+    let d = f16_at(p.supers, super_i);
     let sub = byte_at(p.scales, i);
     //% if s.scale == "two_i8"
     r.scale = d * f32(bitcast<i32>(sub << 24u) >> 24u);
     //% elif s.scale == "two_u8min"
     r.scale = d * f32(sub);
-    r.bias = -(half_at(p.mins, super_i) * f32(byte_at(p.zeros, i)));
+    r.bias = -(f16_at(p.mins, super_i) * f32(byte_at(p.zeros, i)));
     //% else
     r.scale = d * f32(sub & 15u);
-    r.bias = -(half_at(p.mins, super_i) * f32(sub >> 4u));
+    r.bias = -(f16_at(p.mins, super_i) * f32(sub >> 4u));
     //% endif
     //% endif
     //% if s.zero == "point"
     r.zero += f32(byte_at(p.zeros, i));
+    //% elif s.zero == "float"
+    // Beside a float zero there is no offset.
+    r.zero = {{ s.scale }}_at(p.zeros, i);
     //% elif s.zero == "bias"
-    r.bias = half_at(p.zeros, i);
+    r.bias = {{ s.scale }}_at(p.zeros, i);
     //% endif
     return r;
 }

@@ -48,7 +48,8 @@ pub fn run(args: &Args) -> Result<()> {
         let bits = format!("{:.3}", s.bits_per_weight(LARGE, LARGE));
         table.row(vec![s.to_string(), bits, group, s.ggml.map_or(1, |g| g.block()).to_string()]);
     }
-    let families = "\nThe families are open: int{1,2,3,4,5,6,8}-{tensor,row,gN}[-asym], nf4-gN, fp4-gN, codebook{1..6,8}-gN (a learned table),\n\
-with any group size N that is a multiple of 4. Bits per weight are those of a large matrix.\n";
+    let families = "\nThe families are open: int{1..8}-{tensor,row,gN}[-asym|-bias|-fzero], {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN},\n\
+codebook{1..6,8}-gN (a learned table), with any group size N that is a multiple of 4; then the type of the scales if it is not the usual one,\n\
+-f32, -f16, -bf16 (-e8m0 for fp4, e4m3, e5m2), and -perm for columns in an order of their own. Bits per weight are those of a large matrix.\n";
     print::stdout(&(table.render() + families))
 }

@@ -5,12 +5,13 @@
 //! planes --codes::unpack----> codes (u8) --Values--> v --scale * v (+ bias)--> w
 //! ```
 //!
-//! The order of single f32 operations is that of [`crate::scheme`]. One row at a time; threads and products are not here.
+//! The order of single f32 operations is that of [`crate::scheme`]. One row at a time, in stored order; threads and products are not here.
 
 use super::codes;
 use super::half_float::{widen_bf16, widen_f16, widen_f32};
 use crate::PackedTensor;
 use crate::scheme::{Float, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
+use std::borrow::Cow;
 
 /// A packed tensor seen as rows `[rows, k]`, its planes at hand.
 pub struct Weights<'a> {
@@ -20,6 +21,10 @@ pub struct Weights<'a> {
     pub group_len: usize,
     /// The table of a codebook scheme in code order.
     pub table: Vec<f32>,
+    /// The column that each stored position holds, where that is not the position itself.
+    pub permutation: Option<Vec<u32>>,
+    /// What the bytes of a table-coded scale stand for.
+    scale_table: Vec<f32>,
     low: Rows<'a>,
     high: Rows<'a>,
     scales: Rows<'a>,
@@ -47,16 +52,20 @@ pub struct Groups {
     pub scale: Vec<f32>,
     /// Zero-points; empty for schemes without.
     pub zero: Vec<i32>,
+    /// Float zeros; empty for schemes without.
+    pub float_zero: Vec<f32>,
     /// Empty for schemes without a bias or minimum.
     pub bias: Vec<f32>,
 }
 
-/// Decodes one stored scale that is not two-level.
+/// Decodes stored numbers: scales that are not two-level, float zeros, biases. `table` is that of table-coded scales.
 #[inline(always)]
-fn direct_scales(kind: ScaleType, bytes: &[u8], out: &mut [f32]) {
+fn numbers(table: &[f32], kind: ScaleType, bytes: &[u8], out: &mut [f32]) {
     match kind {
         ScaleType::F32 => widen_f32(bytes, out),
         ScaleType::F16 => widen_f16(bytes, out),
+        ScaleType::Bf16 => widen_bf16(bytes, out),
+        ScaleType::Table => bytes.iter().zip(out).for_each(|(&b, o)| *o = table[usize::from(b)]),
         _ => bytes.iter().zip(out).for_each(|(&b, o)| *o = byte_scale(kind, b)),
     }
 }
@@ -88,6 +97,8 @@ impl<'a> Weights<'a> {
             groups_per_row: scheme.groups_per_row(k),
             group_len: scheme.group_len(k),
             table: if scheme.has_table() { w.codebook() } else { Vec::new() },
+            permutation: w.permutation(),
+            scale_table: w.scale_table(),
             low: rows(PlaneKind::CodesLow),
             high: rows(PlaneKind::CodesHigh),
             scales: rows(PlaneKind::Scales),
@@ -111,6 +122,22 @@ impl<'a> Weights<'a> {
     pub fn has_bias(&self) -> bool {
         self.scheme.zero == Zero::Bias
             || matches!(self.scheme.scale, Scale::TwoLevel { sub: SubScale::U8Min | SubScale::U4Min, .. })
+    }
+
+    /// Whether groups have something that integer sums are corrected with after scaling: a bias, a minimum, or a float zero.
+    pub fn has_correction(&self) -> bool {
+        self.has_bias() || self.scheme.zero == Zero::Float
+    }
+
+    /// x `[m, K]` in the order of the stored columns.
+    pub fn in_stored_order<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
+        match &self.permutation {
+            None => Cow::Borrowed(x),
+            Some(columns) => {
+                let rows = x.chunks(self.k.max(1));
+                rows.flat_map(|row| columns.iter().map(|&c| row[c as usize])).collect()
+            }
+        }
     }
 
     /// Codes of a row, four to a word; `out` covers at most the padded row.
@@ -141,6 +168,10 @@ impl<'a> Weights<'a> {
             out.bias.resize(n, 0.0);
             self.biases(row, &mut out.bias);
         }
+        if self.scheme.zero == Zero::Float {
+            out.float_zero.resize(n, 0.0);
+            self.float_zeros(row, &mut out.float_zero);
+        }
     }
 
     /// The scales of a row's groups.
@@ -149,7 +180,7 @@ impl<'a> Weights<'a> {
         let bytes = self.scales.row(row);
         match self.scheme.scale {
             Scale::None => out.fill(1.0),
-            Scale::Direct(kind) => direct_scales(kind, bytes, out),
+            Scale::Direct(kind) => numbers(&self.scale_table, kind, bytes, out),
             Scale::TwoLevel { sub, .. } => {
                 let scales = self.super_scales.row(row);
                 match sub {
@@ -178,7 +209,16 @@ impl<'a> Weights<'a> {
             Scale::TwoLevel { sub: SubScale::U4Min, .. } => {
                 self.each(mins, scales, out, |d, s| -(d * f32::from(s >> 4)));
             }
-            _ => widen_f16(zeros, out),
+            Scale::Direct(kind) => numbers(&[], kind, zeros, out),
+            _ => {}
+        }
+    }
+
+    /// The zeros that are numbers, of a scheme that has them.
+    #[inline(always)]
+    pub fn float_zeros(&self, row: usize, out: &mut [f32]) {
+        if let Scale::Direct(kind) = self.scheme.scale {
+            numbers(&[], kind, self.zeros.row(row), out);
         }
     }
 
@@ -193,7 +233,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Decodes a row into `out` `[k]`. `codes` and `groups` are scratch.
+    /// Decodes a row into `out` `[k]`, in stored order. `codes` and `groups` are scratch.
     #[inline(always)]
     pub fn row(&self, row: usize, codes: &mut Vec<u32>, groups: &mut Groups, out: &mut [f32]) {
         if let Value::Float(kind) = self.scheme.value {
@@ -214,7 +254,10 @@ impl<'a> Weights<'a> {
             match self.scheme.value {
                 Value::Linear { step, .. } => {
                     let offset = self.offset() + groups.zero.get(g).copied().unwrap_or(0);
-                    linear(codes, step, offset, scale, out);
+                    match groups.float_zero.get(g) {
+                        Some(&zero) => linear(codes, step, offset, |v| scale * (v - zero), out),
+                        None => linear(codes, step, offset, |v| scale * v, out),
+                    }
                 }
                 _ => self.look_up(codes, scale, out),
             }
@@ -253,8 +296,8 @@ fn each_of<const N: usize>(supers: &[u8], sub: &[u8], out: &mut [f32], f: impl F
 }
 
 #[inline(always)]
-fn linear(codes: &[u8], step: i32, offset: i32, scale: f32, out: &mut [f32]) {
+fn linear(codes: &[u8], step: i32, offset: i32, weight: impl Fn(f32) -> f32, out: &mut [f32]) {
     for (o, &c) in out.iter_mut().zip(codes) {
-        *o = scale * (step * i32::from(c) - offset) as f32;
+        *o = weight((step * i32::from(c) - offset) as f32);
     }
 }

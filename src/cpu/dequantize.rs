@@ -45,8 +45,15 @@ impl Work for DecodeRows<'_> {
         let Self { weights, first, dtype, out } = self;
         let (mut codes, mut groups) = (Vec::new(), Groups::default());
         let mut values = vec![0f32; weights.k];
+        let mut stored = vec![0f32; if weights.permutation.is_some() { weights.k } else { 0 }];
         for (i, out) in out.chunks_mut(weights.k * dtype.size()).enumerate() {
-            weights.row(first + i, &mut codes, &mut groups, &mut values);
+            match &weights.permutation {
+                None => weights.row(first + i, &mut codes, &mut groups, &mut values),
+                Some(columns) => {
+                    weights.row(first + i, &mut codes, &mut groups, &mut stored);
+                    stored.iter().zip(columns).for_each(|(v, &c)| values[c as usize] = *v);
+                }
+            }
             match dtype {
                 DType::F32 => {
                     for (o, v) in out.as_chunks_mut::<4>().0.iter_mut().zip(&values) {

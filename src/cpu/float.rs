@@ -63,7 +63,7 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
 /// What codes stand for, where a word of them is decoded in registers.
 struct Codes {
     table: Option<[f32; 16]>,
-    /// Offset and zero-point are subtracted from the table's values or the codes.
+    /// Offset and zero are subtracted from the table's values or the codes.
     minus: bool,
 }
 
@@ -71,7 +71,8 @@ impl Codes {
     /// None for plain floats and for tables of more than 16 entries.
     fn of(w: &Weights) -> Option<Self> {
         let bits = u32::from(w.scheme.bits);
-        let zero = w.scheme.zero == Zero::Point;
+        // A float zero stands beside no offset.
+        let zero = matches!(w.scheme.zero, Zero::Point | Zero::Float);
         match w.scheme.value {
             Value::Linear { step: 1, .. } if bits > 4 => Some(Self { table: None, minus: true }),
             Value::Linear { step, .. } if bits <= 4 => {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! value = (u - offset) * unit          u: a byte made of the code;  offset: the format's, plus the zero-point
-//! w = scale * value + bias
+//! w = scale * value + bias             a float zero is the bias -(scale * zero)
 //! sum_k w q a = sum over segments of  scale * a * (sum u q - offset sum q)  +  bias * (a sum q)
 //!
 //! few rows of x:   row by row, lanes along K, x laid out as the words of the code plane want it     (dot::int_rows)
@@ -144,7 +144,7 @@ impl<'a> Few<'a> {
                 let scale = |l: usize| scales.get(group(l)).copied().unwrap_or(0.0);
                 few.scale.push(Words(std::array::from_fn(|l| scale(l).to_bits())));
             }
-            if w.has_bias() {
+            if w.has_correction() {
                 let first = few.sum.len();
                 few.sum.resize(first + bias_entries(w), 0.0);
                 for s in &few.shared.segments {
@@ -274,6 +274,10 @@ impl<'a> Many<'a> {
             }
             if bytes.unit != 1.0 {
                 panel.scale.iter_mut().for_each(|s| *s *= bytes.unit);
+            }
+            if !panel.float_zero.is_empty() {
+                panel.bias.clear();
+                panel.bias.extend(panel.scale.iter().zip(&panel.float_zero).map(|(s, z)| -(s * z)));
             }
             if by_segment {
                 for_segments(segments, nr, &panel.scale, &mut scale);

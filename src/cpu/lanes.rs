@@ -10,7 +10,7 @@
 use super::decode::{Groups, Weights};
 use super::dot::LANES;
 use super::level::{Level, Work, vectorized_at};
-use crate::scheme::layout::code_widths;
+use crate::scheme::{Zero, layout::code_widths};
 use std::ops::Range;
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,7 @@ impl Lanes {
 
 /// Entries of [`RowBlock::group_bias`] per row: a multiple of [`LANES`], 0 without biases.
 pub(super) fn bias_entries(w: &Weights) -> usize {
-    if w.has_bias() { w.groups_per_row.next_multiple_of(LANES) } else { 0 }
+    if w.has_correction() { w.groups_per_row.next_multiple_of(LANES) } else { 0 }
 }
 
 /// Entries of a block of rows, `[rows, entries]` each. Reused from block to block.
@@ -100,11 +100,11 @@ pub(super) struct RowBlock {
     pub scale: Vec<f32>,
     /// Zero-points; empty without.
     pub zero: Vec<i32>,
-    /// Zero-points and offset as numbers, where asked for.
+    /// Zero-points (or float zeros) and offset as numbers, where asked for.
     pub minus: Vec<f32>,
     /// Biases by entry, where asked for; empty without.
     pub bias: Vec<f32>,
-    /// Biases by group, `[rows, bias_entries]`, padded with zeros; empty without.
+    /// Biases by group, `-(scale * zero)` for float zeros, `[rows, bias_entries]`, padded with zeros; empty without.
     pub group_bias: Vec<f32>,
     groups: Groups,
 }
@@ -135,7 +135,8 @@ impl Work for Prepare<'_> {
     fn run(self) {
         let Self { w, lanes, rows, wanted, to } = self;
         let n = lanes.entries();
-        let has_zero = w.scheme.zero == crate::scheme::Zero::Point;
+        let has_zero = w.scheme.zero == Zero::Point;
+        let float_zero = w.scheme.zero == Zero::Float;
         to.scale.resize(rows.len() * n, 0.0);
         to.zero.resize(if has_zero { rows.len() * n } else { 0 }, 0);
         to.minus.resize(if wanted.minus { rows.len() * n } else { 0 }, 0.0);
@@ -162,10 +163,16 @@ impl Work for Prepare<'_> {
                 w.zeros(row, &mut to.groups.zero);
                 lanes.spread(&to.groups.zero, &mut to.zero[range.clone()], |z| z);
             }
+            if float_zero {
+                to.groups.float_zero.resize(w.groups_per_row, 0.0);
+                w.float_zeros(row, &mut to.groups.float_zero);
+            }
             if wanted.minus {
                 let minus = &mut to.minus[range.clone()];
                 if has_zero {
                     lanes.spread(&to.groups.zero, minus, |z| (z + offset) as f32);
+                } else if float_zero {
+                    lanes.spread(&to.groups.float_zero, minus, |z| z);
                 } else {
                     minus.fill(offset as f32);
                 }
@@ -173,9 +180,14 @@ impl Work for Prepare<'_> {
             let biases = bias_entries(w);
             if biases > 0 {
                 let bias = &mut to.group_bias[i * biases..][..w.groups_per_row];
-                w.biases(row, bias);
-                if wanted.bias {
-                    lanes.spread(bias, &mut to.bias[range], |b| b);
+                if float_zero {
+                    w.scales(row, bias);
+                    bias.iter_mut().zip(&to.groups.float_zero).for_each(|(b, z)| *b = -(*b * z));
+                } else {
+                    w.biases(row, bias);
+                    if wanted.bias {
+                        lanes.spread(bias, &mut to.bias[range], |b| b);
+                    }
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! x --activations--> f32 | f16 as f32 | int8      Int8 and integer-valued scheme -> integer
 //!                                                 else                           -> float (int8 activations dequantized)
+//! permuted columns: x in their order, before or (float) after it is quantized
 //! sums -> epilogue -> y
 //! ```
 
@@ -23,7 +24,8 @@ use std::ops::Range;
 ///
 /// NaN and infinities in x reach y as they do in f32 arithmetic; with int8 activations a row of x that has any gives a row of NaN.
 /// Values above 65504 are infinite as f16 activations. With [`Activation::Int8`], schemes whose values are not small integers (NF4,
-/// E4M3, E5M2, learned codebooks, plain floats) are multiplied in f32 with `scale * code` of the activations. The accumulation policy makes no
+/// E4M3, E5M2, learned codebooks, plain floats) are multiplied in f32 with `scale * code` of the activations, and so are permuted weights where
+/// activations have scales per group. The accumulation policy makes no
 /// difference here: sums are in f32.
 ///
 /// The result does not depend on the number of threads. Rows of x may be summed differently in a call with more of them, see [`summation`].
@@ -86,16 +88,31 @@ pub(super) fn matmul_at(
     }
     let weights = Weights::new(w);
     let sums = match product.activation {
-        Activation::F32 => float::sums(level, &weights, &float_rows(x, false), m, rows),
-        Activation::F16 => float::sums(level, &weights, &float_rows(x, true), m, rows),
+        Activation::F32 | Activation::F16 => {
+            let x = float_rows(x, product.activation == Activation::F16);
+            float::sums(level, &weights, &weights.in_stored_order(&x), m, rows)
+        }
         Activation::Int8(Int8Group::Cols(g)) if g != 32 && g != 128 => {
             return Err(Error::unsupported(format!("int8 activations in groups of {g}"), "32 and 128 are"));
         }
         Activation::Int8(group) => {
-            let x = Int8Rows::new(x, group);
-            match Bytes::of(&weights) {
-                Some(bytes) => integer::sums(level, &weights, &bytes, &x, rows),
-                None => float::sums(level, &weights, &x.dequantized(k), m, rows),
+            // With a scale per row the order of the columns does not matter to the codes.
+            let ordered = match group {
+                Int8Group::Row if w.scheme().is_permuted() => {
+                    let values = weights.in_stored_order(&x.to_f32()).into_owned();
+                    Some(Tensor::from_f32(x.shape(), values)?)
+                }
+                _ => None,
+            };
+            let quantized = Int8Rows::new(ordered.as_ref().unwrap_or(x), group);
+            match Bytes::of(&weights).filter(|_| in_integers(w.scheme(), group)) {
+                Some(bytes) => integer::sums(level, &weights, &bytes, &quantized, rows),
+                None => {
+                    let values = quantized.dequantized(k);
+                    let values =
+                        if ordered.is_some() { values.into() } else { weights.in_stored_order(&values) };
+                    float::sums(level, &weights, &values, m, rows)
+                }
             }
         }
     };
@@ -103,12 +120,13 @@ pub(super) fn matmul_at(
     Tensor::from_bytes(shape, product.output, finish(&sums, m, n, epilogue))
 }
 
-/// Whether int8 activations are multiplied in integers.
-fn integer_valued(scheme: &Scheme) -> bool {
-    matches!(
+/// Whether int8 activations are multiplied in integers: not where the scales of a group of them would meet columns of all groups.
+pub(super) fn in_integers(scheme: &Scheme, group: Int8Group) -> bool {
+    let integers = matches!(
         scheme.value,
         Value::Linear { .. } | Value::Codebook(Codebook::E2M1 | Codebook::E2M1Doubled | Codebook::Iq4Nl)
-    )
+    );
+    integers && (group == Int8Group::Row || !scheme.is_permuted())
 }
 
 /// How the terms of a product over `k` are summed, the worst of the paths that a number of rows may take: error bounds follow from it.
@@ -116,7 +134,7 @@ fn integer_valued(scheme: &Scheme) -> bool {
 pub fn summation(product: &Product, scheme: &Scheme, k: usize) -> Summation {
     let lane_depth = LANES.ilog2() as usize;
     match product.activation {
-        Activation::Int8(group) if integer_valued(scheme) => {
+        Activation::Int8(group) if in_integers(scheme, group) => {
             let x_group = match group {
                 Int8Group::Row => k,
                 Int8Group::Cols(g) => g as usize,

@@ -25,12 +25,13 @@ pub(super) struct Panel {
     high: Vec<u32>,
     /// `[K / 4, nr]` for codes of at most 8 bits; the transposed plane itself for floats.
     pub codes: Vec<u32>,
-    /// `[groups, nr]`; zero-points and biases are empty where the scheme has none.
+    /// `[groups, nr]`; zero-points, float zeros and biases are empty where the scheme has none.
     pub scale: Vec<f32>,
     pub zero: Vec<i32>,
+    pub float_zero: Vec<f32>,
     pub bias: Vec<f32>,
     row: Groups,
-    lines: [Vec<u32>; 3],
+    lines: [Vec<u32>; 4],
 }
 
 impl Panel {
@@ -42,6 +43,7 @@ impl Panel {
             codes: Vec::new(),
             scale: Vec::new(),
             zero: Vec::new(),
+            float_zero: Vec::new(),
             bias: Vec::new(),
             row: Groups::default(),
             lines: Default::default(),
@@ -83,11 +85,12 @@ impl Panel {
         for line in &mut self.lines {
             line.clear();
         }
-        let [scale, zero, bias] = &mut self.lines;
+        let [scale, zero, float_zero, bias] = &mut self.lines;
         for i in 0..nr {
             vectorized_at(level, ReadGroups { w, row: row(i), out: &mut self.row });
             scale.extend(self.row.scale.iter().map(|v| v.to_bits()));
             zero.extend(self.row.zero.iter().map(|v| *v as u32));
+            float_zero.extend(self.row.float_zero.iter().map(|v| v.to_bits()));
             bias.extend(self.row.bias.iter().map(|v| v.to_bits()));
         }
         let turn = |lines: &[u32], out: &mut [u32]| {
@@ -98,9 +101,11 @@ impl Panel {
         };
         self.scale.resize(scale.len(), 0.0);
         self.zero.resize(zero.len(), 0);
+        self.float_zero.resize(float_zero.len(), 0.0);
         self.bias.resize(bias.len(), 0.0);
         turn(scale, bytemuck::cast_slice_mut(&mut self.scale));
         turn(zero, bytemuck::cast_slice_mut(&mut self.zero));
+        turn(float_zero, bytemuck::cast_slice_mut(&mut self.float_zero));
         turn(bias, bytemuck::cast_slice_mut(&mut self.bias));
     }
 
@@ -215,40 +220,47 @@ impl<const NR: usize> Work for Values<'_, NR> {
                     }
                 }
             }
+            Value::Linear { .. } if !panel.float_zero.is_empty() => {
+                let zeros = panel.float_zero.as_chunks::<NR>().0;
+                each_word(panel, w, range, out, zeros, |u, zero: f32| u as f32 - zero);
+            }
             Value::Linear { step: 1, .. } => {
-                let offset = w.offset();
-                each_word(panel, w, range, out, |u, zero| (u as i32 - offset - zero) as f32);
+                let (offset, zeros) = (w.offset(), panel.zero.as_chunks::<NR>().0);
+                each_word(panel, w, range, out, zeros, |u, zero: i32| (u as i32 - offset - zero) as f32);
             }
             Value::Linear { step, .. } => {
-                let offset = w.offset();
-                each_word(panel, w, range, out, |u, zero| (step * u as i32 - offset - zero) as f32);
+                let (offset, zeros) = (w.offset(), panel.zero.as_chunks::<NR>().0);
+                each_word(panel, w, range, out, zeros, |u, zero: i32| {
+                    (step * u as i32 - offset - zero) as f32
+                });
             }
             Value::Codebook(_) | Value::Learned => {
                 // A table of 256, so that no index is out of range.
                 let mut table = [0f32; 256];
                 table[..w.table.len()].copy_from_slice(&w.table);
-                each_word(panel, w, range, out, |u, _| table[u as usize & 255]);
+                each_word(panel, w, range, out, &[], |u, _: i32| table[u as usize & 255]);
             }
         }
     }
 }
 
-/// `scale * value(code, zero) (+ bias)` for the four codes of each word.
+/// `scale * value(code, zero) (+ bias)` for the four codes of each word. `zeros` `[groups, NR]`, or empty for zeros of 0.
 #[inline(always)]
-fn each_word<const NR: usize>(
+fn each_word<const NR: usize, Z: Copy + Default>(
     panel: &Panel,
     w: &Weights,
     range: Range<usize>,
     out: &mut [[f32; NR]],
-    value: impl Fn(u32, i32) -> f32,
+    zeros: &[[Z; NR]],
+    value: impl Fn(u32, Z) -> f32,
 ) {
     let words = &panel.codes.as_chunks::<NR>().0[range.start / 4..range.end.div_ceil(4)];
     let (scales, biases) = (panel.scale.as_chunks::<NR>().0, panel.bias.as_chunks::<NR>().0);
-    let zeros = panel.zero.as_chunks::<NR>().0;
+    let none = [Z::default(); NR];
     let (whole, rest) = out.as_chunks_mut::<4>();
     let (whole_words, rest_word) = words.split_at(whole.len());
     let group = |word: usize| ((range.start + 4 * word) / w.group_len).min(w.groups_per_row - 1);
-    let one = |codes: &[u32; NR], byte: usize, g: usize, zero: &[i32; NR], out: &mut [f32; NR]| {
+    let one = |codes: &[u32; NR], byte: usize, g: usize, zero: &[Z; NR], out: &mut [f32; NR]| {
         let scale = &scales[g];
         match biases.get(g) {
             Some(bias) => {
@@ -265,12 +277,12 @@ fn each_word<const NR: usize>(
     };
     for (i, (codes, out)) in whole_words.iter().zip(whole).enumerate() {
         let g = group(i);
-        let zero = zeros.get(g).unwrap_or(&[0; NR]);
+        let zero = zeros.get(g).unwrap_or(&none);
         out.iter_mut().enumerate().for_each(|(byte, out)| one(codes, byte, g, zero, out));
     }
     if let Some(codes) = rest_word.first() {
         let g = group(whole_words.len());
-        let zero = zeros.get(g).unwrap_or(&[0; NR]);
+        let zero = zeros.get(g).unwrap_or(&none);
         rest.iter_mut().enumerate().for_each(|(byte, out)| one(codes, byte, g, zero, out));
     }
 }

@@ -62,15 +62,17 @@ fn reference(x: &[f64], w: &[f32], bias: &[f32], m: usize, k: usize, n: usize) -
     (y, magnitude)
 }
 
-/// The bias or minimum of every weight; empty for schemes without.
+/// The bias, minimum or scaled zero of every weight, which may be summed apart; empty for schemes without.
 fn biases(w: &PackedTensor) -> Vec<f32> {
     let view = super::decode::Weights::new(w);
     let (rows, k) = w.matrix();
     let mut groups = super::decode::Groups::default();
     let mut all = Vec::new();
-    for row in (0..rows).filter(|_| view.has_bias()) {
+    for row in (0..rows).filter(|_| view.has_correction()) {
         view.groups(row, &mut groups);
-        all.extend((0..k).map(|c| groups.bias[c / view.group_len]));
+        let zeros = groups.scale.iter().zip(&groups.float_zero).map(|(s, z)| -s * z);
+        let apart: Vec<f32> = groups.bias.iter().copied().chain(zeros).collect();
+        all.extend((0..k).map(|c| apart[c / view.group_len]));
     }
     all
 }
@@ -161,7 +163,7 @@ fn integer_products_are_alike_on_every_level() {
             let x = Tensor::from_f32([m, k], noise(m * k, 3)).unwrap();
             for group in [Int8Group::Row, Int8Group::Cols(32), Int8Group::Cols(128)] {
                 let product = Product { activation: Activation::Int8(group), ..Product::default() };
-                if super::integer::Bytes::of(&super::decode::Weights::new(&w)).is_none() {
+                if !super::matmul::in_integers(&scheme, group) {
                     continue;
                 }
                 let run = |level| matmul_at(level, &x, &w, 0..37, &product, None, None).unwrap();

@@ -28,6 +28,8 @@ pub struct SchemeContext {
     pub biased: bool,
     /// Whether something may be subtracted before scaling, or added after it.
     pub zeroed: bool,
+    /// Whether columns are stored in an order of their own.
+    pub permuted: bool,
     pub two_level: bool,
     pub groups_per_super: u32,
     /// Bits of the code planes.
@@ -54,6 +56,8 @@ impl From<&Scheme> for SchemeContext {
             Scale::None => ("none", 0, false),
             Scale::Direct(ScaleType::F32) => ("f32", 0, false),
             Scale::Direct(ScaleType::F16) => ("f16", 0, false),
+            Scale::Direct(ScaleType::Bf16) => ("bf16", 0, false),
+            Scale::Direct(ScaleType::Table) => ("table", 0, false),
             Scale::Direct(ScaleType::E8M0) => ("e8m0", 0, false),
             Scale::Direct(ScaleType::E8M0Half) => ("e8m0half", 0, false),
             Scale::Direct(ScaleType::Ue4M3) => ("ue4m3", 0, false),
@@ -64,6 +68,7 @@ impl From<&Scheme> for SchemeContext {
         let zero = match s.zero {
             Zero::None => "none",
             Zero::Point => "point",
+            Zero::Float => "float",
             Zero::Bias => "bias",
         };
         let biased = sub_min || s.zero == Zero::Bias;
@@ -85,7 +90,8 @@ impl From<&Scheme> for SchemeContext {
             scale,
             zero,
             biased,
-            zeroed: biased || offset != 0 || s.zero == Zero::Point,
+            zeroed: biased || offset != 0 || s.zero != Zero::None,
+            permuted: s.is_permuted(),
             two_level: per_super > 0,
             groups_per_super: per_super,
             low,
@@ -105,9 +111,12 @@ fn encoder_name(encoder: Encoder) -> &'static str {
         Encoder::Round => "round",
         Encoder::Absmax => "absmax",
         Encoder::MinMax => "minmax",
+        Encoder::MinMaxBias => "minmax_bias",
+        Encoder::MinMaxZero => "minmax_zero",
         Encoder::MeanAbs => "meanabs",
         Encoder::Nearest => "nearest",
         Encoder::SharedExponent { .. } => "shared_exponent",
+        Encoder::GlobalScale => "global_scale",
         Encoder::GgmlExtreme => "ggml_extreme",
         Encoder::GgmlMinMax => "ggml_minmax",
         Encoder::GgmlAbsmax => "ggml_absmax",
@@ -142,6 +151,8 @@ pub struct WeightParams {
     pub table: u32,
     pub groups: u32,
     pub supers_per_row: u32,
+    pub scale_table: u32,
+    pub perm: u32,
 }
 
 impl WeightParams {
@@ -163,6 +174,8 @@ impl WeightParams {
             table: at(PlaneKind::Codebook),
             groups: scheme.groups_per_row(k) as u32,
             supers_per_row: layout.plane(PlaneKind::SuperScales).map_or(0, |p| (p.row_stride / 2) as u32),
+            scale_table: at(PlaneKind::ScaleTable),
+            perm: at(PlaneKind::Permutation),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Packed weights to dense f32 or f16 on the device.
+//!
+//! Permuted columns are scattered as f32; to f16 they go through a scratch buffer and `convert`.
 
 use super::context::{self, WeightParams};
 use super::weights::{DeviceWeights, binding_limit, row_step};
-use super::{Columns, Scheme, Shader, Specialization, Tier};
+use super::{Columns, Scheme, Shader, Specialization, Tier, convert};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::{DType, Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -55,6 +57,12 @@ pub fn record(
         DType::F16 => true,
         DType::Bf16 => return Err(Error::unsupported("dequantizing to bf16 on the GPU", "f32 and f16 are")),
     };
+    if out_f16 && w.scheme.is_permuted() {
+        let elements = w.rows * w.k;
+        let scratch = gpu.alloc(elements as u64 * 4, "weights before rounding to f16")?;
+        record(gpu, target, w, (&scratch, 0), DType::F32)?;
+        return convert::record(gpu, target, (&scratch, 0), (y, offset), elements, true);
+    }
     let ragged = Columns::of(w.k) == Columns::Ragged;
     let pipeline = Dequantize { scheme: w.scheme, ragged, out_f16, workgroup: WORKGROUP }.pipeline(gpu)?;
     let limit = binding_limit(gpu);
@@ -94,6 +102,9 @@ pub fn shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
             continue;
         }
         for out_f16 in [false, true] {
+            if out_f16 && scheme.is_permuted() {
+                continue;
+            }
             all.push(Dequantize { scheme: *scheme, ragged, out_f16, workgroup: WORKGROUP }.shader()?);
         }
     }

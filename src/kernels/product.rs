@@ -65,9 +65,9 @@ impl ProductSpec {
     }
 
     /// Whether a product on `tier` computes in f16 or has bindings of it. One that does not is the portable one on every tier
-    /// without subgroups; rows of f16 that are not aligned are read as words.
-    fn uses_f16(tier: Tier, ragged: bool, x_f16: bool, y_f16: bool, accumulate: Accumulate) -> bool {
-        tier.f16 && (accumulate != Accumulate::F32 || y_f16 || (x_f16 && !ragged))
+    /// without subgroups; f16 that are read one by one (rows that are not aligned, permuted columns) are read as words.
+    fn uses_f16(tier: Tier, words: bool, x_f16: bool, y_f16: bool, accumulate: Accumulate) -> bool {
+        tier.f16 && (accumulate != Accumulate::F32 || y_f16 || (x_f16 && !words))
     }
 
     /// A few specializations per scheme that between them, over all schemes, have every pair of choices.
@@ -96,7 +96,7 @@ impl ProductSpec {
                         full: columns == Columns::Full,
                         x_f16,
                         y_f16,
-                        f16: Self::uses_f16(tier, ragged, x_f16, y_f16, accumulate),
+                        f16: Self::uses_f16(tier, ragged || scheme.is_permuted(), x_f16, y_f16, accumulate),
                         accumulate,
                         function: functions[turn(2) % 4],
                         bias: turn(4) % 2 == 1,
@@ -287,7 +287,7 @@ pub fn record(
         full: columns == Columns::Full,
         x_f16,
         y_f16,
-        f16: ProductSpec::uses_f16(tier, ragged, x_f16, y_f16, accumulate),
+        f16: ProductSpec::uses_f16(tier, ragged || op.w.scheme.is_permuted(), x_f16, y_f16, accumulate),
         accumulate,
         function: product.function,
         bias: op.bias.is_some(),

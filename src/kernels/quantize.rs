@@ -4,8 +4,8 @@
 //! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros --quantize_codes--> codes, status
 //! ```
 //!
-//! Plain floats have no scales and only the second pass. Schemes whose encoder searches (`GgmlIq4`), and the learning of tables, are
-//! the CPU engine's.
+//! Plain floats have no scales and only the second pass. Schemes whose encoder searches (`GgmlIq4`) or looks at the tensor twice
+//! (`GlobalScale`), and the learning of tables, are the CPU engine's. Permuted schemes keep the columns where they are.
 
 use super::context::{self, WeightParams};
 use super::weights::{DeviceWeights, Part};
@@ -101,7 +101,7 @@ pub struct CodesParams {
 
 /// Whether the device quantizes to this scheme.
 pub fn on_gpu(scheme: &Scheme) -> bool {
-    scheme.encoder != Encoder::GgmlIq4
+    !matches!(scheme.encoder, Encoder::GgmlIq4 | Encoder::GlobalScale)
 }
 
 /// Whether there is a pass over scales.
@@ -130,7 +130,9 @@ fn factors(scheme: &Scheme, table: Option<&Sorted>) -> (f32, f32) {
     };
     let factor = match scheme.encoder {
         Encoder::Absmax => 1.0 / (levels / 2.0 - 1.0),
-        Encoder::MinMax | Encoder::SuperMinMax => 1.0 / (levels - 1.0),
+        Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero | Encoder::SuperMinMax => {
+            1.0 / (levels - 1.0)
+        }
         Encoder::GgmlExtreme | Encoder::SuperAbsmax => -2.0 / levels,
         Encoder::Nearest => table.map_or(0.0, |t| 1.0 / t.max),
         _ => 0.0,
@@ -204,6 +206,12 @@ pub fn record(
     if let (Some(entries), true) = (entries, scheme.has_table()) {
         for part in &weights.parts {
             gpu.write(&part.buffer, u64::from(part.params.table) * 4, bytemuck::cast_slice(entries))?;
+        }
+    }
+    if scheme.is_permuted() {
+        let columns: Vec<u32> = (0..k as u32).collect();
+        for part in &weights.parts {
+            gpu.write(&part.buffer, u64::from(part.params.perm) * 4, bytemuck::cast_slice(&columns))?;
         }
     }
     let mut inputs = Vec::new();

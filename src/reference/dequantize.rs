@@ -1,7 +1,7 @@
 //! The oracle of decoding: the rule of [`crate::scheme`], weight by weight, in single f32 operations.
 //!
 //! ```text
-//! code -> v (table entry, or step * code - offset - zero) -> s * v -> + bias, or - super_min * sub_min
+//! code -> v (table entry, or step * code - offset - zero) -> s * v -> + bias, or - super_min * sub_min -> its column
 //! ```
 //!
 //! It also tells the magnitudes of the terms that an engine may sum apart from each other, from which error bounds are made.
@@ -16,20 +16,21 @@ struct Parts {
     scale: f32,
     value: f32,
     bias: f32,
-    /// `|step * code| + |offset| + |zero|`, or the magnitude of the table entry.
+    /// `|step * code| + |offset| + |zero|` with the zero-point or float zero, or the magnitude of the table entry.
     value_terms: f64,
 }
 
 /// The weights `[rows, k]` of `w`, leading dimensions in `rows`.
 pub fn dequantize(w: &PackedTensor) -> Vec<f32> {
     let (rows, k) = w.matrix();
-    let codebook = w.codebook();
-    let mut out = Vec::with_capacity(rows * k);
+    let tables = Tables::of(w);
+    let mut out = vec![0.0; rows * k];
     for row in 0..rows {
-        for col in 0..k {
-            let p = parts(w, &codebook, row, col);
+        for position in 0..k {
+            let p = parts(w, &tables, row, position);
             let product = p.scale * p.value;
-            out.push(if has_bias(w) { product + p.bias } else { product });
+            let column = tables.column(position);
+            out[row * k + column] = if has_bias(w) { product + p.bias } else { product };
         }
     }
     out
@@ -39,12 +40,13 @@ pub fn dequantize(w: &PackedTensor) -> Vec<f32> {
 /// sums codes, offsets and biases apart rounds relative to these and not to the weight, which may be much smaller.
 pub fn term_magnitudes(w: &PackedTensor) -> Vec<f64> {
     let (rows, k) = w.matrix();
-    let codebook = w.codebook();
-    let mut out = Vec::with_capacity(rows * k);
+    let tables = Tables::of(w);
+    let mut out = vec![0.0; rows * k];
     for row in 0..rows {
-        for col in 0..k {
-            let p = parts(w, &codebook, row, col);
-            out.push(f64::from(p.scale.abs()) * p.value_terms + f64::from(p.bias.abs()));
+        for position in 0..k {
+            let p = parts(w, &tables, row, position);
+            let terms = f64::from(p.scale.abs()) * p.value_terms + f64::from(p.bias.abs());
+            out[row * k + tables.column(position)] = terms;
         }
     }
     out
@@ -57,7 +59,25 @@ fn has_bias(w: &PackedTensor) -> bool {
     w.scheme().zero == Zero::Bias || two_level_min
 }
 
-fn parts(w: &PackedTensor, codebook: &[f32], row: usize, col: usize) -> Parts {
+/// What belongs to the whole tensor.
+struct Tables {
+    codebook: Vec<f32>,
+    scales: Vec<f32>,
+    permutation: Option<Vec<u32>>,
+}
+
+impl Tables {
+    fn of(w: &PackedTensor) -> Self {
+        Self { codebook: w.codebook(), scales: w.scale_table(), permutation: w.permutation() }
+    }
+
+    /// The column that a position holds.
+    fn column(&self, position: usize) -> usize {
+        self.permutation.as_ref().map_or(position, |p| p[position] as usize)
+    }
+}
+
+fn parts(w: &PackedTensor, tables: &Tables, row: usize, col: usize) -> Parts {
     let scheme = w.scheme();
     let (_, k) = w.matrix();
     let code = load_code(w, row, col);
@@ -78,19 +98,29 @@ fn parts(w: &PackedTensor, codebook: &[f32], row: usize, col: usize) -> Parts {
             return Parts { scale: 1.0, value, bias: 0.0, value_terms: f64::from(value.abs()) };
         }
         Value::Codebook(_) | Value::Learned => {
-            let entry = codebook[code as usize];
+            let entry = tables.codebook[code as usize];
             (entry, f64::from(entry.abs()))
         }
         Value::Linear { step, offset } => {
             let zero = if scheme.zero == Zero::Point { i32::from(zero_byte()) } else { 0 };
             let stepped = step * code as i32;
-            let terms = stepped.abs() + offset.abs() + zero;
-            ((stepped - offset - zero) as f32, f64::from(terms))
+            let terms = f64::from(stepped.abs() + offset.abs() + zero);
+            let value = (stepped - offset - zero) as f32;
+            match (scheme.zero, scheme.scale) {
+                (Zero::Float, Scale::Direct(kind)) => {
+                    let zero = direct_scale(w.plane(PlaneKind::Zeros), kind, group);
+                    (value - zero, terms + f64::from(zero.abs()))
+                }
+                _ => (value, terms),
+            }
         }
     };
 
     let (scale, mut bias) = match scheme.scale {
         Scale::None => (1.0, 0.0),
+        Scale::Direct(ScaleType::Table) => {
+            (tables.scales[usize::from(w.plane(PlaneKind::Scales)[group])], 0.0)
+        }
         Scale::Direct(kind) => (direct_scale(w.plane(PlaneKind::Scales), kind, group), 0.0),
         Scale::TwoLevel { sub, super_group } => {
             let super_index = row * k.div_ceil(super_group as usize) + col / super_group as usize;
@@ -105,8 +135,8 @@ fn parts(w: &PackedTensor, codebook: &[f32], row: usize, col: usize) -> Parts {
             (super_scale * sub_scale, bias)
         }
     };
-    if scheme.zero == Zero::Bias {
-        bias = read_f16(w.plane(PlaneKind::Zeros), group);
+    if let (Zero::Bias, Scale::Direct(kind)) = (scheme.zero, scheme.scale) {
+        bias = direct_scale(w.plane(PlaneKind::Zeros), kind, group);
     }
     Parts { scale, value, bias, value_terms }
 }
@@ -115,7 +145,7 @@ fn read_f16(plane: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([plane[2 * index], plane[2 * index + 1]]).to_f32()
 }
 
-/// Scale `index` of a plane of `kind`.
+/// Number `index` of a plane of `kind`.
 pub(super) fn direct_scale(plane: &[u8], kind: ScaleType, index: usize) -> f32 {
     match kind {
         ScaleType::F32 => {
@@ -123,6 +153,7 @@ pub(super) fn direct_scale(plane: &[u8], kind: ScaleType, index: usize) -> f32 {
             f32::from_le_bytes([b[0], b[1], b[2], b[3]])
         }
         ScaleType::F16 => read_f16(plane, index),
+        ScaleType::Bf16 => bf16::from_le_bytes([plane[2 * index], plane[2 * index + 1]]).to_f32(),
         ScaleType::E8M0 => power_of_two(i32::from(plane[index]) - 127),
         ScaleType::E8M0Half => power_of_two(i32::from(plane[index]) - 128),
         ScaleType::Ue4M3 => match plane[index] & 0x7f {
@@ -130,6 +161,7 @@ pub(super) fn direct_scale(plane: &[u8], kind: ScaleType, index: usize) -> f32 {
             b if b < 8 => f32::from(b) * power_of_two(-9),
             b => f32::from(8 + b % 8) * power_of_two(i32::from(b / 8) - 7 - 3),
         },
+        ScaleType::Table => panic!("the numbers of a table-coded scale are those of its tensor"),
     }
 }
 

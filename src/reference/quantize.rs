@@ -14,6 +14,10 @@ use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, 
 use crate::{Error, PackedTensor, Result};
 use half::{bf16, f16};
 
+/// Bounds of the largest magnitude of a table that is given: 2^-20 and 2^20.
+const ENTRIES: std::ops::RangeInclusive<f32> =
+    f32::from_bits((127 - 20) << 23)..=f32::from_bits((127 + 20) << 23);
+
 /// Below this, magnitudes count as zero: 2^-100.
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
@@ -50,6 +54,13 @@ pub fn quantize(
         out.set_codebook(check_table(&scheme, codebook)?);
     }
     let table = sorted_table(&out.codebook());
+    let mut scales = Vec::new();
+    if scheme.encoder == Encoder::GlobalScale {
+        scales = global_scales(x);
+        for (i, entry) in scales.iter().enumerate() {
+            put(out.plane_mut(PlaneKind::ScaleTable), i, &entry.to_le_bytes());
+        }
+    }
     match scheme.encoder {
         Encoder::Round => {
             for (i, &value) in x.iter().enumerate() {
@@ -77,7 +88,7 @@ pub fn quantize(
                     Group::Row => k,
                     Group::Cols(g) => (g as usize).min(k - first % k),
                 };
-                let group = encode_group(&x[first..first + len], k, &scheme, &table);
+                let group = encode_group(&x[first..first + len], k, &scheme, &table, &scales);
                 put(out.plane_mut(PlaneKind::Scales), index, &group.scale);
                 put(out.plane_mut(PlaneKind::Zeros), index, &group.zero);
                 for (i, code) in group.codes.into_iter().enumerate() {
@@ -110,10 +121,10 @@ fn check_table<'a>(scheme: &Scheme, codebook: Option<&'a [f32]>) -> Result<&'a [
         return Err(Error::shape(format!("entries of the table of {scheme}"), entries, given.len()));
     }
     let largest = largest_magnitude(given);
-    if !(TINY..=1.0 / TINY).contains(&largest) {
+    if !ENTRIES.contains(&largest) {
         return Err(Error::shape(
             format!("largest finite magnitude in the table of {scheme}"),
-            "2^-100 to 2^100",
+            "2^-20 to 2^20",
             largest,
         ));
     }
@@ -187,6 +198,10 @@ fn round_to_type(scale: f32, kind: ScaleType) -> (Vec<u8>, f32) {
             let rounded = to_f16(scale);
             (rounded.to_le_bytes().to_vec(), rounded.to_f32())
         }
+        ScaleType::Bf16 => {
+            let rounded = bf16::from_f32(scale);
+            (rounded.to_le_bytes().to_vec(), rounded.to_f32())
+        }
         _ => panic!("byte scales have encoders of their own"),
     }
 }
@@ -216,7 +231,15 @@ fn extreme(x: &[f32]) -> f32 {
     v
 }
 
-fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)]) -> EncodedGroup {
+/// The scale table of [`Encoder::GlobalScale`].
+fn global_scales(x: &[f32]) -> Vec<f32> {
+    let (_, _, amax) = extremes(x);
+    let global = if amax < TINY { 0.0 } else { amax * reciprocal(448.0 * 6.0) };
+    (0..=255u8).map(|byte| direct_scale(&[byte], ScaleType::Ue4M3, 0) * global).collect()
+}
+
+/// `scales` is the table of table-coded scales.
+fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scales: &[f32]) -> EncodedGroup {
     let Scale::Direct(kind) = scheme.scale else { panic!("{scheme} has no scale per group") };
     let bits = u32::from(scheme.bits);
     let (levels, half) = ((1i32 << bits) - 1, (1i32 << bits) / 2);
@@ -252,6 +275,35 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)]) -> E
             };
             x.iter().map(code).collect()
         }
+        Encoder::MinMaxBias => {
+            let wanted = if tiny { 0.0 } else { (max - min) * reciprocal(levels as f32) };
+            let (bytes, s) = round_to_type(wanted, kind);
+            scale = bytes;
+            let wanted = if s == 0.0 || min > -TINY { 0.0 } else { min };
+            let (bytes, bias) = round_to_type(wanted, kind);
+            zero = bytes;
+            let code = |&v: &f32| {
+                let t = v - bias;
+                if s == 0.0 || t <= 0.0 { 0 } else { steps(t, s, levels) as u32 }
+            };
+            x.iter().map(code).collect()
+        }
+        Encoder::MinMaxZero => {
+            let wanted = if tiny { 0.0 } else { (max - min) * reciprocal(levels as f32) };
+            let (bytes, s) = round_to_type(wanted, kind);
+            scale = bytes;
+            let sixteenths = if s == 0.0 { 0 } else { steps(-min, s / 16.0, 16 * levels) };
+            let (bytes, z) = round_to_type(sixteenths as f32 / 16.0, kind);
+            zero = bytes;
+            let code = |&v: &f32| {
+                let mut code = 0;
+                while s > 0.0 && code < levels && (((code + 1) as f32 - 0.5) - z) * s <= v {
+                    code += 1;
+                }
+                code as u32
+            };
+            x.iter().map(code).collect()
+        }
         Encoder::MeanAbs => {
             let sum = match scheme.group {
                 Group::Cols(g) if g <= 256 => sum_in_sequence(x),
@@ -276,6 +328,17 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)]) -> E
             scale = vec![byte];
             let s = direct_scale(&scale, kind, 0);
             let code = |&v: &f32| if tiny { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
+            x.iter().map(code).collect()
+        }
+        Encoder::GlobalScale => {
+            let a = amax * reciprocal(6.0);
+            let mut byte = 0;
+            while !tiny && byte < 0x7e && a > (scales[byte] + scales[byte + 1]) * 0.5 {
+                byte += 1;
+            }
+            scale = vec![byte as u8];
+            let s = scales[byte];
+            let code = |&v: &f32| if s == 0.0 { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
             x.iter().map(code).collect()
         }
         Encoder::GgmlExtreme => {
@@ -525,6 +588,24 @@ mod tests {
         // min -1, max 14, scale 1 (15 * C(15) rounds to it), zero-point 1.
         let w = one_row("int4-g4-asym", &[-1.0, 14.0, 0.0, 6.6]);
         assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[1u8][..], vec![0, 15, 1, 8]));
+        // min -1, max 2, scale 1, bias -1: halves go up. A float zero of 1/2 where the smallest is -1/2.
+        let w = one_row("int2-g4-bias", &[-1.0, 2.0, 0.0, 0.5]);
+        assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[0, 0xbc][..], vec![0, 3, 1, 2]));
+        let w = one_row("int2-g4-fzero-f32", &[-0.5, 2.5, 0.0, 0.25]);
+        assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&0.5f32.to_le_bytes()[..], vec![0, 3, 1, 1]));
+        // bf16 has 8 bits: 9 / 7 is 0x3fa4.92.., the bias -9 is 0xc110.
+        let w = one_row("int4-g4-bf16", &[9.0, 0.0, -9.0, 1.0]);
+        assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (&[0xa5, 0x3f][..], vec![15, 8, 1, 9]));
+        let w = one_row("int8-row-bias-bf16", &[-9.0, 0.0, 246.0]);
+        assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[0x10, 0xc1][..], vec![0, 9, 255]));
+        // The largest of all has the scale 448 G, a group of 1/896 of it the scale G / 2.
+        let mut x = [0.0; 20];
+        (x[3], x[16], x[17]) = (-2688.0, 3.0, 1.1);
+        let w = one_row("nvfp4-global", &x);
+        let (own, table) = (codes(&w), w.scale_table());
+        assert_eq!((w.plane(PlaneKind::Scales), table[0x38]), (&[0x7e, 0x30][..], 2688.0 * (1.0 / 2688.0)));
+        assert_eq!((table[0x7e], table[0xb8], table[0x7f]), (448.0 * table[0x38], table[0x38], 0.0));
+        assert_eq!((own[3], own[4], own[16], own[17]), (15, 0, 7, 4));
         // Halfway between entries, the one nearer to zero: 1.25 -> 1, 1.75 -> 1.5, 2.5 -> 2, 5 -> 4, and at 0.25 -> 0.
         let w = one_row("fp4-g8", &[6.0, 1.25, -1.75, 2.5, -5.0, 0.25, -0.25, 5.01]);
         assert_eq!(codes(&w), [7, 2, 11, 4, 14, 0, 0, 7]);
@@ -540,6 +621,10 @@ mod tests {
             ("nf4-g4", &[0; 2], 7),
             ("e4m3-row", &[0; 4], 0),
             ("mxfp8", &[0], 0),
+            ("int4-g4-bias", &[0; 2], 0),
+            ("int4-g4-bias-bf16", &[0; 2], 0),
+            ("int4-row-fzero", &[0; 4], 0),
+            ("nvfp4-global", &[0], 0),
         ] {
             let w = one_row(name, &x);
             assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (scale, vec![code; 4]), "{name}");
@@ -548,6 +633,10 @@ mod tests {
         let w = one_row("int4-g4-asym", &[-1e-8, 1e-8, 0.0, 5e-9]);
         assert_eq!((w.plane(PlaneKind::Scales), w.plane(PlaneKind::Zeros)), (&[0u8; 2][..], &[0u8][..]));
         assert_eq!(codes(&w), [0; 4]);
+        for name in ["int4-g4-bias", "int4-g4-fzero"] {
+            let w = one_row(name, &[-1e-8, 1e-8, 0.0, 5e-9]);
+            assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[0u8; 2][..], vec![0; 4]), "{name}");
+        }
         let w = one_row("int1-row", &x);
         assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (&[0u8; 4][..], vec![1, 0, 1, 1]));
     }

@@ -12,6 +12,8 @@ pub enum Codebook {
     Nf4,
     /// FP4 E2M1 in OCP order, sign in the top bit: 0, .5, 1, 1.5, 2, 3, 4, 6.
     E2M1,
+    /// bitsandbytes' FP4: E2M1-like values in an order of their own, in -1..=1. Source: bitsandbytes `get_4bit_type`.
+    BnbFp4,
     /// E2M1 doubled, with a plain 0 for code 8. Source: GGUF MXFP4.
     E2M1Doubled,
     /// IQ4_NL's non-linear integers. Source: ggml `kvalues_iq4nl`.
@@ -42,6 +44,25 @@ const NF4: [f32; 16] = [
 ];
 const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+/// 0, 0.0625, 8, 12, 4, 6, 2, 3 and their negatives, divided by 12; code 8 is a plain 0.
+const BNB_FP4: [f32; 16] = [
+    0.0,
+    0.0625 / 12.0,
+    8.0 / 12.0,
+    1.0,
+    4.0 / 12.0,
+    0.5,
+    2.0 / 12.0,
+    0.25,
+    0.0,
+    -0.0625 / 12.0,
+    -8.0 / 12.0,
+    -1.0,
+    -4.0 / 12.0,
+    -0.5,
+    -2.0 / 12.0,
+    -0.25,
+];
 const E2M1_DOUBLED: [f32; 16] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
 const IQ4_NL: [f32; 16] = [
@@ -78,6 +99,7 @@ impl Codebook {
         match self {
             Self::Nf4 => &NF4,
             Self::E2M1 => &E2M1,
+            Self::BnbFp4 => &BNB_FP4,
             Self::E2M1Doubled => &E2M1_DOUBLED,
             Self::Iq4Nl => &IQ4_NL,
             Self::E4M3 => E4M3.get_or_init(|| small_float_table(3, 7, false)),
@@ -146,6 +168,8 @@ mod tests {
         let s = Sorted::new(Codebook::E2M1.entries());
         assert_eq!((s.codes.len(), s.codes[0], s.codes[7], s.codes[14]), (15, 15, 0, 7));
         assert_eq!((s.mids[7], s.zero, s.max), (0.25, 0, 6.0));
+        let s = Sorted::new(Codebook::BnbFp4.entries());
+        assert_eq!((s.codes.len(), s.codes[0], s.codes[7], s.codes[8]), (15, 11, 0, 1));
         let s = Sorted::new(Codebook::E4M3.entries());
         assert_eq!((s.codes.len(), s.max), (253, 448.0));
         assert_eq!(Sorted::new(Codebook::Nf4.entries()).zero, 7);

@@ -1,7 +1,7 @@
 //! Planes: where codes, scales and zeros of a packed tensor lie in memory.
 //!
 //! ```text
-//! one buffer:  | codes low | codes high | scales | zeros | super-scales | super-minima | codebook |
+//! one buffer:  | codes low | codes high | scales | zeros | super-scales | super-minima | codebook | scale table | permutation |
 //!              each plane starts on a multiple of 256 bytes; absent planes take no room
 //! ```
 //!
@@ -13,9 +13,10 @@
 //! two per word, the first in the low half.
 //!
 //! **Scales, zeros** `[rows, groups]`, super-scales and super-minima `[rows, super-groups]`: row-major without row padding. A
-//! per-tensor scale is one entry. **Codebook**: `2^bits` f32, present for fixed and learned tables alike.
+//! per-tensor scale is one entry. **Codebook**: `2^bits` f32, present for fixed and learned tables alike. **Scale table**: 256 f32, what
+//! the bytes of the scales stand for. **Permutation**: K u32, the column that each stored position holds.
 
-use super::{Group, Scale, Scheme, SubScale, Zero};
+use super::{Group, Scale, ScaleType, Scheme, SubScale};
 
 /// The kinds of planes, in buffer order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,11 +28,13 @@ pub enum PlaneKind {
     SuperScales,
     SuperMins,
     Codebook,
+    ScaleTable,
+    Permutation,
 }
 
 impl PlaneKind {
     /// All kinds in buffer order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::CodesLow,
         Self::CodesHigh,
         Self::Scales,
@@ -39,6 +42,8 @@ impl PlaneKind {
         Self::SuperScales,
         Self::SuperMins,
         Self::Codebook,
+        Self::ScaleTable,
+        Self::Permutation,
     ];
 
     /// The name used in files and errors.
@@ -51,6 +56,8 @@ impl PlaneKind {
             Self::SuperScales => "super_scales",
             Self::SuperMins => "super_mins",
             Self::Codebook => "codebook",
+            Self::ScaleTable => "scale_table",
+            Self::Permutation => "permutation",
         }
     }
 }
@@ -63,9 +70,9 @@ pub struct Plane {
     pub offset: usize,
     /// Bytes of the plane, padding of rows included.
     pub len: usize,
-    /// Bytes from one row to the next; 0 where all rows share the plane (codebook, per-tensor scale).
+    /// Bytes from one row to the next; 0 where all rows share the plane (tables, permutation, per-tensor scale).
     pub row_stride: usize,
-    /// Bits that carry the tensor: without padding, and 0 for a codebook.
+    /// Bits that carry the tensor: without padding, and 0 for tables.
     pub payload_bits: usize,
 }
 
@@ -82,6 +89,9 @@ pub const PLANE_ALIGN: usize = 256;
 pub const ROW_VALUES: usize = 32;
 /// Code rows start on multiples of this many bytes.
 pub const ROW_ALIGN: usize = 16;
+
+/// Entries of a scale table.
+pub const SCALE_TABLE: usize = 256;
 
 /// Widths in bits of the code planes of a `bits`-bit code: low plane, high plane (0 if none).
 pub const fn code_widths(bits: u8) -> (usize, usize) {
@@ -127,12 +137,7 @@ impl Layout {
             Scale::Direct(t) => t.size(),
             Scale::TwoLevel { .. } => 1,
         };
-        let zero_size = match (scheme.zero, scheme.scale) {
-            (Zero::Bias, _) => 2,
-            (Zero::Point, _) | (Zero::None, Scale::TwoLevel { sub: SubScale::U8Min, .. }) => 1,
-            (Zero::None, _) => 0,
-        };
-        for (kind, size) in [(Scales, scale_size), (Zeros, zero_size)] {
+        for (kind, size) in [(Scales, scale_size), (Zeros, scheme.zero_size())] {
             match scheme.group {
                 _ if size == 0 => {}
                 Group::Tensor => layout.push(kind, size, 0, size * 8),
@@ -148,6 +153,12 @@ impl Layout {
         }
         if scheme.has_table() {
             layout.push(Codebook, 4 << scheme.bits, 0, 0);
+        }
+        if scheme.scale == Scale::Direct(ScaleType::Table) {
+            layout.push(ScaleTable, 4 * SCALE_TABLE, 0, 0);
+        }
+        if scheme.is_permuted() {
+            layout.push(Permutation, 4 * k, 0, 32 * k);
         }
         layout.len = layout.len.next_multiple_of(PLANE_ALIGN);
         layout

@@ -1,8 +1,10 @@
 //! A weight format as a value: one point in a small space of orthogonal choices.
 //!
 //! ```text
-//! w[n,k] = scale(n, g) * (value(code[n,k]) - zero(n, g)) + bias(n, g)        g = the group that k falls in
+//! w[n, c(j)] = scale(n, g) * (value(code[n,j]) - zero(n, g)) + bias(n, g)        g = the group that j falls in
 //! ```
+//!
+//! j is the position in which a code is stored and c(j) the column of the weight that it belongs to: j itself, or `permutation[j]`.
 //!
 //! [`Scheme`] holds the choices, [`codebook`] the tables, [`preset`] the named points and the text form, [`layout`]
 //! the planes in which codes and scales lie in memory. Every engine, kernel and file transcoder is written over these
@@ -11,12 +13,14 @@
 //! **Decoding** is a fixed list of single f32 operations, so that every engine gives the same bits:
 //!
 //! 1. `v` = the codebook entry, or `step * code - offset - zero_point` (integers, exact in f32);
-//! 2. `s` = the scale, widened to f32; two-level: `super_scale * sub_scale`;
-//! 3. `w = s * v`;
-//! 4. with a bias: `w = w + bias`; two-level: `w = w - super_min * sub_min`.
+//! 2. with a float zero: `v = v - zero`, the zero widened to f32;
+//! 3. `s` = the scale, widened to f32 or looked up; two-level: `super_scale * sub_scale`;
+//! 4. `w = s * v`;
+//! 5. with a bias: `w = w + bias`; two-level: `w = w - super_min * sub_min`.
 //!
-//! In every scheme with a bias the products of steps 2 to 4 fit in 24 bits, so that a compiler that fuses the last
-//! two operations changes nothing.
+//! In every scheme with a bias the products of steps 3 to 5 fit in 24 bits, so that a compiler that fuses the last
+//! two operations changes nothing: that is why scales beside a bias are f16 or bf16. A scale, zero or bias below 2^-126 (subnormal in f32)
+//! may be taken for 0 by a GPU.
 //!
 //! **Encoding** is [`Encoder`]. This file does not encode or decode anything.
 
@@ -67,6 +71,7 @@ pub enum Group {
 pub enum ScaleType {
     F32,
     F16,
+    Bf16,
     /// One byte `e`: `2^(e - 127)`; `e = 0` is the subnormal `2^-127`, `e = 255` (NaN in OCP, never encoded) is infinity.
     E8M0,
     /// One byte `e`: `2^(e - 128)`, for tables that hold twice the value (GGUF MXFP4).
@@ -74,6 +79,9 @@ pub enum ScaleType {
     /// One byte, unsigned: 4 exponent bits of bias 7, 3 mantissa bits, the top bit ignored; `0x7f` decodes to 0 as in GGUF
     /// NVFP4. Exponent 15 is a power of two like the others: `0x7e` is 448.
     Ue4M3,
+    /// One byte, the index in a table of 256 f32 that belongs to the tensor: E4M3 scales of a tensor that has a global scale besides,
+    /// their product (or quotient) worked out once per tensor.
+    Table,
 }
 
 impl ScaleType {
@@ -81,8 +89,8 @@ impl ScaleType {
     pub const fn size(self) -> usize {
         match self {
             Self::F32 => 4,
-            Self::F16 => 2,
-            Self::E8M0 | Self::E8M0Half | Self::Ue4M3 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::E8M0 | Self::E8M0Half | Self::Ue4M3 | Self::Table => 1,
         }
     }
 }
@@ -116,8 +124,20 @@ pub enum Zero {
     None,
     /// An unsigned byte per group, subtracted from the code.
     Point,
-    /// An f16 per group, added after scaling.
+    /// A number of the scale's type per group, subtracted before scaling from codes without an offset: f32, f16 or bf16.
+    Float,
+    /// A number of the scale's type per group, added after scaling: f16 or bf16.
     Bias,
+}
+
+/// In which order the columns of a weight are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// As they are.
+    Natural,
+    /// By a permutation that belongs to the tensor and all its rows share; groups are consecutive in stored order (GPTQ's act-order).
+    /// Encoders leave the columns where they are: the permutation is then 0, 1, 2, ...
+    Permuted,
 }
 
 /// The GGUF block type a scheme is laid out as in a file. It fixes the encoder and the divisor of K.
@@ -166,7 +186,8 @@ impl Ggml {
 /// How scales and codes are chosen directly from the weights of a group.
 ///
 /// Notation: all operations are single f32 operations, rounded to nearest even, in the order written. `C(n)` is the
-/// f32 nearest to `1/n`. `f16(x)` rounds to the nearest even f16 and saturates at 65504. `amax` is `max |x|`, `max`
+/// f32 nearest to `1/n`. `f16(x)` rounds to the nearest even f16 and saturates at 65504. `round_to_type` is that for f16, rounds to the
+/// nearest even bf16, and leaves f32 as it is. `amax` is `max |x|`, `max`
 /// and `min` are the extremes *with +0 included* (`max >= 0 >= min`). `n` is the number of values of the group (fewer in a short last
 /// one). "The sign of" is the sign bit; a code is counted from an integer, so `q = -0` does not exist.
 ///
@@ -174,10 +195,10 @@ impl Ggml {
 /// `t / s` half away from zero with single products and no division.
 ///
 /// For every encoder that is lowbit's own (no `Ggml` in the name):
-/// - `s` in the rounding of codes is the *stored* scale (after `f16`).
-/// - A *tiny* group has `amax < 2^-100` (compared by bits): its scale is +0 (its byte 0 for E8M0 types), its zero-point 0, and its
+/// - `s` in the rounding of codes is the *stored* scale (after `round_to_type`).
+/// - A *tiny* group has `amax < 2^-100` (compared by bits): its scale is +0 (its byte 0 for E8M0 types), its zero-point, float zero or bias +0, and its
 ///   codes are those of the next rule, for E8M0 too, although byte 0 decodes to a (subnormal) power of two.
-/// - Where the scale of a group is 0, because the group is tiny or because f16 rounded it to 0, the zero-point is 0 and every
+/// - Where the scale of a group is 0, because the group is tiny or because f16 rounded it to 0, the zero-point, float zero or bias is +0 and every
 ///   code is the one that x = 0 gets with a positive scale: the offset, the zero-point, the table's entry nearest to 0 (of -a and +a
 ///   the latter). Only [`Encoder::MeanAbs`] keeps to its sign rule, which does not look at the scale.
 ///
@@ -195,6 +216,13 @@ pub enum Encoder {
     /// `z = steps(-min, scale, 2^bits - 1)`, `q = steps(|x|, scale, 2^bits)` with the sign of x,
     /// `code = clamp(q + z, 0, 2^bits - 1)`. `z = 0` where the scale is 0.
     MinMax,
+    /// Linear codes with a bias: the scale of `MinMax`, `bias = round_to_type(min)` (+0 where `min > -2^-100`), `t = x - bias` with the stored
+    /// bias, `code = 0 if t <= 0, else steps(t, scale, 2^bits - 1)`.
+    MinMaxBias,
+    /// Linear codes with a float zero: the scale of `MinMax`, `zero = round_to_type(steps(-min, scale / 16, 16 * (2^bits - 1)) / 16)`,
+    /// a sixteenth being fine enough and needing no division; `code` is the largest integer up to `2^bits - 1` that is 0 or has
+    /// `((code - 0.5) - zero) * scale <= x`.
+    MinMaxZero,
     /// One bit: `scale = round_to_type(sum(|x|) * C(n))`, code 0 where x is negative, else 1 (so 1 for -0). Values below
     /// `2^-100` count as 0 in the sum, and here a group is tiny when the *sum* is below `2^-100`. Order of the sum, every accumulator
     /// starting at +0: groups `Cols(g)` with g <= 256: in sequence. Rows (of any length) and `Cols(g)` with g > 256 (a short last group
@@ -206,13 +234,17 @@ pub enum Encoder {
     /// whose interval holds x, intervals being split at `mid * scale` (one product), `mid = (a + b) * 0.5` of neighbours `a < b` in
     /// the sorted table; on the boundary the entry nearer to zero wins, the upper one where `mid` is 0. Equal entries (+0, -0): the lower code.
     /// NaN and infinite entries are never chosen. `Learned`: as here, the table given, whose largest finite magnitude must lie in
-    /// `2^-100..=2^100`.
+    /// `2^-20..=2^20`, so that scales stay within f32.
     Nearest,
     /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte
-    /// (0 for a tiny group), `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3. The
+    /// (0 for a tiny group), `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3, 15 for E5M2. The
     /// scale in `mid * scale` is the byte's decoded value, `2^(e - 127)` or `2^(e - 128)`. `floor(log2(amax))` is amax's exponent: the
     /// bytes are those of ggml for MXFP4, but where its `log2f` rounds up to an integer (amax a few ulp below a power of two).
     SharedExponent { emax: i32 },
+    /// As `Nearest`, with two levels of scales and a table of their products. `G = amax of the tensor * C(2688)`, 2688 being 448 * 6, and +0
+    /// for a tiny tensor. Entry b of the scale table is `e4m3(b) * G`: that of `b & 0x7f`, and 0 for 0x7f. Per group `a = amax * C(6)`; the scale
+    /// byte is the number of b below 0x7e with `a > (entry(b) + entry(b + 1)) * 0.5`. Tiny groups have byte 0.
+    GlobalScale,
     /// GGUF Q4_0, Q5_0: `v` = the value of largest magnitude with its sign (the first wins; +0 in a group of zeros),
     /// `d = v * (-1/2^(bits-1))` (so -0 for zeros), `code = min(2^bits - 1, trunc(x * id + (2^(bits-1) + 0.5)))`; scale `f16(d)`.
     GgmlExtreme,
@@ -253,6 +285,7 @@ pub struct Scheme {
     pub group: Group,
     pub scale: Scale,
     pub zero: Zero,
+    pub order: Order,
     pub encoder: Encoder,
     /// The GGUF block type, if it is one.
     pub ggml: Option<Ggml>,
@@ -293,6 +326,20 @@ impl Scheme {
         matches!(self.value, Value::Float(_))
     }
 
+    /// Whether the tensor has a plane that tells which column a stored position is.
+    pub fn is_permuted(&self) -> bool {
+        self.order == Order::Permuted
+    }
+
+    /// Bytes per group in the plane of zeros: zero-points, float zeros, biases or the minima of two levels. 0 if there is none.
+    pub fn zero_size(&self) -> usize {
+        match (self.zero, self.scale) {
+            (Zero::Bias | Zero::Float, Scale::Direct(t)) => t.size(),
+            (Zero::Point, _) | (_, Scale::TwoLevel { sub: SubScale::U8Min, .. }) => 1,
+            _ => 0,
+        }
+    }
+
     /// Checks that a weight of `shape` [.., N, K] can be held and returns `(rows, k)`, the leading dimensions in `rows`.
     ///
     /// # Errors
@@ -307,6 +354,9 @@ impl Scheme {
         let rows = crate::tensor::element_count(lead).ok_or_else(|| bad("too many elements"))?;
         // 4 bytes per element and the padding of a row still have to be countable.
         let padded = k.checked_next_multiple_of(32).and_then(|k| k.checked_mul(8));
+        if self.is_permuted() && u32::try_from(k).is_err() {
+            return Err(bad("more columns than a permutation of 32-bit numbers has"));
+        }
         padded.and_then(|k| k.checked_mul(rows)).ok_or_else(|| bad("too many elements"))?;
         if let Some(ggml) = self.ggml
             && k % ggml.block() != 0
@@ -330,7 +380,7 @@ impl Scheme {
         }
     }
 
-    /// Bits per weight for rows of `k`: codes, scales and zeros; without row padding and without tables.
+    /// Bits per weight for rows of `k`: codes, scales, zeros and a permutation; without row padding and without tables.
     pub fn bits_per_weight(&self, rows: usize, k: usize) -> f64 {
         let bits: usize = Layout::new(self, rows, k).planes().iter().map(|p| p.payload_bits).sum();
         bits as f64 / (rows * k) as f64

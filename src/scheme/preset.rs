@@ -1,9 +1,19 @@
 //! The named schemes: one table, and the text form of the parametric families.
 //!
 //! ```text
-//! int{1,2,3,4,5,6,8}-{tensor,row,gN}[-asym]   nf4-gN   fp4-gN   codebook{1..6,8}-gN   e4m3-row   e5m2-row
-//! mxfp4   mxfp8   nvfp4   f32   f16   bf16   q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs tq1_0 tq2_0 q1_0 q2_0
+//! int{1..8}-{tensor,row,gN}[-asym|-bias|-fzero][-SCALE][-perm]
+//! {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN}[-SCALE][-perm]    codebook{1..6,8}-gN[-SCALE][-perm]
+//! mxfp4   mxfp8   nvfp4   nvfp4-global   f32   f16   bf16
+//! q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs tq1_0 tq2_0 q1_0 q2_0
 //! ```
+//!
+//! | part | says |
+//! |---|---|
+//! | `-asym` | a zero-point, an integer of 8 bits |
+//! | `-bias` | a bias added after scaling, of the scale's type (f16 or bf16) |
+//! | `-fzero` | a zero of the scale's type, subtracted from the code before scaling |
+//! | `SCALE` | `f32`, `f16`, `bf16`, or for fp4, e4m3 and e5m2 in groups `e8m0`; f16 per group (always beside a bias) and f32 per row or tensor are not written |
+//! | `-perm` | the columns are stored in an order of their own |
 //!
 //! Text parses to a [`Scheme`] and prints back to the same text. Group sizes are multiples of 4.
 
@@ -30,7 +40,16 @@ const fn ggml(
 ) -> Preset {
     Preset {
         name,
-        scheme: Scheme { bits, value, group: Group::Cols(group), scale, zero, encoder, ggml: Some(kind) },
+        scheme: Scheme {
+            bits,
+            value,
+            group: Group::Cols(group),
+            scale,
+            zero,
+            order: Order::Natural,
+            encoder,
+            ggml: Some(kind),
+        },
     }
 }
 
@@ -43,6 +62,7 @@ const fn float(name: &'static str, bits: u8, kind: Float) -> Preset {
             group: Group::Row,
             scale: Scale::None,
             zero: Zero::None,
+            order: Order::Natural,
             encoder: Encoder::Round,
             ggml: None,
         },
@@ -120,18 +140,32 @@ pub static PRESETS: &[Preset] = &[
     ),
     Preset {
         name: "mxfp8",
-        scheme: Scheme {
-            bits: 8,
-            value: Value::Codebook(Codebook::E4M3),
-            group: Group::Cols(32),
-            scale: Scale::Direct(ScaleType::E8M0),
-            zero: Zero::None,
-            encoder: Encoder::SharedExponent { emax: 8 },
-            ggml: None,
-        },
+        scheme: table(
+            8,
+            Value::Codebook(Codebook::E4M3),
+            Group::Cols(32),
+            ScaleType::E8M0,
+            Encoder::SharedExponent { emax: 8 },
+        ),
     },
-    Preset { name: "e4m3-row", scheme: nearest(8, Value::Codebook(Codebook::E4M3), Group::Row) },
-    Preset { name: "e5m2-row", scheme: nearest(8, Value::Codebook(Codebook::E5M2), Group::Row) },
+    Preset {
+        name: "e4m3-row",
+        scheme: table(8, Value::Codebook(Codebook::E4M3), Group::Row, ScaleType::F32, Encoder::Nearest),
+    },
+    Preset {
+        name: "e5m2-row",
+        scheme: table(8, Value::Codebook(Codebook::E5M2), Group::Row, ScaleType::F32, Encoder::Nearest),
+    },
+    Preset {
+        name: "nvfp4-global",
+        scheme: table(
+            4,
+            Value::Codebook(Codebook::E2M1),
+            Group::Cols(16),
+            ScaleType::Table,
+            Encoder::GlobalScale,
+        ),
+    },
 ];
 
 /// Names of one member of each parametric family and group kind, and short last groups: with [`PRESETS`], what tests
@@ -174,6 +208,19 @@ pub const FAMILY_SAMPLES: &[&str] = &[
     "codebook5-g64",
     "codebook6-g128",
     "codebook8-g128",
+    "int7-g32",
+    "int4-g128-bf16",
+    "nf4-g64-f32",
+    "bnbfp4-g64",
+    "e4m3-g128",
+    "fp4-g32-e8m0",
+    "int4-g64-bias",
+    "int8-row-bias-bf16",
+    "int4-g64-fzero",
+    "int8-row-fzero",
+    "int2-g16-fzero-bf16",
+    "int4-g128-asym-perm",
+    "int5-g32-perm",
 ];
 
 /// Every preset and family sample: the axis of schemes in the differential suite.
@@ -182,34 +229,55 @@ pub fn samples() -> Vec<Scheme> {
     PRESETS.iter().map(|p| p.scheme).chain(families).collect()
 }
 
-/// Scales per row or tensor are few, so they are f32; scales per group are f16.
-const fn scale_for(group: Group) -> Scale {
-    match group {
-        Group::Tensor | Group::Row => Scale::Direct(ScaleType::F32),
-        Group::Cols(_) => Scale::Direct(ScaleType::F16),
+/// The scale's type where the name of a family does not say it. Scales per row or tensor are few, so they are f32, but beside a bias,
+/// where products have to be exact; scales per group are f16.
+const fn default_scale(group: Group, zero: Zero) -> ScaleType {
+    match (group, zero) {
+        (Group::Cols(_), _) | (_, Zero::Bias) => ScaleType::F16,
+        (Group::Tensor | Group::Row, _) => ScaleType::F32,
     }
 }
 
-const fn nearest(bits: u8, value: Value, group: Group) -> Scheme {
+/// Codes in a table, without zeros.
+const fn table(bits: u8, value: Value, group: Group, scale: ScaleType, encoder: Encoder) -> Scheme {
     Scheme {
         bits,
         value,
         group,
-        scale: scale_for(group),
+        scale: Scale::Direct(scale),
         zero: Zero::None,
-        encoder: Encoder::Nearest,
+        order: Order::Natural,
+        encoder,
         ggml: None,
     }
 }
 
-/// `int{bits}-{group}[-asym]`.
-const fn int(bits: u8, group: Group, asym: bool) -> Scheme {
-    let (value, zero, encoder) = match (bits, asym) {
-        (1, _) => (Value::Linear { step: 2, offset: 1 }, Zero::None, Encoder::MeanAbs),
-        (_, true) => (linear(0), Zero::Point, Encoder::MinMax),
-        (_, false) => (linear(1 << (bits - 1)), Zero::None, Encoder::Absmax),
-    };
-    Scheme { bits, value, group, scale: scale_for(group), zero, encoder, ggml: None }
+/// What a family name may say after the group, in this order; see the file's text.
+const ZEROS: [(&str, Zero); 3] = [("asym", Zero::Point), ("bias", Zero::Bias), ("fzero", Zero::Float)];
+const SCALES: [(&str, ScaleType); 4] =
+    [("f32", ScaleType::F32), ("f16", ScaleType::F16), ("bf16", ScaleType::Bf16), ("e8m0", ScaleType::E8M0)];
+const ORDERS: [(&str, Order); 1] = [("perm", Order::Permuted)];
+
+/// Families of a fixed table: name, bits, table, `emax` of its element type in microscaling formats.
+const TABLES: [(&str, u8, Codebook, Option<i32>); 5] = [
+    ("nf4", 4, Codebook::Nf4, None),
+    ("fp4", 4, Codebook::E2M1, Some(2)),
+    ("bnbfp4", 4, Codebook::BnbFp4, None),
+    ("e4m3", 8, Codebook::E4M3, Some(8)),
+    ("e5m2", 8, Codebook::E5M2, Some(15)),
+];
+
+/// Takes the first of `parts` if it is one of the words.
+fn take<T: Copy>(parts: &mut &[&str], words: &[(&str, T)]) -> Option<T> {
+    let (first, rest) = parts.split_first()?;
+    let (_, meaning) = words.iter().find(|(word, _)| word == first)?;
+    *parts = rest;
+    Some(*meaning)
+}
+
+/// The word for a meaning, with its dash; empty for those without.
+fn word<T: PartialEq>(words: &[(&str, T)], meaning: &T) -> String {
+    words.iter().find(|(_, m)| m == meaning).map(|(word, _)| format!("-{word}")).unwrap_or_default()
 }
 
 impl fmt::Display for Group {
@@ -227,18 +295,24 @@ impl fmt::Display for Scheme {
         if let Some(p) = PRESETS.iter().find(|p| p.scheme == *self) {
             return f.pad(p.name);
         }
-        let (bits, group) = (self.bits, self.group);
-        f.pad(&match self.value {
-            Value::Linear { .. } if self.zero == Zero::Point => format!("int{bits}-{group}-asym"),
-            Value::Linear { .. } => format!("int{bits}-{group}"),
-            Value::Codebook(Codebook::Nf4) => format!("nf4-{group}"),
-            Value::Codebook(Codebook::E2M1 | Codebook::E2M1Doubled) => format!("fp4-{group}"),
-            Value::Codebook(Codebook::Iq4Nl) => format!("iq4-{group}"),
-            Value::Codebook(Codebook::E4M3) => format!("e4m3-{group}"),
-            Value::Codebook(Codebook::E5M2) => format!("e5m2-{group}"),
-            Value::Learned => format!("codebook{bits}-{group}"),
+        let Self { bits, group, .. } = *self;
+        let family = match self.value {
+            Value::Linear { .. } => format!("int{bits}"),
+            Value::Codebook(Codebook::Nf4) => "nf4".into(),
+            Value::Codebook(Codebook::E2M1 | Codebook::E2M1Doubled) => "fp4".into(),
+            Value::Codebook(Codebook::BnbFp4) => "bnbfp4".into(),
+            Value::Codebook(Codebook::Iq4Nl) => "iq4".into(),
+            Value::Codebook(Codebook::E4M3) => "e4m3".into(),
+            Value::Codebook(Codebook::E5M2) => "e5m2".into(),
+            Value::Learned => format!("codebook{bits}"),
             Value::Float(_) => format!("float{bits}"),
-        })
+        };
+        let scale = match self.scale {
+            Scale::Direct(t) if t != default_scale(group, self.zero) => word(&SCALES, &t),
+            _ => String::new(),
+        };
+        let (zero, order) = (word(&ZEROS, &self.zero), word(&ORDERS, &self.order));
+        f.pad(&format!("{family}-{group}{zero}{scale}{order}"))
     }
 }
 
@@ -302,28 +376,59 @@ impl FromStr for Scheme {
             return Ok(p.scheme);
         }
         let bad = |why: &str| Err(Error::BadScheme { name: name.clone(), why: why.into() });
-        let mut parts = name.split('-');
-        let (Some(family), Some(group)) = (parts.next(), parts.next()) else { return Err(unknown(&name)) };
-        let asym = match (parts.next(), parts.next()) {
-            (None, _) => false,
-            (Some("asym"), None) => true,
-            _ => return Err(unknown(&name)),
-        };
+        let parts: Vec<&str> = name.split('-').collect();
+        let [family, group, rest @ ..] = parts.as_slice() else { return Err(unknown(&name)) };
+        let mut rest = rest;
+        let zero = take(&mut rest, &ZEROS).unwrap_or(Zero::None);
+        let scale = take(&mut rest, &SCALES);
+        let order = take(&mut rest, &ORDERS).unwrap_or(Order::Natural);
+        let fixed = TABLES.iter().find(|t| t.0 == *family);
         let (kind, digits) = family.split_at(family.trim_end_matches(|c: char| c.is_ascii_digit()).len());
-        if !matches!(kind, "int" | "nf" | "fp" | "codebook") || digits.len() != 1 {
+        let known = fixed.is_some() || matches!(kind, "int" | "codebook" | "nf" | "fp") && digits.len() == 1;
+        if !rest.is_empty() || !known {
             return Err(unknown(&name));
         }
-        let bits = digits.as_bytes()[0] - b'0';
         let group = parse_group(&name, group)?;
-        match (kind, bits) {
-            ("int", 1) if asym => bad("one bit is plus or minus the scale and has no zero-point"),
-            ("int", 1..=6 | 8) => Ok(int(bits, group, asym)),
-            ("nf" | "fp" | "codebook", _) if asym => bad("a codebook has no zero-point"),
-            ("nf" | "fp" | "codebook", _) if !matches!(group, Group::Cols(_)) => bad("the group must be gN"),
-            ("nf", 4) => Ok(nearest(4, Value::Codebook(Codebook::Nf4), group)),
-            ("fp", 4) => Ok(nearest(4, Value::Codebook(Codebook::E2M1), group)),
-            ("codebook", 1..=6 | 8) => Ok(nearest(bits, Value::Learned, group)),
-            ("int" | "codebook", _) => bad("the bits must be 1, 2, 3, 4, 5, 6 or 8"),
+        let scale = scale.unwrap_or(default_scale(group, zero));
+        if let Some(&(_, bits, codebook, emax)) = fixed {
+            let encoder = match (scale, emax, group) {
+                _ if zero != Zero::None => return bad("a table has no zeros"),
+                (ScaleType::E8M0, Some(emax), Group::Cols(_)) => Encoder::SharedExponent { emax },
+                (ScaleType::E8M0, Some(_), _) => return bad("e8m0 scales are per group"),
+                (ScaleType::E8M0, None, _) => return bad("fp4, e4m3 and e5m2 have e8m0 scales"),
+                _ => Encoder::Nearest,
+            };
+            return Ok(Scheme { order, ..table(bits, Value::Codebook(codebook), group, scale, encoder) });
+        }
+        if scale == ScaleType::E8M0 {
+            return bad("fp4, e4m3 and e5m2 have e8m0 scales");
+        }
+        let bits = digits.as_bytes()[0] - b'0';
+        let linear = |offset, encoder| Scheme {
+            zero,
+            order,
+            ..table(bits, Value::Linear { step: 1, offset }, group, scale, encoder)
+        };
+        match (kind, bits, zero) {
+            ("int", 1, Zero::None) => Ok(Scheme {
+                order,
+                ..table(bits, Value::Linear { step: 2, offset: 1 }, group, scale, Encoder::MeanAbs)
+            }),
+            ("int", 1, Zero::Point) => bad("one bit is plus or minus the scale and has no zero-point"),
+            ("int", 1..=8, Zero::Bias) if scale == ScaleType::F32 => {
+                bad("a bias needs f16 or bf16 scales, with which products are exact")
+            }
+            ("int", 1..=8, Zero::None) => Ok(linear(1 << (bits - 1), Encoder::Absmax)),
+            ("int", 1..=8, Zero::Point) => Ok(linear(0, Encoder::MinMax)),
+            ("int", 1..=8, Zero::Bias) => Ok(linear(0, Encoder::MinMaxBias)),
+            ("int", 1..=8, Zero::Float) => Ok(linear(0, Encoder::MinMaxZero)),
+            ("int", ..) => bad("the bits must be 1 to 8"),
+            ("codebook", _, Zero::Point | Zero::Bias | Zero::Float) => bad("a table has no zeros"),
+            ("codebook", ..) if !matches!(group, Group::Cols(_)) => bad("the group must be gN"),
+            ("codebook", 1..=6 | 8, _) => {
+                Ok(Scheme { order, ..table(bits, Value::Learned, group, scale, Encoder::Nearest) })
+            }
+            ("codebook", ..) => bad("the bits must be 1, 2, 3, 4, 5, 6 or 8"),
             _ => Err(unknown(&name)),
         }
     }
@@ -345,6 +450,19 @@ mod tests {
         let all = samples();
         let distinct: std::collections::HashSet<_> = all.iter().map(ToString::to_string).collect();
         assert_eq!(distinct.len(), all.len());
+        // A scale type that is the default is not repeated, and a preset keeps its name.
+        for (typed, name) in [
+            ("int4-g128-f16-perm", "int4-g128-perm"),
+            ("int8-row-f32", "int8-row"),
+            ("int4-row-bias-f16", "int4-row-bias"),
+            ("int8-row-f16", "int8-row-f16"),
+            ("e4m3-row-f32", "e4m3-row"),
+            ("e4m3-g32-e8m0", "mxfp8"),
+            ("int1-g32-fzero-f32", "int1-g32-fzero-f32"),
+            ("codebook4-g64-f32-perm", "codebook4-g64-f32-perm"),
+        ] {
+            assert_eq!(typed.parse::<Scheme>().unwrap().to_string(), name);
+        }
         assert_eq!("Q4_K".parse::<Scheme>().unwrap().to_string(), "q4_k");
     }
 
@@ -372,6 +490,11 @@ mod tests {
             "int4-",
             "int4-g",
             "int4-g32-asym-x",
+            "int4-g32-perm-bf16",
+            "int4-g32-bf16-asym",
+            "int4-g32-f16-bf16",
+            "nf5-g32",
+            "q4_0-perm",
             "zzzzzzzzzzzzzzzzzzzzzz",
             "int44-g32",
             "ïnt4-g32",
@@ -379,7 +502,6 @@ mod tests {
             assert!(matches!(name.parse::<Scheme>(), Err(Error::UnknownScheme { .. })), "{name}");
         }
         for name in [
-            "int7-g32",
             "int9-row",
             "int0-row",
             "int4-g0",
@@ -387,9 +509,15 @@ mod tests {
             "int4-g032",
             "int4-g99999999999",
             "int1-row-asym",
-            "nf4-row",
             "nf4-g64-asym",
+            "e4m3-row-fzero",
             "codebook7-g32",
+            "codebook4-row",
+            "codebook4-g32-bias",
+            "int4-g32-bias-f32",
+            "int4-g32-e8m0",
+            "nf4-g32-e8m0",
+            "e4m3-row-e8m0",
         ] {
             assert!(matches!(name.parse::<Scheme>(), Err(Error::BadScheme { .. })), "{name}");
         }
@@ -412,6 +540,11 @@ mod tests {
             ("int4-g128-asym", 4096, 4.1875),
             ("nf4-g64", 4096, 4.25),
             ("f16", 4096, 16.0),
+            ("nvfp4-global", 4096, 4.5),
+            ("int7-g32", 4096, 8.5),
+            ("int4-g64-bias-bf16", 4096, 4.5),
+            ("int4-g64-fzero-f32", 4096, 5.0),
+            ("int4-g128-perm", 4096, 6.125),
         ] {
             let s: Scheme = name.parse().unwrap();
             assert_eq!(s.bits_per_weight(16, k), bits, "{name}");

@@ -6,7 +6,7 @@
 
 use crate::scheme::{Encoder, PlaneKind, Scale, ScaleType, SubScale, Value, Zero};
 use crate::{PackedTensor, Result, Scheme, reference};
-use half::f16;
+use half::{bf16, f16};
 
 /// SplitMix64: small, good enough, the same everywhere.
 #[derive(Clone, Debug)]
@@ -56,6 +56,16 @@ fn half_bytes(v: f32) -> [u8; 4] {
     [a, b, 0, 0]
 }
 
+/// A number as a scale of type `kind` stores it: f32, f16 or bf16.
+fn number_bytes(kind: ScaleType, v: f32) -> [u8; 4] {
+    let brain = bf16::from_f32(v).to_le_bytes();
+    match kind {
+        ScaleType::F32 => v.to_le_bytes(),
+        ScaleType::Bf16 => [brain[0], brain[1], 0, 0],
+        _ => half_bytes(v),
+    }
+}
+
 /// The table of a learned scheme: spread over -1..=1, or small multiples of 1/2.
 pub fn table(scheme: &Scheme, exact: bool, rng: &mut Random) -> Vec<f32> {
     let n = 1usize << scheme.bits;
@@ -79,6 +89,10 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
         return PackedTensor::from_data(*scheme, shape, flat.data());
     }
     let mut p = PackedTensor::zeroed(*scheme, shape)?;
+    if let Some(mut columns) = p.permutation() {
+        (1..k).for_each(|j| columns.swap(j, rng.below(j + 1)));
+        p.set_permutation(&columns)?;
+    }
     if scheme.value == Value::Learned {
         p.set_codebook(&table(scheme, exact, rng));
     }
@@ -99,6 +113,16 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
     if scheme.zero == Zero::Point {
         zeros = p.plane(PlaneKind::Zeros).iter().map(|_| zero(rng)).collect();
         p.plane_mut(PlaneKind::Zeros).copy_from_slice(&zeros);
+    }
+    if let (Zero::Float, Scale::Direct(kind)) = (scheme.zero, scheme.scale) {
+        // Zeros between codes, or halfway. Exact codes lie around them.
+        let count = p.plane(PlaneKind::Zeros).len() / kind.size();
+        zeros = (0..count).map(|_| zero(rng)).collect();
+        let mut codes = zeros.iter();
+        fill(p.plane_mut(PlaneKind::Zeros), kind.size(), || {
+            let fraction = if exact { rng.below(2) as f32 * 0.5 } else { 0.5 * rng.uniform() };
+            number_bytes(kind, codes.next().map_or(0.0, |&z| f32::from(z)) + fraction)
+        });
     }
     let (groups, group) = (scheme.groups_per_row(k), scheme.group_len(k));
     for row in 0..rows {
@@ -121,8 +145,13 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
     let plane = PlaneKind::Scales;
     match scheme.scale {
         Scale::None => {}
-        Scale::Direct(ScaleType::F32) => fill(p.plane_mut(plane), 4, || number(rng).to_le_bytes()),
-        Scale::Direct(ScaleType::F16) => fill(p.plane_mut(plane), 2, || half_bytes(number(rng))),
+        Scale::Direct(t @ (ScaleType::F32 | ScaleType::F16 | ScaleType::Bf16)) => {
+            fill(p.plane_mut(plane), t.size(), || number_bytes(t, number(rng)));
+        }
+        Scale::Direct(ScaleType::Table) => {
+            fill(p.plane_mut(PlaneKind::ScaleTable), 4, || number(rng).to_le_bytes());
+            fill(p.plane_mut(plane), 1, || [rng.bits() as u8; 4]);
+        }
         Scale::Direct(t @ (ScaleType::E8M0 | ScaleType::E8M0Half)) => {
             let one = if t == ScaleType::E8M0 { 127 } else { 128 };
             let spread: &[u8] = if exact { &[1, 0] } else { &[9, 5, 3, 2, 1, 0] };
@@ -152,9 +181,9 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
             fill(p.plane_mut(PlaneKind::SuperMins), 2, || half_bytes(number(rng).abs()));
         }
     }
-    if scheme.zero == Zero::Bias {
+    if let (Zero::Bias, Scale::Direct(kind)) = (scheme.zero, scheme.scale) {
         let value = |rng: &mut Random| if exact { rng.below(5) as f32 * 0.5 - 1.0 } else { rng.uniform() };
-        fill(p.plane_mut(PlaneKind::Zeros), 2, || half_bytes(value(rng)));
+        fill(p.plane_mut(PlaneKind::Zeros), kind.size(), || number_bytes(kind, value(rng)));
     }
     Ok(p)
 }

@@ -268,11 +268,12 @@ async fn decoded(engine: &Engine, packed: &PackedTensor, dtype: DType) -> Result
     Ok(Ok(engine.dequantize(&w, dtype)?.read().await?.to_f32().into_owned()))
 }
 
-/// Changes the code of one weight, so that its value changes too: where there is such a code by 1/8 or more, which no rounding of
+/// Changes the code of one weight, `col` being the position where it is stored, so that its value changes too: where there is such a code by 1/8 or more, which no rounding of
 /// exact inputs hides, to a number that f16 holds.
 fn plant(packed: &mut PackedTensor, row: usize, col: usize) {
     let mut alone = packed.slice_rows(row..row + 1);
-    let before = reference::dequantize(&alone)[col];
+    let column = packed.permutation().map_or(col, |columns| columns[col] as usize);
+    let before = reference::dequantize(&alone)[column];
     if packed.scheme().is_float() {
         let other = reference::quantize(&[before + 1.0], 1, 1, *packed.scheme(), None);
         let other = other.expect("a small number fits a float");
@@ -287,7 +288,7 @@ fn plant(packed: &mut PackedTensor, row: usize, col: usize) {
     let mut best = None;
     for other in (0..=u8::MAX).filter(|&c| usize::from(c) < levels && c != code) {
         alone.set_code(0, col, other);
-        let value = reference::dequantize(&alone)[col];
+        let value = reference::dequantize(&alone)[column];
         if value.is_finite() && value != before {
             best.get_or_insert(other);
             if (value - before).abs() >= 0.125 && value.abs() <= 64.0 {

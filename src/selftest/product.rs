@@ -191,7 +191,8 @@ impl Suite<'_> {
         let mut w = data::packed(self.scheme, &[case.n, case.k], true, rng)?;
         let mut x = data::activations(case.m, case.k, Some(terms), rng);
         // The weight whose code will be wrong counts.
-        let at = rng.below(case.k);
+        let position = rng.below(case.k);
+        let at = w.permutation().map_or(position, |columns| columns[position] as usize);
         if case.product.accumulate == Accumulate::F32 {
             x[at] = 1.0;
         } else {
@@ -212,7 +213,7 @@ impl Suite<'_> {
         case.product.function = Function::Identity;
         let want: Vec<f32> =
             matmul(&x, case.m, &w, added, &case.product)?.iter().map(|&v| v as f32).collect();
-        plant(&mut w, 0, at);
+        plant(&mut w, 0, position);
         if let Ok(got) = self.product(&case, &x, &w, added).await? {
             report.teeth(self.kernel, &what, difference(&plain(&got), &plain(&want)).is_some());
         }

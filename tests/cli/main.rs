@@ -67,7 +67,7 @@ fn wrong_usage_exits_with_2() {
     assert_eq!(quantize(&folder, &["--scheme", "q4_0", "--nonfinite", "maybe"]).code, Some(2));
     quantize(&folder, &["--scheme", "q4_9"]).fails(2, &["'q4_9'", "did you mean 'q4_"]);
     quantize(&folder, &["--scheme", "int4-g32-asm"]).fails(2, &["did you mean 'int4-g32-asym'"]);
-    quantize(&folder, &["--scheme", "int7-g32"]).fails(2, &["int7-g32", "bits"]);
+    quantize(&folder, &["--scheme", "int9-g32"]).fails(2, &["int9-g32", "bits"]);
     quantize(&folder, &["--scheme", "q4_0", "--include", "("]).fails(2, &["--include"]);
     folder.run(&["devices", "--model-size", "big"]).fails(2, &["--model-size 'big'"]);
     folder.run(&["shaders", "--dump", "d", "--kernel", "nothing"]).fails(2, &["'nothing'", "matvec"]);

@@ -55,7 +55,8 @@ impl Exact {
 
 #[test]
 fn quantization_in_parts() {
-    // Scales per group in a thread, of long groups, per row, per tensor (extremes, both extremes, means), two-level, learned, none.
+    // Scales per group in a thread, of long groups, per row, per tensor (extremes, both extremes, means), two-level, learned; other zeros,
+    // columns that could move; none.
     let all = [
         "mxfp4",
         "int4-g500",
@@ -65,6 +66,9 @@ fn quantization_in_parts() {
         "int1-tensor",
         "q4_k",
         "codebook4-g64",
+        "int8-tensor-bias-bf16",
+        "int4-tensor-fzero",
+        "int5-g32-perm",
         "f16",
     ];
     for found in adapters() {
@@ -85,7 +89,7 @@ fn quantization_in_parts() {
             let decoded = lowbit::reference::dequantize(&want);
             let y = read(&engine.dequantize(&quantized, DType::F32).unwrap());
             assert_eq!(first_difference(&y, &decoded), None, "{name}: {scheme}");
-            if scheme.to_string() == "int4-tensor-asym" {
+            if scheme.to_string() == "int4-tensor-asym" || scheme.is_permuted() {
                 let y = read(&engine.dequantize(&quantized, DType::F16).unwrap());
                 let rounded: Vec<f32> = decoded.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
                 assert_eq!(first_difference(&y, &rounded), None, "{name}: {scheme} to f16");
@@ -157,6 +161,29 @@ fn f16_products_in_parts() {
         let x = engine.upload(&half(&[50, K], &case.x)).unwrap();
         let y = read(&engine.matmul(&x, &w, &f16_options()).unwrap());
         assert_eq!(first_difference(&y, &case.y), None, "{name}");
+    });
+}
+
+/// Every part has the permutation.
+#[test]
+fn permuted_weights_in_parts() {
+    let case = Exact::new(&scheme("int5-g32-perm"), 7, N, K, 15);
+    assert!(case.w.data().len() as u64 > SMALL, "nothing is split");
+    let columns = case.w.permutation().unwrap();
+    assert!(columns.iter().enumerate().any(|(j, &c)| j != c as usize), "nothing is permuted");
+    let decoded = lowbit::reference::dequantize(&case.w);
+    on_small(|name, engine| {
+        assert_exact(name, engine, &case, &MatmulOptions::default());
+        let w = engine.upload_packed(&case.w).unwrap();
+        assert!(block_on(w.read()).unwrap() == case.w, "{name}: read back");
+        let x = engine.upload(&half(&[7, K], &case.x)).unwrap();
+        let y = read(&engine.matmul(&x, &w, &f16_options()).unwrap());
+        assert_eq!(first_difference(&y, &case.y), None, "{name}: f16");
+        // These numbers are f16 already.
+        for dtype in [DType::F32, DType::F16] {
+            let y = read(&engine.dequantize(&w, dtype).unwrap());
+            assert_eq!(first_difference(&y, &decoded), None, "{name}: {dtype}");
+        }
     });
 }
 

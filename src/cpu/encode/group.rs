@@ -7,9 +7,9 @@
 //! Every function is the text of its variant of [`Encoder`] in the same order of f32 operations.
 
 use crate::cpu::decode::byte_scale;
-use crate::cpu::half_float::{f16_saturating, f16_to_f32};
+use crate::cpu::half_float::{bf16_to_f32, f16_saturating, f16_to_f32, f32_to_bf16};
 use crate::scheme::codebook::Sorted;
-use crate::scheme::{Encoder, ScaleType, Zero};
+use crate::scheme::{Encoder, ScaleType};
 
 /// Bits of 2^-100: magnitudes below are tiny.
 pub const TINY: u32 = (127 - 100) << 23;
@@ -53,7 +53,7 @@ impl Stats {
     }
 
     #[inline(always)]
-    fn amax(&self) -> f32 {
+    pub fn amax(&self) -> f32 {
         self.high.max(-self.low)
     }
 }
@@ -114,14 +114,26 @@ pub fn steps(t: f32, s: f32, inverse: f32, q_max: f32) -> f32 {
     if up > 0.0 && (up - 0.5) * s > t { up - 1.0 } else { up }
 }
 
-/// A group's scale, zero-point and bias as stored, with the scale as decoded.
+/// The largest integer `q <= q_max` with `q = 0` or `((q - 0.5) - zero) * s <= v`, given `inverse` near `1 / s`, as [`steps`].
+#[inline(always)]
+fn steps_from(v: f32, s: f32, inverse: f32, zero: f32, q_max: f32) -> f32 {
+    let quotient = v * inverse + zero;
+    let quotient = if quotient < q_max { quotient } else { q_max };
+    let quotient = if quotient > 0.0 { quotient } else { 0.0 };
+    let guess = (quotient + INTEGERS) - INTEGERS;
+    let up = if guess < q_max && ((guess + 0.5) - zero) * s <= v { guess + 1.0 } else { guess };
+    if up > 0.0 && ((up - 0.5) - zero) * s > v { up - 1.0 } else { up }
+}
+
+/// A group's scale and zero (zero-point, float zero or bias) as stored and as decoded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chosen {
     /// Little-endian, in the first bytes that the scale's type takes.
     pub scale_bytes: [u8; 4],
     pub scale: f32,
-    pub zero: u8,
-    pub bias: u16,
+    /// Little-endian, in as many bytes as the scheme has for it.
+    pub zero_bytes: [u8; 4],
+    pub zero: f32,
     /// A group so small that its codes are those of zeros.
     pub tiny: bool,
     /// What GGUF's encoders multiply with instead of the stored scale.
@@ -134,8 +146,9 @@ pub struct GroupEncoder<'a> {
     pub encoder: Encoder,
     pub scale_type: ScaleType,
     pub bits: u8,
-    pub zero: Zero,
     pub table: Option<&'a Sorted>,
+    /// The numbers of table-coded scales; empty for others.
+    pub scale_table: &'a [f32],
     /// Lanes instead of a sequence in the sum of magnitudes.
     pub wide: bool,
 }
@@ -152,8 +165,13 @@ fn store(kind: ScaleType, scale: f32) -> ([u8; 4], f32) {
             let byte = e4m3(scale);
             ([byte, 0, 0, 0], byte_scale(kind, byte))
         }
-        // Shared exponents are chosen as bytes, not rounded to them.
-        ScaleType::E8M0 | ScaleType::E8M0Half => ([0; 4], 0.0),
+        ScaleType::Bf16 => {
+            let bits = f32_to_bf16(scale);
+            let [a, b] = bits.to_le_bytes();
+            ([a, b, 0, 0], bf16_to_f32(bits))
+        }
+        // Shared exponents and entries of a table are chosen as bytes, not rounded to them.
+        ScaleType::E8M0 | ScaleType::E8M0Half | ScaleType::Table => ([0; 4], 0.0),
     }
 }
 
@@ -218,7 +236,9 @@ impl GroupEncoder<'_> {
         let half_levels = (1u32 << (self.bits - 1)) as f32;
         let scale = match self.encoder {
             Encoder::Absmax => amax * factor(half_levels - 1.0),
-            Encoder::MinMax => (stats.high - stats.low) * factor(self.levels()),
+            Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero => {
+                (stats.high - stats.low) * factor(self.levels())
+            }
             // Of n as f64, as C(n) rounds 1/n and not n.
             Encoder::MeanAbs => stats.sum * (1.0 / n as f64) as f32,
             Encoder::GgmlNvfp4 => amax / 6.0,
@@ -228,12 +248,34 @@ impl GroupEncoder<'_> {
                 let scale = byte_scale(self.scale_type, byte);
                 return Chosen { scale_bytes: [byte, 0, 0, 0], scale, ..Chosen::default() };
             }
+            Encoder::GlobalScale => {
+                let a = amax * factor(6.0);
+                let above = |pair: &&[f32]| a > (pair[0] + pair[1]) * 0.5;
+                let byte = self.scale_table[..0x7f].windows(2).take_while(above).count();
+                let scale_bytes = [byte as u8, 0, 0, 0];
+                return Chosen { scale_bytes, scale: self.scale_table[byte], ..Chosen::default() };
+            }
             _ => amax * factor(self.table.map_or(1.0, |t| t.max)),
         };
         let (scale_bytes, scale) = store(self.scale_type, scale);
         let mut chosen = Chosen { scale_bytes, scale, ..Chosen::default() };
-        if self.encoder == Encoder::MinMax && scale > 0.0 {
-            chosen.zero = steps(-stats.low, scale, 1.0 / scale, self.levels()) as u8;
+        if scale == 0.0 {
+            return chosen;
+        }
+        match self.encoder {
+            Encoder::MinMax => {
+                chosen.zero = steps(-stats.low, scale, 1.0 / scale, self.levels());
+                chosen.zero_bytes[0] = chosen.zero as u8;
+            }
+            Encoder::MinMaxBias if magnitude(stats.low) >= TINY => {
+                (chosen.zero_bytes, chosen.zero) = store(self.scale_type, stats.low);
+            }
+            Encoder::MinMaxZero => {
+                let sixteenth = scale / 16.0;
+                let sixteenths = steps(-stats.low, sixteenth, 1.0 / sixteenth, 16.0 * self.levels());
+                (chosen.zero_bytes, chosen.zero) = store(self.scale_type, sixteenths / 16.0);
+            }
+            _ => {}
         }
         chosen
     }
@@ -241,14 +283,14 @@ impl GroupEncoder<'_> {
     /// The scale of one group of a GGUF block type.
     #[inline(always)]
     fn choose_ggml(&self, x: &[f32]) -> Chosen {
-        let (mut low, mut bias) = (0.0, 0);
+        let (mut low, mut zero_bytes) = (0.0, [0; 4]);
         let d = match self.encoder {
             Encoder::GgmlExtreme => extreme(x) * (-1.0 / (1u32 << (self.bits - 1)) as f32),
             Encoder::GgmlMinMax => {
                 let first = x.first().copied().unwrap_or(0.0);
                 let high = x.iter().fold(first, |a, &v| if v > a { v } else { a });
                 low = x.iter().fold(first, |a, &v| if v < a { v } else { a });
-                bias = f16_saturating(low);
+                (zero_bytes, _) = store(self.scale_type, low);
                 (high - low) / self.levels()
             }
             Encoder::GgmlAbsmax => Stats::extremes(x).amax() / 127.0,
@@ -256,7 +298,7 @@ impl GroupEncoder<'_> {
             _ => Stats::extremes(x).amax(),
         };
         let (scale_bytes, scale) = store(self.scale_type, d);
-        Chosen { scale_bytes, scale, bias, inverse: inverse_or_zero(d), low, ..Chosen::default() }
+        Chosen { scale_bytes, scale, zero_bytes, inverse: inverse_or_zero(d), low, ..Chosen::default() }
     }
 
     /// Encodes one group of its own: returns its scale and writes its codes.
@@ -277,7 +319,7 @@ impl GroupEncoder<'_> {
     /// Codes of `x` under a scale.
     #[inline(always)]
     pub fn codes(&self, chosen: &Chosen, x: &[f32], codes: &mut [u8]) {
-        let Chosen { scale, inverse, low, .. } = *chosen;
+        let Chosen { scale, zero, inverse, low, .. } = *chosen;
         let half_levels = (1u32 << (self.bits - 1)) as f32;
         let levels = self.levels();
         let out = codes.iter_mut().zip(x);
@@ -297,7 +339,7 @@ impl GroupEncoder<'_> {
                     *c = last_byte(round_away(v * inverse).clamp(-most, most) + offset);
                 });
             }
-            Encoder::Nearest | Encoder::SharedExponent { .. } | Encoder::GgmlNvfp4 => {
+            Encoder::Nearest | Encoder::SharedExponent { .. } | Encoder::GgmlNvfp4 | Encoder::GlobalScale => {
                 let Some(table) = self.table else { unreachable!("a table encoder has a table") };
                 if chosen.tiny || scale == 0.0 {
                     return codes[..x.len()].fill(table.zero);
@@ -317,13 +359,25 @@ impl GroupEncoder<'_> {
             }
             Encoder::MinMax => {
                 if scale == 0.0 {
-                    return codes[..x.len()].fill(chosen.zero);
+                    return codes[..x.len()].fill(0);
                 }
-                let (inverse, zero) = (1.0 / scale, f32::from(chosen.zero));
+                let inverse = 1.0 / scale;
                 out.for_each(|(c, &v)| {
                     let q = steps(v.abs(), scale, inverse, levels + 1.0);
                     *c = last_byte((zero + if v < 0.0 { -q } else { q }).clamp(0.0, levels));
                 });
+            }
+            Encoder::MinMaxBias | Encoder::MinMaxZero if scale == 0.0 => codes[..x.len()].fill(0),
+            Encoder::MinMaxBias => {
+                let inverse = 1.0 / scale;
+                out.for_each(|(c, &v)| {
+                    let t = v - zero;
+                    *c = last_byte(if t <= 0.0 { 0.0 } else { steps(t, scale, inverse, levels) });
+                });
+            }
+            Encoder::MinMaxZero => {
+                let inverse = 1.0 / scale;
+                out.for_each(|(c, &v)| *c = last_byte(steps_from(v, scale, inverse, zero, levels)));
             }
             Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
                 unreachable!("{:?} does not encode groups one by one", self.encoder)

@@ -10,11 +10,12 @@
 mod group;
 mod two_level;
 
+use super::decode::byte_scale;
 use super::level::{Work, vectorized};
 use super::rows::DenseRows;
 use super::{codes, half_float, iq4, kmeans, threads};
 use crate::scheme::codebook::Sorted;
-use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, Zero};
+use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value};
 use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};
 pub(super) use group::{TINY, last_byte, magnitude, steps};
@@ -22,8 +23,8 @@ use two_level::SuperOut;
 
 /// Values encoded by one task.
 const TASK_VALUES: usize = 1 << 16;
-/// Bits of 2^100.
-const LARGEST_ENTRY: u32 = (127 + 100) << 23;
+/// Bits of the bounds of a table's largest magnitude: 2^-20 and 2^20.
+const ENTRIES: std::ops::RangeInclusive<u32> = (127 - 20) << 23..=(127 + 20) << 23;
 /// Longest group whose magnitudes are summed in sequence, see [`Encoder::MeanAbs`].
 const SEQUENCE: u32 = 256;
 
@@ -32,7 +33,7 @@ const SEQUENCE: u32 = 256;
 ///
 /// # Errors
 /// As [`Scheme::check_shape`]; [`Error::NotRepresentable`] with the first value that is NaN, infinite or beyond
-/// [`Scheme::limit`]; [`Error::Shape`] for a codebook of another length, or whose largest finite magnitude is not within 2^-100..=2^100.
+/// [`Scheme::limit`]; [`Error::Shape`] for a codebook of another length, or whose largest finite magnitude is not within 2^-20..=2^20.
 pub fn quantize(
     tensor: &Tensor,
     name: &str,
@@ -52,15 +53,18 @@ pub fn quantize(
                 &learned
             }
         };
-        // Scales are quotients of magnitudes by this one, and have to stay finite.
+        // Scales are quotients of magnitudes by this one, and have to stay within f32.
         let largest = entries.iter().filter(|v| v.is_finite()).fold(0, |m, &v| magnitude(v).max(m));
-        if entries.len() != 1 << scheme.bits || !(TINY..=LARGEST_ENTRY).contains(&largest) {
-            let expected = format!("{} entries, the largest between 2^-100 and 2^100", 1u32 << scheme.bits);
+        if entries.len() != 1 << scheme.bits || !ENTRIES.contains(&largest) {
+            let expected = format!("{} entries, the largest between 2^-20 and 2^20", 1u32 << scheme.bits);
             return Err(Error::shape(format!("codebook for {scheme}"), expected, format!("{entries:?}")));
         }
         packed.set_codebook(entries);
     }
     let table = scheme.has_table().then(|| Sorted::new(&packed.codebook()));
+    let scale_table = if scheme.encoder == Encoder::GlobalScale { global_scales(&x) } else { Vec::new() };
+    let entries = packed.plane_mut(PlaneKind::ScaleTable).as_chunks_mut::<4>().0;
+    entries.iter_mut().zip(&scale_table).for_each(|(to, from)| *to = from.to_le_bytes());
     let encoder = GroupEncoder {
         encoder: scheme.encoder,
         scale_type: match scheme.scale {
@@ -68,8 +72,8 @@ pub fn quantize(
             _ => ScaleType::F32,
         },
         bits: scheme.bits,
-        zero: scheme.zero,
         table: table.as_ref(),
+        scale_table: &scale_table,
         wide: !matches!(scheme.group, Group::Cols(g) if g <= SEQUENCE),
     };
     let whole = (scheme.group == Group::Tensor).then(|| tensor_scale(&x, &encoder));
@@ -78,7 +82,8 @@ pub fn quantize(
     if let (Some(chosen), Some(first)) = (&whole, parts.first_mut()) {
         let n = first.scales.len();
         first.scales.copy_from_slice(&chosen.scale_bytes[..n]);
-        first.zeros.fill(chosen.zero);
+        let n = first.zeros.len();
+        first.zeros.copy_from_slice(&chosen.zero_bytes[..n]);
     }
     threads::for_each(parts, rows * k, |part| {
         vectorized(EncodeRows { x: &x, scheme, encoder: &encoder, whole: whole.as_ref(), part })
@@ -133,14 +138,26 @@ fn check_values(x: &DenseRows, name: &str, scheme: &Scheme) -> Result<()> {
     }
 }
 
-/// The one scale of a per-tensor scheme.
-fn tensor_scale(x: &DenseRows, encoder: &GroupEncoder) -> Chosen {
+/// Statistics of every row.
+fn row_stats(x: &DenseRows, of_row: impl Fn(&[f32]) -> Stats + Sync) -> Vec<Stats> {
     let per_task = (TASK_VALUES / x.k).max(1);
     let stats = threads::map(threads::ranges(x.rows, per_task), x.rows * x.k, |rows| {
         let mut scratch = Vec::new();
-        rows.map(|r| encoder.stats(x.row(r, &mut scratch))).collect::<Vec<_>>()
+        rows.map(|r| of_row(x.row(r, &mut scratch))).collect::<Vec<_>>()
     });
-    let stats: Vec<Stats> = stats.into_iter().flatten().collect();
+    stats.into_iter().flatten().collect()
+}
+
+/// The scale table of [`Encoder::GlobalScale`].
+fn global_scales(x: &DenseRows) -> Vec<f32> {
+    let all = row_stats(x, Stats::extremes).into_iter().fold(Stats::default(), Stats::join);
+    let global = if magnitude(all.amax()) < TINY { 0.0 } else { all.amax() * (1.0 / 2688.0) };
+    (0..=255).map(|byte| byte_scale(ScaleType::Ue4M3, byte) * global).collect()
+}
+
+/// The one scale of a per-tensor scheme.
+fn tensor_scale(x: &DenseRows, encoder: &GroupEncoder) -> Chosen {
+    let stats = row_stats(x, |row| encoder.stats(row));
     let mut all = stats.iter().fold(Stats::default(), |a, &b| a.join(b));
     all.sum = group::sum_in_lanes(&stats.iter().map(|s| s.sum).collect::<Vec<_>>());
     encoder.choose(&all, x.rows * x.k)
@@ -271,7 +288,7 @@ fn direct_row(
     zeros: &mut [u8],
 ) {
     let group = scheme.group_len(x.len());
-    let size = encoder.scale_type.size();
+    let (size, zero_size) = (encoder.scale_type.size(), scheme.zero_size());
     for (g, (x, codes)) in x.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
         let scale = &mut scales[g * size..(g + 1) * size];
         if scheme.encoder == Encoder::GgmlIq4 {
@@ -280,11 +297,7 @@ fn direct_row(
         }
         let chosen = encoder.group(x, codes);
         scale.copy_from_slice(&chosen.scale_bytes[..size]);
-        match encoder.zero {
-            Zero::None => {}
-            Zero::Point => zeros[g] = chosen.zero,
-            Zero::Bias => zeros[2 * g..2 * g + 2].copy_from_slice(&chosen.bias.to_le_bytes()),
-        }
+        zeros[g * zero_size..(g + 1) * zero_size].copy_from_slice(&chosen.zero_bytes[..zero_size]);
     }
 }
 
