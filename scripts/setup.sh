@@ -11,7 +11,7 @@
 #   libEGL.so.1, Mesa's EGL      libegl1, libegl-mesa0, libgl1-mesa-dri               lavapipe through wgpu's GL backend
 #   vk_swiftshader_icd.json      chromium (Debian only: Ubuntu's is a snap)           SwiftShader: Vulkan without f16
 #   spirv-val                    spirv-tools                                          judging the generated SPIR-V
-#   ensurepip                    python3, python3-venv                                fetching the test model with pip
+#   ensurepip                    python3, python3-venv                                fetching the test model and gguf-py with pip
 #
 # Nothing is run as root, and apt is not asked, when everything is there. Never touched: Rust's own toolchain. Where apt is
 # absent, this only reports. Under CI (the variable CI set, and not "false") a missing adapter is an error.

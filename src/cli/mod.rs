@@ -7,6 +7,7 @@
 //! Results go to stdout, everything else (progress, warnings, the one line of an error) to stderr. No arithmetic on weights here.
 
 mod compare;
+mod convert;
 mod demo;
 mod dequantize;
 mod devices;
@@ -20,8 +21,10 @@ mod selftest;
 mod shaders;
 
 use crate::engine::{Engine, EngineOptions};
+use crate::file::write::{FORMATS, Format};
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
+use std::path::Path;
 
 /// Quantize models and run low-bit matrix products on any GPU, or on the CPU.
 #[derive(Parser)]
@@ -49,6 +52,7 @@ enum Command {
     Dequantize(dequantize::Args),
     Inspect(inspect::Args),
     Compare(compare::Args),
+    Convert(convert::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
 }
@@ -93,6 +97,14 @@ impl Compiled {
     }
 }
 
+/// The format of an output: the one that `--to` names, else that of the extension, else safetensors.
+fn output_format(to: Option<&str>, path: &Path) -> Result<&'static Format> {
+    match to {
+        Some(name) => Format::named(name),
+        None => Ok(Format::of_path(path).unwrap_or(FORMATS[0])),
+    }
+}
+
 /// The engine that `--device` names.
 async fn open_engine(device: Option<&str>) -> Result<Engine> {
     let device = device.filter(|d| !d.eq_ignore_ascii_case("auto")).map(str::to_string);
@@ -114,6 +126,7 @@ pub fn run() -> Result<()> {
         Command::Dequantize(args) => dequantize::run(&args, device),
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args, device),
+        Command::Convert(args) => convert::run(&args),
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),
     }

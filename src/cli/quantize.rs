@@ -7,15 +7,16 @@
 //! One tensor at a time is in memory, so a model larger than memory passes. How scales and codes are chosen is the engine's.
 
 use super::print::{self, Align, Table};
-use super::{Filter, open_engine, output::Output};
+use super::{Filter, open_engine, output::Output, output_format};
 use crate::engine::Engine;
-use crate::file::safetensors::{Content, Entry, Item, Model, Plan, Writer};
+use crate::file::{Content, Entry, Item, Model, Plan, Writer};
 use crate::{DType, Error, Result, Scheme, Tensor};
 use serde_json::json;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Quantize the weights of a model (safetensors in, packed safetensors out)
+/// Quantize the weights of a model (safetensors or GGUF, in and out)
 ///
 /// Tensors of f32, f16 or bf16 with two or more dimensions are quantized over their last dimension; leading dimensions (experts)
 /// are kept. The rest is copied untouched, and so are tensors that the scheme does not fit, which are named.
@@ -23,12 +24,13 @@ use std::time::Instant;
 #[command(after_help = "Examples:\n  \
 lowbit quantize model.safetensors -o model-q4_0.safetensors --scheme q4_0\n  \
 lowbit quantize model/ -o small.safetensors --scheme nf4-g64 --include 'layers\\.' --exclude 'norm|embed'\n  \
+lowbit quantize model-f16.gguf -o model-q8_0.gguf --scheme q8_0\n  \
 lowbit quantize model.safetensors -o m.safetensors --scheme int4-g32 --device cpu --json")]
 pub struct Args {
-    /// A safetensors file, an index of shards (model.safetensors.index.json), or a folder with one of them
+    /// A safetensors or GGUF file, an index of shards (model.safetensors.index.json), or a folder with one of them
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The packed safetensors file to write
+    /// The file to write
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// The weight format, as in q4_0, q4_k, int4-g32, int8-row, nf4-g64, mxfp4
@@ -42,6 +44,9 @@ pub struct Args {
     /// Fail if the scheme does not fit a selected tensor, instead of copying that tensor
     #[arg(long)]
     strict: bool,
+    /// The output's format, `lowbit` (safetensors) or `gguf`, which has no other schemes than GGUF's own; default: by its extension
+    #[arg(long, value_name = "FORMAT")]
+    to: Option<String>,
     /// Overwrite an existing output
     #[arg(short, long)]
     force: bool,
@@ -78,6 +83,7 @@ enum NotSelected {
     Type,
     Rank,
     Packed,
+    Listed,
 }
 
 impl std::fmt::Display for NotSelected {
@@ -87,6 +93,7 @@ impl std::fmt::Display for NotSelected {
             Self::Type => "not f32, f16 or bf16",
             Self::Rank => "fewer than two dimensions",
             Self::Packed => "already packed",
+            Self::Listed => "of a type that is not decoded",
         })
     }
 }
@@ -96,10 +103,11 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let scheme: Scheme = args.scheme.parse()?;
     let filter = args.filter.compile()?;
+    let format = output_format(args.to.as_deref(), &args.output)?;
     let model = Model::open(&args.input)?;
     let output = Output::create(&args.output, args.force, model.paths())?;
 
-    let mut plan = Plan::new(model.metadata().clone());
+    let mut plan = Plan::changing(model.metadata().clone());
     let mut chosen = Vec::new();
     let mut copied = Vec::new();
     let mut unfit = Vec::new();
@@ -138,15 +146,17 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     if let Some(more) = unfit.len().checked_sub(NAMED).filter(|&n| n > 0) {
         print::note(&format!("lowbit: and {more} more, in which it does not fit either (--json names all)"));
     }
-    for (entry, source) in &chosen {
-        plan.packed(&entry.name, scheme, entry.shape.clone(), *source)?;
-    }
-    for (entry, _) in &copied {
-        plan_copy(&mut plan, entry)?;
+    // In the model's order, which is that of a GGUF file.
+    let sources: HashMap<&str, DType> = chosen.iter().map(|(e, source)| (e.name.as_str(), *source)).collect();
+    for entry in model.entries() {
+        match sources.get(entry.name.as_str()) {
+            Some(source) => plan.packed(&entry.name, scheme, entry.shape.clone(), *source)?,
+            None => plan_copy(&mut plan, entry)?,
+        }
     }
 
     let bar = print::progress(model.entries().len() as u64, "quantize");
-    let mut writer = Writer::new(output, &args.output, plan)?;
+    let mut writer = Writer::new(output, &args.output, format, plan)?;
     let mut quantized = Vec::new();
     let mut zeroed = 0;
     while let Some(item) = writer.next_item().cloned() {
@@ -165,8 +175,9 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
                 });
                 let packed = packed.map_err(|e| e.in_tensor(&entry.name))?;
                 drop(tensor);
+                let before = writer.written();
                 writer.packed(&packed)?;
-                quantized.push((entry, packed.bits_per_weight(), stored_bytes(&packed)));
+                quantized.push((entry, format.bits_per_weight(&packed), writer.written() - before));
             }
             _ => copy(&mut writer, &model, entry)?,
         }
@@ -188,6 +199,7 @@ fn choose(entry: &Entry, scheme: &Scheme, filter: &super::Compiled) -> Result<DT
     }
     let source = match entry.content {
         Content::Packed { .. } => return Err(Reason::NotSelected(NotSelected::Packed)),
+        Content::Listed { .. } => return Err(Reason::NotSelected(NotSelected::Listed)),
         Content::Dense(_) => entry.float().ok_or(Reason::NotSelected(NotSelected::Type))?,
     };
     if entry.shape.len() < 2 {
@@ -226,6 +238,7 @@ async fn try_all<'a>(
 /// Adds an entry to a plan as it is.
 pub fn plan_copy(plan: &mut Plan, entry: &Entry) -> Result<()> {
     match &entry.content {
+        Content::Listed { .. } => entry.readable(),
         Content::Dense(dtype) => plan.dense(&entry.name, *dtype, entry.shape.clone()),
         Content::Packed { scheme, source } => plan.packed(&entry.name, *scheme, entry.shape.clone(), *source),
     }
@@ -234,8 +247,8 @@ pub fn plan_copy(plan: &mut Plan, entry: &Entry) -> Result<()> {
 /// Writes an entry as it is.
 pub fn copy<W: std::io::Write>(writer: &mut Writer<W>, model: &Model, entry: &Entry) -> Result<()> {
     match entry.content {
-        Content::Dense(_) => writer.dense(model.raw(entry)),
         Content::Packed { .. } => writer.packed(&model.packed(entry)?),
+        Content::Dense(_) | Content::Listed { .. } => writer.dense(model.raw(entry)),
     }
 }
 
@@ -254,13 +267,6 @@ fn zero_nonfinite(tensor: Tensor) -> Result<(Tensor, usize)> {
     }
     let finite = values.iter().map(|&v| if v.is_finite() { v } else { 0.0 }).collect();
     Ok((Tensor::from_f32(tensor.shape().to_vec(), finite)?, n))
-}
-
-/// Bytes of the planes that go to the file.
-fn stored_bytes(packed: &crate::PackedTensor) -> u64 {
-    let fixed = packed.scheme().codebook().is_some();
-    let planes = packed.layout().planes().iter();
-    planes.filter(|p| !(fixed && p.kind == crate::scheme::PlaneKind::Codebook)).map(|p| p.len as u64).sum()
 }
 
 /// Prints the summary.

@@ -1,15 +1,53 @@
 //! File formats: bytes <-> tensors and packed tensors.
 //!
 //! ```text
-//! safetensors   files, shards, headers <-> Tensor, PackedTensor
-//! ggml          rows of GGUF blocks    <-> PackedTensor, bit for bit
-//! codes         rows of codes          <-> code planes in quad order, for the transcoders
+//! model         a file, shards or a folder of any format -> entries -> Tensor, PackedTensor; metadata
+//! write         a plan in any format -> header, tensors one by one; the table of formats
+//!   safetensors   headers, planes of lowbit's own layout
+//!   gguf          headers, key-values, tensor types
+//! imatrix       importance matrices, both forms
+//! metadata      keys and typed values, in order
+//! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
+//! codes         rows of codes <-> code planes in quad order, for the transcoders
+//! bytes         mapped files, and a cursor whose errors name field and byte
 //! ```
 //!
 //! Parsers of bytes from outside cannot panic: nothing here is indexed and no integer arithmetic is unchecked. Nothing here
 //! rounds: numbers are moved, not computed.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod bytes;
 pub mod codes;
 pub mod ggml;
+pub mod gguf;
+pub mod imatrix;
+pub mod metadata;
+pub mod model;
 pub mod safetensors;
+pub mod write;
+
+pub use ::safetensors::Dtype;
+pub use metadata::{Metadata, Value};
+pub use model::{Content, Entry, Model};
+pub use write::{Format, Item, Plan, Writer};
+
+use crate::DType;
+
+/// The element type as one that engines compute with, if it is.
+pub fn float_type(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::Bf16),
+        _ => None,
+    }
+}
+
+/// The name files have for an element type.
+pub fn file_type(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+    }
+}

@@ -16,26 +16,38 @@
 //! plane's row (codes: padded to 32 values and 16 bytes); a plane that all rows share has one dimension. `docs/FORMAT.md` describes it for
 //! readers in other languages.
 //!
-//! [`read`] opens files, [`mod@write`] writes them as a stream. Neither quantizes, and neither replaces files atomically: that is the
-//! caller's choice of `Write`.
+//! Metadata that is no sorted list of texts, as that of a GGUF file is not, is kept whole in `lowbit.metadata`, a JSON list of
+//! `[key, kind, value]`. `read` opens files, `write` gives headers and planes to the writer of all formats.
 
-mod read;
-mod write;
+pub(super) mod read;
+pub(super) mod write;
 
-pub use ::safetensors::Dtype;
-pub use read::{Content, Entry, Model};
-pub use write::{Item, Plan, Writer};
-
-use crate::DType;
+use super::Dtype;
+use super::write::Format;
 
 /// The version of the packed layout that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
+/// What lowbit's own metadata keys begin with.
+const OWN: &str = "lowbit.";
 /// Metadata key of the layout's version.
 pub const VERSION_KEY: &str = "lowbit.version";
 /// Metadata key of the JSON object that describes the packed tensors.
 pub const TENSORS_KEY: &str = "lowbit.tensors";
+/// Metadata key of the JSON list that holds metadata with kinds.
+pub const METADATA_KEY: &str = "lowbit.metadata";
 /// Headers beyond this are refused, as the safetensors library does.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// Safetensors, plain or with packed tensors, as a row of the table of formats.
+pub(super) static FORMAT: Format = Format {
+    name: "lowbit",
+    extension: "safetensors",
+    holds: write::holds,
+    lay_out: write::lay_out,
+    encode: write::encode,
+    decode: write::decode,
+    bits_per_weight: crate::Scheme::bits_per_weight,
+};
 
 /// What `lowbit.tensors` says of one packed tensor.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -44,23 +56,4 @@ struct Described {
     shape: Vec<usize>,
     /// The element type before quantization: `F32`, `F16` or `BF16`.
     dtype: Dtype,
-}
-
-/// The element type as one that engines compute with, if it is.
-pub fn float_type(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::Bf16),
-        _ => None,
-    }
-}
-
-/// The name safetensors has for an element type.
-pub fn file_type(dtype: DType) -> Dtype {
-    match dtype {
-        DType::F32 => Dtype::F32,
-        DType::F16 => Dtype::F16,
-        DType::Bf16 => Dtype::BF16,
-    }
 }

@@ -8,9 +8,12 @@
 //! that test says so, and fails under `CI`.
 
 mod bad_files;
+#[path = "../files/build.rs"]
+mod build;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;
+mod gguf;
 mod harness;
 mod models;
 mod outputs;
@@ -33,9 +36,18 @@ fn help_shows_an_example_for_every_command() {
         .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
         .filter_map(|l| l.split_whitespace().next())
         .collect();
-    for command in
-        ["demo", "devices", "quantize", "dequantize", "inspect", "compare", "shaders", "selftest", "schemes"]
-    {
+    for command in [
+        "demo",
+        "devices",
+        "quantize",
+        "dequantize",
+        "inspect",
+        "compare",
+        "convert",
+        "shaders",
+        "selftest",
+        "schemes",
+    ] {
         assert!(commands.contains(&command), "{commands:?}");
     }
     for command in commands.into_iter().filter(|c| *c != "help") {

@@ -1,286 +1,66 @@
 //! Reading safetensors: headers are parsed once and checked against the file, tensors are read when asked for.
 //!
 //! ```text
-//! path -> shards (memory maps) -> headers -> entries, planes joined into packed tensors -> Tensor | PackedTensor | raw bytes
+//! bytes of one file, or of the shards an index names -> headers -> entries, planes joined into packed tensors
 //! ```
-//!
-//! With the feature `mmap` a file is mapped, so that only what is read takes memory; a file that another process shortens
-//! meanwhile then ends the program (the operating system's rule for maps). Without it the file is loaded whole.
 
-use super::{Described, Dtype, MAX_HEADER, TENSORS_KEY, VERSION, VERSION_KEY, float_type};
+use super::{Described, FORMAT, MAX_HEADER, METADATA_KEY, TENSORS_KEY, VERSION, VERSION_KEY};
+use crate::file::bytes::{Bytes, bad, io, load};
+use crate::file::model::{Content, Entry, Parsed, Part, Shard};
+use crate::file::{Dtype, Metadata, float_type};
 use crate::scheme::{Layout, PlaneKind};
-use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
-use ::safetensors::tensor::Metadata;
-use std::borrow::Cow;
+use crate::{Error, Result, Scheme};
+use ::safetensors::tensor::Metadata as Header;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The bytes of one file.
-enum Bytes {
-    #[cfg(feature = "mmap")]
-    Map(memmap2::Mmap),
-    Memory(Cow<'static, [u8]>),
+/// Opens the bytes of one file.
+pub fn open(path: &Path, bytes: Bytes) -> Result<Parsed> {
+    join(vec![Shard { path: path.to_path_buf(), bytes }], None)
 }
 
-impl Bytes {
-    fn get(&self) -> &[u8] {
-        match self {
-            #[cfg(feature = "mmap")]
-            Self::Map(map) => map,
-            Self::Memory(bytes) => bytes,
-        }
-    }
-}
-
-struct Shard {
-    path: PathBuf,
-    bytes: Bytes,
-}
-
-/// Where a run of bytes lies.
-#[derive(Clone, Debug)]
-struct Part {
-    shard: usize,
-    range: Range<usize>,
-}
-
-/// What an entry holds.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Content {
-    /// Plain elements of any type safetensors knows.
-    Dense(Dtype),
-    /// Planes of a scheme; `source` is the type the weights had before.
-    Packed { scheme: Scheme, source: DType },
-}
-
-/// One tensor of a model.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub name: String,
-    /// The dimensions, outermost first.
-    pub shape: Vec<usize>,
-    pub content: Content,
-    /// Bytes in the file, planes together.
-    pub bytes: u64,
-    parts: Vec<(Option<PlaneKind>, Part)>,
-}
-
-impl Entry {
-    /// The element type, if it is plain f32, f16 or bf16.
-    pub fn float(&self) -> Option<DType> {
-        match self.content {
-            Content::Dense(dtype) => float_type(dtype),
-            Content::Packed { .. } => None,
-        }
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The scheme's name, or the element type in lower case.
-    pub fn scheme_name(&self) -> String {
-        match &self.content {
-            Content::Dense(dtype) => dtype.to_string().to_ascii_lowercase(),
-            Content::Packed { scheme, .. } => scheme.to_string(),
-        }
-    }
-
-    /// Bits per weight: the scheme's own count, or those of the element type.
-    pub fn bits_per_weight(&self) -> f64 {
-        match &self.content {
-            Content::Dense(dtype) => dtype.bitsize() as f64,
-            Content::Packed { scheme, .. } => match scheme.check_shape(&self.shape) {
-                Ok((rows, k)) => scheme.bits_per_weight(rows, k),
-                Err(_) => f64::NAN,
-            },
-        }
-    }
-}
-
-/// An open model: one safetensors file or the shards of one.
-pub struct Model {
-    /// The index that names the shards, if there is one.
-    index: Option<PathBuf>,
-    shards: Vec<Shard>,
-    entries: Vec<Entry>,
-    by_name: HashMap<String, usize>,
-    metadata: BTreeMap<String, String>,
-}
-
-fn bad(path: &Path, what: impl Into<String>) -> Error {
-    Error::Format { path: path.to_path_buf(), what: what.into() }
-}
-
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::Io { path, source }
-}
-
-impl Model {
-    /// Opens a safetensors file, a `*.safetensors.index.json`, or a folder with either in it.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if a file cannot be read; [`Error::Format`] if a header is truncated, is not JSON, or describes other data than
-    /// the file has; if an index names files or tensors that are not there; if a packed tensor lacks planes.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let info = std::fs::metadata(path).map_err(io(path))?;
-        let path = if info.is_dir() { find_in_folder(path)? } else { path.to_path_buf() };
-        if path.extension().is_some_and(|e| e == "json") {
-            return open_index(&path);
-        }
-        let bytes = load(&path)?;
-        Self::build(vec![Shard { path, bytes }], None)
-    }
-
-    /// A model from the bytes of one file; `label` stands for the path in errors.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn from_bytes(label: impl Into<PathBuf>, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
-        let shard = Shard { path: label.into(), bytes: Bytes::Memory(bytes.into()) };
-        Self::build(vec![shard], None)
-    }
-
-    /// All tensors, names in natural order (`layer.2` before `layer.10`).
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// A tensor by name.
-    pub fn entry(&self, name: &str) -> Option<&Entry> {
-        self.by_name.get(name).and_then(|&i| self.entries.get(i))
-    }
-
-    /// The user's metadata: everything but lowbit's own keys. Of shards that differ, the first counts.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
-    }
-
-    /// The files behind the model, an index included.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(|s| s.path.as_path()).chain(self.index.as_deref())
-    }
-
-    /// Bytes of all tensors.
-    pub fn bytes(&self) -> u64 {
-        self.entries.iter().map(|e| e.bytes).fold(0, u64::saturating_add)
-    }
-
-    fn slice(&self, part: &Part) -> &[u8] {
-        // Ranges were checked against the file when the header was read.
-        self.shards.get(part.shard).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
-    }
-
-    /// The bytes of a dense entry; of a packed one, of its first plane.
-    pub fn raw(&self, entry: &Entry) -> &[u8] {
-        entry.parts.first().map_or(&[], |(_, part)| self.slice(part))
-    }
-
-    /// A dense f32, f16 or bf16 entry as a tensor.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for other entries.
-    pub fn tensor(&self, entry: &Entry) -> Result<Tensor> {
-        let dtype = entry.float().ok_or_else(|| {
-            Error::unsupported(
-                format!("tensor '{}' of type {}", entry.name, entry.scheme_name()),
-                "f32, f16 and bf16 are read as numbers",
-            )
-        })?;
-        Tensor::from_bytes(entry.shape.clone(), dtype, self.raw(entry).to_vec())
-    }
-
-    /// A packed entry with its planes.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for dense entries; [`Error::Plane`] if planes do not belong to the scheme.
-    pub fn packed(&self, entry: &Entry) -> Result<PackedTensor> {
-        let Content::Packed { scheme, .. } = entry.content else {
-            return Err(Error::unsupported(
-                format!("tensor '{}' as packed", entry.name),
-                "it is a dense one",
-            ));
-        };
-        let planes: Vec<_> =
-            entry.parts.iter().filter_map(|(kind, part)| Some(((*kind)?, self.slice(part)))).collect();
-        PackedTensor::from_planes(scheme, entry.shape.clone(), &planes)
-    }
-
-    /// Joins the shards. `wanted`: tensor -> shard, where an index says so.
-    fn build(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<Self> {
-        let mut dense = Vec::new();
-        let mut described = BTreeMap::new();
-        let mut metadata = BTreeMap::new();
-        for (shard, Shard { path, bytes }) in shards.iter().enumerate() {
-            let (header, start) = parse_header(path, bytes.get())?;
-            described.extend(take_own_metadata(path, &header, &mut metadata)?);
-            for name in header.offset_keys() {
-                let Some(info) = header.info(&name) else { continue };
-                if wanted.and_then(|w| w.get(&name)).is_some_and(|&w| w != shard) {
-                    continue;
-                }
-                let (from, to) = info.data_offsets;
-                let range = (start.checked_add(from), start.checked_add(to));
-                let (Some(from), Some(to)) = range else { return Err(bad(path, "data offsets overflow")) };
-                let part = Part { shard, range: from..to };
-                dense.push(Entry {
-                    name,
-                    shape: info.shape.clone(),
-                    content: Content::Dense(info.dtype),
-                    bytes: to.saturating_sub(from) as u64,
-                    parts: vec![(None, part)],
-                });
+/// Joins the shards. `wanted`: tensor -> shard, where an index says so.
+fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<Parsed> {
+    let mut parsed = Parsed::new(&FORMAT);
+    let mut dense = Vec::new();
+    let mut described = BTreeMap::new();
+    let mut texts = BTreeMap::new();
+    for (shard, Shard { path, bytes }) in shards.iter().enumerate() {
+        let (header, start) = parse_header(path, bytes.get())?;
+        described.extend(take_own_metadata(path, &header, &mut texts, &mut parsed.metadata)?);
+        for name in header.offset_keys() {
+            let Some(info) = header.info(&name) else { continue };
+            if wanted.and_then(|w| w.get(&name)).is_some_and(|&w| w != shard) {
+                continue;
             }
+            let (from, to) = info.data_offsets;
+            let range = (start.checked_add(from), start.checked_add(to));
+            let (Some(from), Some(to)) = range else { return Err(bad(path, "data offsets overflow")) };
+            dense.push(Entry {
+                name,
+                shape: info.shape.clone(),
+                content: Content::Dense(info.dtype),
+                bytes: to.saturating_sub(from) as u64,
+                format: &FORMAT,
+                parts: vec![Part { shard, range: from..to }],
+            });
         }
-        let first = shards.first().map(|s| s.path.clone()).unwrap_or_default();
-        let mut entries = join_planes(&first, dense, described)?;
-        entries.sort_by(|a, b| natural(&a.name, &b.name));
-        let mut by_name = HashMap::with_capacity(entries.len());
-        for (i, entry) in entries.iter().enumerate() {
-            if by_name.insert(entry.name.clone(), i).is_some() {
-                return Err(bad(&first, format!("tensor '{}' occurs twice", entry.name)));
-            }
-        }
-        Ok(Self { index: None, shards, entries, by_name, metadata })
     }
-}
-
-/// Maps or loads a regular file.
-fn load(path: &Path) -> Result<Bytes> {
-    // Asked before opening, which would wait for a writer at the other end of a pipe.
-    if !std::fs::metadata(path).map_err(io(path))?.is_file() {
-        return Err(bad(path, "not a regular file"));
+    let first = shards.first().map(|s| s.path.clone()).unwrap_or_default();
+    parsed.entries = join_planes(&first, dense, described)?;
+    parsed.entries.sort_by(|a, b| natural(&a.name, &b.name));
+    for (key, _) in parsed.metadata.iter() {
+        texts.remove(key);
     }
-    let file = File::open(path).map_err(io(path))?;
-    #[cfg(feature = "mmap")]
-    {
-        // SAFETY: the map is only read, through `&[u8]`. Another process that writes to the file changes what is read, which
-        // no code here relies on (ranges are checked against the length at the time of mapping, values are plain numbers);
-        // one that shortens it makes reads fault, which ends the process without undefined results. The module text says so.
-        #[allow(unsafe_code)]
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io(path))?;
-        Ok(Bytes::Map(map))
+    for (key, text) in texts {
+        parsed.metadata.push(key, crate::file::Value::String(text));
     }
-    #[cfg(not(feature = "mmap"))]
-    {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut &file, &mut bytes).map_err(io(path))?;
-        Ok(Bytes::Memory(bytes.into()))
-    }
+    parsed.shards = shards;
+    Ok(parsed)
 }
 
 /// The header and where the data starts.
-fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize)> {
+fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Header, usize)> {
     let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(bad(
             path,
@@ -298,7 +78,7 @@ fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize)> {
             format!("truncated: a header of {len} bytes is announced, {} bytes follow", rest.len()),
         ));
     };
-    let parsed: Metadata = serde_json::from_slice(header).map_err(|e| bad(path, format!("header: {e}")))?;
+    let parsed: Header = serde_json::from_slice(header).map_err(|e| bad(path, format!("header: {e}")))?;
     if parsed.data_len() > data.len() {
         let need = parsed.data_len();
         return Err(bad(
@@ -313,11 +93,12 @@ fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize)> {
     Ok((parsed, bytes.len().saturating_sub(data.len())))
 }
 
-/// Adds the user's metadata to `into` and returns what lowbit's own says of packed tensors.
+/// Adds the user's metadata to `texts` and `typed` and returns what lowbit's own says of packed tensors.
 fn take_own_metadata(
     path: &Path,
-    header: &Metadata,
-    into: &mut BTreeMap<String, String>,
+    header: &Header,
+    texts: &mut BTreeMap<String, String>,
+    typed: &mut Metadata,
 ) -> Result<BTreeMap<String, Described>> {
     let mut described = BTreeMap::new();
     let Some(metadata) = header.metadata() else { return Ok(described) };
@@ -327,6 +108,14 @@ fn take_own_metadata(
             let text = metadata.get(TENSORS_KEY).map_or("{}", String::as_str);
             described =
                 serde_json::from_str(text).map_err(|e| bad(path, format!("metadata {TENSORS_KEY}: {e}")))?;
+            if let Some(text) = metadata.get(METADATA_KEY)
+                && typed.is_empty()
+            {
+                let json = serde_json::from_str(text).map_err(|e| e.to_string());
+                *typed = json
+                    .and_then(|json| Metadata::from_typed_json(&json))
+                    .map_err(|e| bad(path, format!("metadata {METADATA_KEY}: {e}")))?;
+            }
         }
         Some((v, _)) => {
             let what = format!("version '{v}' of lowbit's packed layout; this lowbit reads up to {VERSION}");
@@ -334,8 +123,8 @@ fn take_own_metadata(
         }
     }
     for (key, value) in metadata {
-        if key != VERSION_KEY && key != TENSORS_KEY {
-            into.entry(key.clone()).or_insert_with(|| value.clone());
+        if ![VERSION_KEY, TENSORS_KEY, METADATA_KEY].contains(&key.as_str()) {
+            texts.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
     Ok(described)
@@ -364,7 +153,7 @@ fn join_planes(path: &Path, dense: Vec<Entry>, described: BTreeMap<String, Descr
                     plane.len
                 )));
             }
-            parts.extend(entry.parts.first().map(|(_, part)| (Some(plane.kind), part.clone())));
+            parts.extend(entry.parts.first().cloned());
             used.insert(plane_name);
         }
         // A plane that the scheme does not have: the tensor is of another one.
@@ -373,36 +162,12 @@ fn join_planes(path: &Path, dense: Vec<Entry>, described: BTreeMap<String, Descr
         {
             return Err(wrong(format!("'{plane}' is no plane of {scheme}")));
         }
-        let bytes = parts.iter().map(|(_, p)| p.range.len() as u64).fold(0, u64::saturating_add);
-        entries.push(Entry { name, shape, content: Content::Packed { scheme, source }, bytes, parts });
+        let bytes = parts.iter().map(|p| p.range.len() as u64).fold(0, u64::saturating_add);
+        let content = Content::Packed { scheme, source };
+        entries.push(Entry { name, shape, content, bytes, format: &FORMAT, parts });
     }
     entries.extend(dense.into_iter().filter(|e| !used.contains(&e.name)));
     Ok(entries)
-}
-
-/// The index or file to open in a folder.
-fn find_in_folder(folder: &Path) -> Result<PathBuf> {
-    let mut indices = Vec::new();
-    let mut files = Vec::new();
-    for item in std::fs::read_dir(folder).map_err(io(folder))? {
-        let path = item.map_err(io(folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".safetensors.index.json") {
-            indices.push(path);
-        } else if name.ends_with(".safetensors") && !name.starts_with('.') {
-            files.push(path);
-        }
-    }
-    let named = |name: &str| Some(folder.join(name)).filter(|p| p.is_file());
-    if let Some(path) = named("model.safetensors.index.json").or_else(|| named("model.safetensors")) {
-        return Ok(path);
-    }
-    match (indices.as_slice(), files.as_slice()) {
-        ([index], _) => Ok(index.clone()),
-        ([], [file]) => Ok(file.clone()),
-        ([], []) => Err(bad(folder, "no .safetensors file and no .safetensors.index.json in this folder")),
-        _ => Err(bad(folder, "several safetensors files and no single index among them; name one")),
-    }
 }
 
 /// The part of an index that is used.
@@ -411,7 +176,8 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn open_index(path: &Path) -> Result<Model> {
+/// Opens the shards that an index names.
+pub fn open_index(path: &Path) -> Result<Parsed> {
     let text = std::fs::read(path).map_err(io(path))?;
     let index: Index = serde_json::from_slice(&text).map_err(|e| bad(path, format!("index: {e}")))?;
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -437,11 +203,12 @@ fn open_index(path: &Path) -> Result<Model> {
         .iter()
         .filter_map(|(name, file)| Some((name.clone(), files.binary_search(&file.as_str()).ok()?)))
         .collect();
-    let mut model = Model::build(shards, Some(&wanted))?;
-    model.index = Some(path.to_path_buf());
-    let planes = |name: &str| model.entries.iter().any(|e| is_plane_of(e, name));
-    match wanted.keys().filter(|name| model.entry(name).is_none() && !planes(name)).min() {
-        None => Ok(model),
+    let mut parsed = join(shards, Some(&wanted))?;
+    parsed.index = Some(path.to_path_buf());
+    let names: HashSet<&str> = parsed.entries.iter().map(|e| e.name.as_str()).collect();
+    let planes = |name: &str| parsed.entries.iter().any(|e| is_plane_of(e, name));
+    match wanted.keys().filter(|name| !names.contains(name.as_str()) && !planes(name)).min() {
+        None => Ok(parsed),
         Some(name) => {
             let file = index.weight_map.get(name).map_or("", String::as_str);
             Err(bad(path, format!("index: tensor '{name}' is not in '{file}'")))
@@ -451,8 +218,10 @@ fn open_index(path: &Path) -> Result<Model> {
 
 /// Whether `name` is that of a plane of a packed entry.
 fn is_plane_of(entry: &Entry, name: &str) -> bool {
+    let Content::Packed { scheme, .. } = &entry.content else { return false };
     let suffix = name.strip_prefix(entry.name.as_str()).and_then(|rest| rest.strip_prefix('.'));
-    suffix.is_some_and(|s| entry.parts.iter().any(|(kind, _)| kind.is_some_and(|k| k.name() == s)))
+    let planes = scheme.check_shape(&entry.shape).map(|(rows, k)| Layout::new(scheme, rows, k));
+    suffix.is_some_and(|s| planes.is_ok_and(|l| l.planes().iter().any(|p| p.kind.name() == s)))
 }
 
 /// Order of names with runs of digits compared as numbers.
@@ -479,6 +248,7 @@ fn natural(a: &str, b: &str) -> std::cmp::Ordering {
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
+    use crate::file::Model;
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();

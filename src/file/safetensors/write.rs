@@ -1,266 +1,128 @@
-//! Writing safetensors as a stream: the header follows from names, schemes and shapes, before any data exists.
+//! Writing safetensors: the header of a plan, and the planes of a tensor.
 //!
 //! ```text
-//! Plan (names, types, schemes, shapes, metadata) -> header -> items one by one, in the order the writer asks for them
+//! Plan -> items by element size, the largest first, packed ones last -> JSON header       PackedTensor -> stored planes
 //! ```
 //!
-//! Nothing but the tensor at hand is in memory. Data is ordered by element size, the largest first, as the safetensors library
-//! does, so that dense tensors are aligned; packed tensors come last. Equal plans give equal bytes. Where the bytes go, and
-//! whether a file is replaced atomically, is up to the caller's `Write`.
+//! The order is that of the safetensors library, so that dense tensors are aligned.
 
-use super::{Described, Dtype, MAX_HEADER, TENSORS_KEY, VERSION, VERSION_KEY, file_type};
+use super::{Described, MAX_HEADER, METADATA_KEY, OWN, TENSORS_KEY, VERSION, VERSION_KEY};
+use crate::file::write::{Item, Laid, Plan};
+use crate::file::{Dtype, file_type};
 use crate::scheme::{Layout, PlaneKind};
-use crate::{DType, Error, PackedTensor, Result, Scheme};
+use crate::{Error, PackedTensor, Result, Scheme};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Whether a plane is stored in files: tables that the scheme fixes are not.
 pub(super) fn stored(scheme: &Scheme, kind: PlaneKind) -> bool {
     kind != PlaneKind::Codebook || scheme.codebook().is_none()
 }
 
-/// One tensor to be written.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Item {
-    /// Plain elements: `bytes` of them will follow.
-    Dense { name: String, dtype: Dtype, shape: Vec<usize>, bytes: usize },
-    /// Planes of a scheme; `source` is the type the weights had before.
-    Packed { name: String, scheme: Scheme, shape: Vec<usize>, source: DType },
+/// Every item can be held.
+pub fn holds(_: &Item) -> Result<()> {
+    Ok(())
 }
 
-impl Item {
-    /// The tensor's name.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Dense { name, .. } | Self::Packed { name, .. } => name,
-        }
-    }
+/// The header of a plan, whose items are brought into data order.
+pub fn lay_out(plan: &mut Plan, path: &Path) -> Result<Laid> {
+    plan.items.sort_by_key(|item| match item {
+        Item::Dense { dtype, .. } => (false, std::cmp::Reverse(dtype.bitsize())),
+        Item::Packed { .. } => (true, std::cmp::Reverse(8)),
+    });
+    Ok(Laid { header: header(plan, path)?, alignment: 1 })
 }
 
-/// What a file will hold.
-#[derive(Clone, Debug, Default)]
-pub struct Plan {
-    items: Vec<Item>,
-    metadata: BTreeMap<String, String>,
+/// The stored planes.
+pub fn encode(tensor: &PackedTensor) -> Result<Vec<Cow<'_, [u8]>>> {
+    let planes = tensor.layout().planes().iter().filter(|p| stored(tensor.scheme(), p.kind));
+    Ok(planes.map(|p| tensor.plane(p.kind).into()).collect())
 }
 
-impl Plan {
-    /// A plan with the user's metadata; lowbit's own keys are added by the writer.
-    pub fn new(metadata: BTreeMap<String, String>) -> Self {
-        Self { items: Vec::new(), metadata }
-    }
+/// The reverse of [`encode`].
+pub fn decode(scheme: Scheme, shape: &[usize], data: &[&[u8]]) -> Result<PackedTensor> {
+    let (rows, k) = scheme.check_shape(shape)?;
+    let layout = Layout::new(&scheme, rows, k);
+    let kinds = layout.planes().iter().map(|p| p.kind).filter(|kind| stored(&scheme, *kind));
+    PackedTensor::from_planes(scheme, shape, &kinds.zip(data.iter().copied()).collect::<Vec<_>>())
+}
 
-    /// Adds a dense tensor.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if its bytes cannot be counted.
-    pub fn dense(
-        &mut self,
-        name: impl Into<String>,
-        dtype: Dtype,
-        shape: impl Into<Vec<usize>>,
-    ) -> Result<()> {
-        let (name, shape) = (name.into(), shape.into());
-        let bits = crate::tensor::element_count(&shape).and_then(|n| n.checked_mul(dtype.bitsize()));
-        let bytes = bits.filter(|b| b % 8 == 0).map(|b| b / 8).ok_or_else(|| {
-            Error::shape(
-                format!("tensor '{name}' of type {dtype}"),
-                "a whole number of bytes",
-                format!("{shape:?}"),
-            )
-        })?;
-        self.items.push(Item::Dense { name, dtype, shape, bytes });
-        Ok(())
-    }
-
-    /// Adds a packed tensor of `shape` [.., N, K].
-    ///
-    /// # Errors
-    /// As [`Scheme::check_shape`].
-    pub fn packed(
-        &mut self,
-        name: impl Into<String>,
-        scheme: Scheme,
-        shape: impl Into<Vec<usize>>,
-        source: DType,
-    ) -> Result<()> {
-        let shape = shape.into();
-        scheme.check_shape(&shape)?;
-        self.items.push(Item::Packed { name: name.into(), scheme, shape, source });
-        Ok(())
-    }
-
-    /// The header's JSON. Items must be in data order.
-    fn header(&self, path: &Path) -> Result<Vec<u8>> {
-        let bad = |what: String| Error::Format { path: path.to_path_buf(), what };
-        let mut described = BTreeMap::new();
-        let mut tensors = Map::new();
-        let mut names = HashSet::new();
-        let mut end = 0usize;
-        let mut push = |name: String, dtype: Dtype, shape: Vec<usize>, len: usize| {
-            let start = end;
-            end = start.checked_add(len).ok_or_else(|| bad("more bytes than can be counted".into()))?;
-            if !names.insert(name.clone()) {
-                return Err(bad(format!("two tensors would be called '{name}'")));
-            }
-            let info = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]});
-            tensors.insert(name, info);
-            Ok(())
-        };
-        for item in &self.items {
-            match item {
-                Item::Dense { name, dtype, shape, bytes } => {
-                    push(name.clone(), *dtype, shape.clone(), *bytes)?
-                }
-                Item::Packed { name, scheme, shape, source } => {
-                    let (rows, k) = scheme.check_shape(shape)?;
-                    for plane in
-                        Layout::new(scheme, rows, k).planes().iter().filter(|p| stored(scheme, p.kind))
-                    {
-                        let shape = if plane.row_stride == 0 {
-                            vec![plane.len]
-                        } else {
-                            vec![rows, plane.row_stride]
-                        };
-                        push(format!("{name}.{}", plane.kind.name()), Dtype::U8, shape, plane.len)?;
-                    }
-                    let dtype = file_type(*source);
-                    let entry = Described { scheme: scheme.to_string(), shape: shape.clone(), dtype };
-                    described.insert(name.clone(), entry);
-                }
-            }
-        }
-        if let Some(name) = described.keys().find(|name| tensors.contains_key(*name)) {
+/// The header's JSON behind its length. Items must be in data order.
+fn header(plan: &Plan, path: &Path) -> Result<Vec<u8>> {
+    let bad = |what: String| Error::Format { path: path.to_path_buf(), what };
+    let mut described = BTreeMap::new();
+    let mut tensors = Map::new();
+    let mut names = HashSet::new();
+    let mut end = 0usize;
+    let mut push = |name: String, dtype: Dtype, shape: Vec<usize>, len: usize| {
+        let start = end;
+        end = start.checked_add(len).ok_or_else(|| bad("more bytes than can be counted".into()))?;
+        if !names.insert(name.clone()) {
             return Err(bad(format!("two tensors would be called '{name}'")));
         }
-        let json_error = |e: serde_json::Error| bad(format!("header: {e}"));
-        let mut metadata: Map<String, Value> =
-            self.metadata.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
-        if !described.is_empty() {
-            metadata.insert(VERSION_KEY.into(), VERSION.to_string().into());
-            let text = serde_json::to_string(&described).map_err(json_error)?;
-            metadata.insert(TENSORS_KEY.into(), text.into());
-        }
-        let mut header = Map::new();
-        if !metadata.is_empty() {
-            header.insert("__metadata__".into(), metadata.into());
-        }
-        header.extend(tensors);
-        let mut bytes = serde_json::to_vec(&header).map_err(json_error)?;
-        bytes.resize(bytes.len().next_multiple_of(8), b' ');
-        match bytes.len() as u64 {
-            0..=MAX_HEADER => Ok(bytes),
-            len => Err(bad(format!("a header of {len} bytes; readers accept {MAX_HEADER}"))),
-        }
-    }
-}
-
-/// A file being written.
-pub struct Writer<W> {
-    out: W,
-    path: PathBuf,
-    written: u64,
-    /// In data order, reversed: the next is the last.
-    left: Vec<Item>,
-}
-
-impl<W: Write> Writer<W> {
-    /// Writes the header. `path` is for error messages.
-    ///
-    /// # Errors
-    /// [`Error::Format`] if two tensors have one name or the header is too large for readers; [`Error::Io`].
-    pub fn new(out: W, path: impl Into<PathBuf>, mut plan: Plan) -> Result<Self> {
-        let path = path.into();
-        plan.items.sort_by_key(|item| match item {
-            Item::Dense { dtype, .. } => (false, std::cmp::Reverse(dtype.bitsize())),
-            Item::Packed { .. } => (true, std::cmp::Reverse(8)),
-        });
-        let header = plan.header(&path)?;
-        plan.items.reverse();
-        let mut writer = Self { out, path, written: 0, left: plan.items };
-        writer.write(&(header.len() as u64).to_le_bytes())?;
-        writer.write(&header)?;
-        Ok(writer)
-    }
-
-    /// Bytes written so far, header included.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// The tensor to be written now.
-    pub fn next_item(&self) -> Option<&Item> {
-        self.left.last()
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|source| Error::Io { path: self.path.clone(), source })?;
-        self.written = self.written.saturating_add(bytes.len() as u64);
+        let info = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]});
+        tensors.insert(name, info);
         Ok(())
-    }
-
-    /// Writes the next tensor, a dense one.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the next item is packed or has another length; [`Error::Io`].
-    pub fn dense(&mut self, data: &[u8]) -> Result<()> {
-        match self.left.last() {
-            Some(Item::Dense { bytes, .. }) if *bytes == data.len() => {}
-            other => return Err(unexpected(other, format!("{} bytes", data.len()))),
-        }
-        self.write(data)?;
-        self.left.pop();
-        Ok(())
-    }
-
-    /// Writes the next tensor, a packed one.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the next item is dense, or of another scheme or shape; [`Error::Io`].
-    pub fn packed(&mut self, tensor: &PackedTensor) -> Result<()> {
-        match self.left.last() {
-            Some(Item::Packed { scheme, shape, .. })
-                if scheme == tensor.scheme() && *shape == tensor.shape() => {}
-            other => return Err(unexpected(other, format!("{} {:?}", tensor.scheme(), tensor.shape()))),
-        }
-        for plane in tensor.layout().planes() {
-            if stored(tensor.scheme(), plane.kind) {
-                self.write(tensor.plane(plane.kind))?;
+    };
+    for item in &plan.items {
+        match item {
+            Item::Dense { name, dtype, shape, bytes } => push(name.clone(), *dtype, shape.clone(), *bytes)?,
+            Item::Packed { name, scheme, shape, source } => {
+                let (rows, k) = scheme.check_shape(shape)?;
+                for plane in Layout::new(scheme, rows, k).planes().iter().filter(|p| stored(scheme, p.kind)) {
+                    let shape =
+                        if plane.row_stride == 0 { vec![plane.len] } else { vec![rows, plane.row_stride] };
+                    push(format!("{name}.{}", plane.kind.name()), Dtype::U8, shape, plane.len)?;
+                }
+                let dtype = file_type(*source);
+                let entry = Described { scheme: scheme.to_string(), shape: shape.clone(), dtype };
+                described.insert(name.clone(), entry);
             }
         }
-        self.left.pop();
-        Ok(())
     }
-
-    /// Ends the file and gives the output back, flushed.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if tensors of the plan are missing; [`Error::Io`].
-    pub fn finish(mut self) -> Result<W> {
-        if let Some(item) = self.left.last() {
-            return Err(unexpected(Some(item), "the end".into()));
-        }
-        self.out.flush().map_err(|source| Error::Io { path: self.path.clone(), source })?;
-        Ok(self.out)
+    if let Some(name) = described.keys().find(|name| tensors.contains_key(*name)) {
+        return Err(bad(format!("two tensors would be called '{name}'")));
     }
-}
-
-fn unexpected(item: Option<&Item>, got: String) -> Error {
-    let expected = match item {
-        None => "nothing more".to_string(),
-        Some(Item::Dense { name, bytes, .. }) => format!("'{name}', {bytes} bytes"),
-        Some(Item::Packed { name, scheme, shape, .. }) => format!("'{name}', {scheme} {shape:?}"),
-    };
-    Error::shape("next tensor of the file", expected, got)
+    let json_error = |e: serde_json::Error| bad(format!("header: {e}"));
+    // What texts in sorted order cannot say is said as one text.
+    let own = plan.metadata.iter().any(|(key, _)| key.starts_with(OWN));
+    let typed = own || !plan.metadata.is_sorted_text();
+    let texts = plan.metadata.iter().filter(|_| !typed);
+    let mut metadata: Map<String, Value> =
+        texts.filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.into()))).collect();
+    if typed || !described.is_empty() {
+        metadata.insert(VERSION_KEY.into(), VERSION.to_string().into());
+    }
+    if typed {
+        metadata.insert(METADATA_KEY.into(), plan.metadata.to_typed_json().to_string().into());
+    }
+    if !described.is_empty() {
+        let text = serde_json::to_string(&described).map_err(json_error)?;
+        metadata.insert(TENSORS_KEY.into(), text.into());
+    }
+    let mut header = Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), metadata.into());
+    }
+    header.extend(tensors);
+    let mut bytes = serde_json::to_vec(&header).map_err(json_error)?;
+    bytes.resize(bytes.len().next_multiple_of(8), b' ');
+    match bytes.len() as u64 {
+        0..=MAX_HEADER => Ok([&(bytes.len() as u64).to_le_bytes(), bytes.as_slice()].concat()),
+        len => Err(bad(format!("a header of {len} bytes; readers accept {MAX_HEADER}"))),
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
-    use super::super::{Content, Model};
+    use super::super::FORMAT;
     use super::*;
+    use crate::DType;
+    use crate::file::metadata::Value;
+    use crate::file::{Content, Metadata, Model, Writer};
     use crate::scheme::preset::samples;
 
     fn filled(scheme: Scheme, shape: &[usize], seed: usize) -> PackedTensor {
@@ -278,14 +140,14 @@ mod tests {
     fn every_scheme_comes_back_whole() {
         let schemes = samples();
         let shape = |s: &Scheme| if s.ggml.is_some() { vec![2, 3, 512] } else { vec![5, 77] };
-        let mut plan = Plan::new(BTreeMap::from([("format".to_string(), "pt".to_string())]));
+        let mut plan = Plan::new(BTreeMap::from([("format".to_string(), "pt".to_string())]).into());
         plan.dense("ids", Dtype::I64, [3]).unwrap();
         plan.dense("flags", Dtype::BOOL, [0, 4]).unwrap();
         plan.dense("half", Dtype::F16, [2, 2]).unwrap();
         for s in &schemes {
             plan.packed(format!("w.{s}"), *s, shape(s), DType::Bf16).unwrap();
         }
-        let mut writer = Writer::new(Vec::new(), "out", plan.clone()).unwrap();
+        let mut writer = Writer::new(Vec::new(), "out", &FORMAT, plan.clone()).unwrap();
         let mut seen = 0;
         while let Some(item) = writer.next_item().cloned() {
             seen += 1;
@@ -302,15 +164,16 @@ mod tests {
         assert!(::safetensors::SafeTensors::deserialize(&bytes).is_ok());
         let model = Model::from_bytes("out", bytes.clone()).unwrap();
         assert_eq!(model.entries().len(), schemes.len() + 3);
-        assert_eq!(model.metadata().get("format").map(String::as_str), Some("pt"));
+        assert_eq!(model.metadata().get("format").and_then(Value::as_str), Some("pt"));
         assert_eq!(model.raw(model.entry("ids").unwrap()), &[1; 24]);
         for s in &schemes {
             let entry = model.entry(&format!("w.{s}")).unwrap();
             assert_eq!(entry.content, Content::Packed { scheme: *s, source: DType::Bf16 });
             assert_eq!(model.packed(entry).unwrap(), filled(*s, &shape(s), s.to_string().len()), "{s}");
         }
-        let again = Writer::new(Vec::new(), "out", plan).unwrap();
-        assert_eq!(again.out, bytes[..again.out.len()]);
+        let mut again = Vec::new();
+        drop(Writer::new(&mut again, "out", &FORMAT, plan).unwrap());
+        assert_eq!(again, bytes[..again.len()]);
     }
 
     #[test]
@@ -319,7 +182,7 @@ mod tests {
         let mut plan = Plan::default();
         plan.packed("w", q, [2, 32], DType::F32).unwrap();
         plan.dense("a", Dtype::U8, [4]).unwrap();
-        let mut writer = Writer::new(Vec::new(), "out", plan.clone()).unwrap();
+        let mut writer = Writer::new(Vec::new(), "out", &FORMAT, plan.clone()).unwrap();
         assert!(writer.packed(&filled(q, &[2, 32], 0)).is_err());
         assert!(writer.dense(&[0; 5]).is_err());
         writer.dense(&[0; 4]).unwrap();
@@ -332,7 +195,28 @@ mod tests {
         for name in ["a", "w", "w.codes"] {
             let mut twice = plan.clone();
             twice.dense(name, Dtype::U8, [1]).unwrap();
-            assert!(matches!(Writer::new(Vec::new(), "out", twice), Err(Error::Format { .. })), "{name}");
+            assert!(
+                matches!(Writer::new(Vec::new(), "out", &FORMAT, twice), Err(Error::Format { .. })),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn metadata_with_kinds_comes_back_in_order() {
+        let mut metadata = Metadata::default();
+        metadata.set("z", Value::String("first".into()));
+        metadata.set("a", Value::F32(f32::NAN));
+        metadata.set("lowbit.version", Value::U8(9));
+        let mut sorted = Metadata::default();
+        sorted.set("lowbit.tensors", Value::String("mine".into()));
+        for metadata in [metadata, sorted] {
+            let mut plan = Plan::new(metadata.clone());
+            plan.dense("a", Dtype::U8, [1]).unwrap();
+            let mut writer = Writer::new(Vec::new(), "out", &FORMAT, plan).unwrap();
+            writer.dense(&[1]).unwrap();
+            let model = Model::from_bytes("out", writer.finish().unwrap()).unwrap();
+            assert_eq!(model.metadata().to_typed_json(), metadata.to_typed_json());
         }
     }
 }

@@ -1,0 +1,146 @@
+//! The bytes of a file, mapped or loaded, and a cursor over them that names what it reads.
+//!
+//! ```text
+//! path -> load -> Bytes -> Cursor: take, u32, string, ...  -> "FILE: FIELD at byte N: what is wrong"
+//! ```
+//!
+//! With the feature `mmap` a file is mapped, so that only what is read takes memory; a file that another process shortens
+//! meanwhile then ends the program (the operating system's rule for maps). Without it the file is loaded whole. No format is known
+//! here.
+
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::fs::File;
+use std::path::Path;
+
+/// The bytes of one file.
+pub(super) enum Bytes {
+    #[cfg(feature = "mmap")]
+    Map(memmap2::Mmap),
+    Memory(Cow<'static, [u8]>),
+}
+
+impl Bytes {
+    pub fn get(&self) -> &[u8] {
+        match self {
+            #[cfg(feature = "mmap")]
+            Self::Map(map) => map,
+            Self::Memory(bytes) => bytes,
+        }
+    }
+}
+
+pub(super) fn bad(path: &Path, what: impl Into<String>) -> Error {
+    Error::Format { path: path.to_path_buf(), what: what.into() }
+}
+
+pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Io { path, source }
+}
+
+/// Maps or loads a regular file.
+pub(super) fn load(path: &Path) -> Result<Bytes> {
+    // Asked before opening, which would wait for a writer at the other end of a pipe.
+    if !std::fs::metadata(path).map_err(io(path))?.is_file() {
+        return Err(bad(path, "not a regular file"));
+    }
+    let file = File::open(path).map_err(io(path))?;
+    #[cfg(feature = "mmap")]
+    {
+        // SAFETY: the map is only read, through `&[u8]`. Another process that writes to the file changes what is read, which
+        // no code here relies on (ranges are checked against the length at the time of mapping, values are plain numbers);
+        // one that shortens it makes reads fault, which ends the process without undefined results. The module text says so.
+        #[allow(unsafe_code)]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io(path))?;
+        Ok(Bytes::Map(map))
+    }
+    #[cfg(not(feature = "mmap"))]
+    {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut &file, &mut bytes).map_err(io(path))?;
+        Ok(Bytes::Memory(bytes.into()))
+    }
+}
+
+/// Reads little-endian fields one after the other; each error names the file, the field and the byte at which it starts.
+pub(super) struct Cursor<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
+        Self { path, bytes, at: 0 }
+    }
+
+    /// The offset of the next byte.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes that are left.
+    pub fn left(&self) -> usize {
+        self.bytes.len().saturating_sub(self.at)
+    }
+
+    /// The error of a field that starts at byte `at`.
+    pub fn error(&self, field: impl Display, at: usize, what: impl Display) -> Error {
+        bad(self.path, format!("{field} at byte {at}: {what}"))
+    }
+
+    /// The next `n` bytes.
+    pub fn take(&mut self, n: usize, field: impl Display) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(n);
+        match end.and_then(|end| Some((end, self.bytes.get(self.at..end)?))) {
+            Some((end, taken)) => {
+                self.at = end;
+                Ok(taken)
+            }
+            None => {
+                let what = format!("truncated: it takes {n} bytes, {} are left", self.left());
+                Err(self.error(field, self.at, what))
+            }
+        }
+    }
+
+    fn array<const N: usize>(&mut self, field: impl Display) -> Result<[u8; N]> {
+        let taken = self.take(N, field)?;
+        // As long as was asked for.
+        Ok(taken.first_chunk().copied().unwrap_or([0; N]))
+    }
+
+    pub fn u32(&mut self, field: impl Display) -> Result<u32> {
+        self.array(field).map(u32::from_le_bytes)
+    }
+
+    pub fn i32(&mut self, field: impl Display) -> Result<i32> {
+        self.array(field).map(i32::from_le_bytes)
+    }
+
+    pub fn u64(&mut self, field: impl Display) -> Result<u64> {
+        self.array(field).map(u64::from_le_bytes)
+    }
+
+    /// `n` bytes of UTF-8 without NUL, as file names and metadata keys are.
+    pub fn text(&mut self, n: usize, field: impl Display) -> Result<&'a str> {
+        let at = self.at;
+        let bytes = self.take(n, &field)?;
+        std::str::from_utf8(bytes).map_err(|e| self.error(field, at, format!("not UTF-8: {e}")))
+    }
+
+    /// A string behind its length in 8 bytes, which must be at most `cap`.
+    pub fn string(&mut self, cap: u64, field: impl Display) -> Result<&'a str> {
+        let at = self.at;
+        let len = self.u64(format_args!("length of {field}"))?;
+        match usize::try_from(len).ok().filter(|_| len <= cap) {
+            Some(n) => self.text(n, field),
+            None => {
+                let what = format!("{len} bytes are announced, at most {cap} are read");
+                Err(self.error(format_args!("length of {field}"), at, what))
+            }
+        }
+    }
+}

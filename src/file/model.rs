@@ -1,0 +1,327 @@
+//! A model on disk, whatever format it is in: its tensors, read when asked for, and what the file says beside them.
+//!
+//! ```text
+//! path -> file, index or folder -> format by content -> Parsed (shards mapped, entries, metadata) -> Tensor | PackedTensor | raw bytes
+//! ```
+//!
+//! What is asked of a [`Model`] is the same for every format; the formats differ in how they are opened (`safetensors`, `gguf`) and in the
+//! row of [`super::write::FORMATS`] that an entry carries.
+
+use super::bytes::{Bytes, bad, io, load};
+use super::metadata::Metadata;
+use super::write::Format;
+use super::{Dtype, float_type, gguf, safetensors};
+use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// One file of a model.
+pub(super) struct Shard {
+    pub path: PathBuf,
+    pub bytes: Bytes,
+}
+
+/// Where a run of bytes lies.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub shard: usize,
+    /// Inside the file: checked when the header was read.
+    pub range: Range<usize>,
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Plain elements.
+    Dense(Dtype),
+    /// A tensor in a scheme; `source` is the type the weights had before.
+    Packed { scheme: Scheme, source: DType },
+    /// Something that is known by name and size only (GGUF's IQ1, IQ2 and IQ3).
+    Listed { name: &'static str },
+}
+
+/// One tensor of a model.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub name: String,
+    /// The dimensions, outermost first.
+    pub shape: Vec<usize>,
+    pub content: Content,
+    /// Bytes in the file, planes together.
+    pub bytes: u64,
+    pub(super) format: &'static Format,
+    /// As the format's `encode` makes them, in order.
+    pub(super) parts: Vec<Part>,
+}
+
+impl Entry {
+    /// The element type, if it is plain f32, f16 or bf16.
+    pub fn float(&self) -> Option<DType> {
+        match self.content {
+            Content::Dense(dtype) => float_type(dtype),
+            Content::Packed { .. } | Content::Listed { .. } => None,
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The scheme's name, or the type in lower case.
+    pub fn scheme_name(&self) -> String {
+        match &self.content {
+            Content::Dense(dtype) => dtype.to_string().to_ascii_lowercase(),
+            Content::Packed { scheme, .. } => scheme.to_string(),
+            Content::Listed { name } => name.to_ascii_lowercase(),
+        }
+    }
+
+    /// Bits per weight: the count of the scheme in this file, or those of the element type.
+    pub fn bits_per_weight(&self) -> f64 {
+        match &self.content {
+            Content::Dense(dtype) => dtype.bitsize() as f64,
+            Content::Packed { scheme, .. } => match scheme.check_shape(&self.shape) {
+                Ok((rows, k)) => (self.format.bits_per_weight)(scheme, rows, k),
+                Err(_) => f64::NAN,
+            },
+            Content::Listed { .. } => self.bytes as f64 * 8.0 / self.len() as f64,
+        }
+    }
+
+    /// Whether there is more to be had than name and size.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for [`Content::Listed`], with the tensor's name.
+    pub fn readable(&self) -> Result<()> {
+        match self.content {
+            Content::Listed { name } => {
+                let why = "lowbit lists tensors of this type and does not decode or copy them";
+                Err(Error::unsupported(format!("type {name}"), why).in_tensor(&self.name))
+            }
+            Content::Dense(_) | Content::Packed { .. } => Ok(()),
+        }
+    }
+}
+
+/// What the reader of a format found.
+pub(super) struct Parsed {
+    pub format: &'static Format,
+    /// The index that names the shards, if there is one.
+    pub index: Option<PathBuf>,
+    pub shards: Vec<Shard>,
+    pub entries: Vec<Entry>,
+    pub metadata: Metadata,
+    /// Numbers of the format's own, for listings.
+    pub details: Vec<(&'static str, u64)>,
+}
+
+impl Parsed {
+    pub fn new(format: &'static Format) -> Self {
+        Self {
+            format,
+            index: None,
+            shards: Vec::new(),
+            entries: Vec::new(),
+            metadata: Metadata::default(),
+            details: Vec::new(),
+        }
+    }
+}
+
+/// An open model: one file or the shards of one.
+pub struct Model {
+    parsed: Parsed,
+    by_name: HashMap<String, usize>,
+}
+
+impl Model {
+    /// Opens a safetensors or GGUF file (any shard of a GGUF model), a `*.safetensors.index.json`, or a folder with one of them. A file's
+    /// content decides, and not its name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read; [`Error::Format`] if a header is truncated or broken, or describes other data than
+    /// the file has; if an index names files or tensors that are not there; if shards or planes are missing.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let info = std::fs::metadata(path).map_err(io(path))?;
+        let path = if info.is_dir() { find_in_folder(path)? } else { path.to_path_buf() };
+        if path.extension().is_some_and(|e| e == "json") {
+            return Self::build(safetensors::read::open_index(&path)?);
+        }
+        let bytes = load(&path)?;
+        Self::from_loaded(&path, bytes)
+    }
+
+    /// A model from the bytes of one file; `label` stands for the path in errors.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_bytes(label: impl Into<PathBuf>, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
+        Self::from_loaded(&label.into(), Bytes::Memory(bytes.into()))
+    }
+
+    pub(super) fn from_loaded(path: &Path, bytes: Bytes) -> Result<Self> {
+        let open =
+            if bytes.get().starts_with(gguf::MAGIC) { gguf::read::open } else { safetensors::read::open };
+        Self::build(open(path, bytes)?)
+    }
+
+    fn build(parsed: Parsed) -> Result<Self> {
+        let mut by_name = HashMap::with_capacity(parsed.entries.len());
+        for (i, entry) in parsed.entries.iter().enumerate() {
+            if by_name.insert(entry.name.clone(), i).is_some() {
+                let first = parsed.shards.first().map(|s| s.path.clone()).unwrap_or_default();
+                return Err(bad(&first, format!("tensor '{}' occurs twice", entry.name)));
+            }
+        }
+        Ok(Self { parsed, by_name })
+    }
+
+    /// All tensors: those of safetensors in the natural order of their names (`layer.2` before `layer.10`), those of GGUF in the file's.
+    pub fn entries(&self) -> &[Entry] {
+        &self.parsed.entries
+    }
+
+    /// A tensor by name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.by_name.get(name).and_then(|&i| self.parsed.entries.get(i))
+    }
+
+    /// The user's metadata: everything but lowbit's own keys and the numbers of shards. Of shards that differ, the first counts.
+    pub fn metadata(&self) -> &Metadata {
+        &self.parsed.metadata
+    }
+
+    /// The format's row.
+    pub fn format(&self) -> &'static Format {
+        self.parsed.format
+    }
+
+    /// Numbers of the format's own (version, alignment), for listings.
+    pub fn details(&self) -> &[(&'static str, u64)] {
+        &self.parsed.details
+    }
+
+    /// The files behind the model, an index included.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parsed.shards.iter().map(|s| s.path.as_path()).chain(self.parsed.index.as_deref())
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.entries().iter().map(|e| e.bytes).fold(0, u64::saturating_add)
+    }
+
+    fn slice(&self, part: &Part) -> &[u8] {
+        // Ranges were checked against the file when the header was read.
+        self.parsed.shards.get(part.shard).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
+    }
+
+    /// The bytes of a dense entry; of a packed one, of its first plane or its blocks.
+    pub fn raw(&self, entry: &Entry) -> &[u8] {
+        entry.parts.first().map_or(&[], |part| self.slice(part))
+    }
+
+    /// The file of an entry and the byte at which its data starts.
+    pub(super) fn place(&self, entry: &Entry) -> (&Path, usize) {
+        let part = entry.parts.first();
+        let path =
+            part.and_then(|p| self.parsed.shards.get(p.shard)).map_or(Path::new(""), |s| s.path.as_path());
+        (path, part.map_or(0, |p| p.range.start))
+    }
+
+    /// A dense f32, f16 or bf16 entry as a tensor.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for other entries.
+    pub fn tensor(&self, entry: &Entry) -> Result<Tensor> {
+        let dtype = entry.float().ok_or_else(|| {
+            Error::unsupported(
+                format!("tensor '{}' of type {}", entry.name, entry.scheme_name()),
+                "f32, f16 and bf16 are read as numbers",
+            )
+        })?;
+        Tensor::from_bytes(entry.shape.clone(), dtype, self.raw(entry).to_vec())
+    }
+
+    /// A packed entry with its planes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for other entries; [`Error::Plane`] if planes do not belong to the scheme.
+    pub fn packed(&self, entry: &Entry) -> Result<PackedTensor> {
+        entry.readable()?;
+        let Content::Packed { scheme, .. } = entry.content else {
+            return Err(Error::unsupported(
+                format!("tensor '{}' as packed", entry.name),
+                "it is a dense one",
+            ));
+        };
+        let data: Vec<&[u8]> = entry.parts.iter().map(|part| self.slice(part)).collect();
+        (entry.format.decode)(scheme, &entry.shape, &data)
+    }
+
+    /// A packed entry as [`Self::packed`], once it is sure that the file's bytes could be made from it again.
+    ///
+    /// # Errors
+    /// [`Error::Check`] if they could not, with the first byte that would differ; as [`Self::packed`].
+    pub fn packed_exactly(&self, entry: &Entry) -> Result<PackedTensor> {
+        let packed = self.packed(entry)?;
+        let again = (entry.format.encode)(&packed)?;
+        let data = || entry.parts.iter().flat_map(|part| self.slice(part));
+        let made = || again.iter().flat_map(|piece| piece.iter());
+        if !made().eq(data()) {
+            let at = made().zip(data()).position(|(a, b)| a != b);
+            let what = format!(
+                "tensor '{}': its {} blocks are not in the one form that planes keep: byte {} of its data would come back changed",
+                entry.name,
+                entry.scheme_name(),
+                at.unwrap_or_else(|| made().count().min(data().count())),
+            );
+            return Err(Error::Check { what });
+        }
+        Ok(packed)
+    }
+}
+
+/// The index or file to open in a folder.
+fn find_in_folder(folder: &Path) -> Result<PathBuf> {
+    let mut indices = Vec::new();
+    let mut files = Vec::new();
+    for item in std::fs::read_dir(folder).map_err(io(folder))? {
+        let path = item.map_err(io(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors.index.json") {
+            indices.push(path);
+        } else if (name.ends_with(".safetensors") || name.ends_with(".gguf")) && !name.starts_with('.') {
+            // Of the shards of a GGUF model, the first stands for all.
+            let of = name.rsplit_once("-of-").filter(|_| name.ends_with(".gguf"));
+            if of.is_none_or(|(stem, _)| stem.ends_with("-00001")) {
+                files.push(path);
+            }
+        }
+    }
+    let named = |name: &str| Some(folder.join(name)).filter(|p| p.is_file());
+    if let Some(path) = named("model.safetensors.index.json").or_else(|| named("model.safetensors")) {
+        return Ok(path);
+    }
+    match (indices.as_slice(), files.as_slice()) {
+        ([index], _) => Ok(index.clone()),
+        ([], [file]) => Ok(file.clone()),
+        ([], []) => Err(bad(
+            folder,
+            "no .safetensors file, no .safetensors.index.json and no .gguf file in this folder",
+        )),
+        _ => Err(bad(
+            folder,
+            "several safetensors files or GGUF models and no single index among them; name one",
+        )),
+    }
+}

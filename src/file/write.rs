@@ -1,0 +1,349 @@
+//! Writing a model as a stream: the header follows from names, schemes and shapes, before any data exists.
+//!
+//! ```text
+//! Plan (names, types, schemes, shapes, metadata) + Format -> header -> items one by one, in the order the writer asks for them
+//! ```
+//!
+//! A file format is a row of [`FORMATS`]: what it can hold, its header, and the bytes of a packed tensor in both directions. Nothing
+//! but the tensor at hand is in memory. Equal plans give equal bytes. Where the bytes go, and whether a file is replaced atomically, is
+//! up to the caller's `Write`.
+
+use super::{Dtype, Metadata, gguf, safetensors};
+use crate::{DType, Error, PackedTensor, Result, Scheme};
+use std::borrow::Cow;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The pieces of a packed tensor's data, in order.
+type Pieces<'a> = Vec<Cow<'a, [u8]>>;
+
+/// The tensor of a scheme and a shape from such pieces.
+type Decode = fn(Scheme, &[usize], &[&[u8]]) -> Result<PackedTensor>;
+
+/// A file format.
+#[derive(Debug)]
+pub struct Format {
+    /// As `--to` takes it.
+    pub name: &'static str,
+    /// Of files that are in it, without the dot.
+    pub extension: &'static str,
+    /// Whether it can hold an item; the error says why not.
+    pub(super) holds: fn(&Item) -> Result<()>,
+    /// Brings the items into data order and gives the header.
+    pub(super) lay_out: fn(&mut Plan, &Path) -> Result<Laid>,
+    pub(super) encode: for<'a> fn(&'a PackedTensor) -> Result<Pieces<'a>>,
+    /// The reverse of `encode`.
+    pub(super) decode: Decode,
+    /// Of `rows` and `k`.
+    pub(super) bits_per_weight: fn(&Scheme, usize, usize) -> f64,
+}
+
+/// The start of a file.
+pub(super) struct Laid {
+    pub header: Vec<u8>,
+    /// The data of each item is padded to a multiple of it.
+    pub alignment: usize,
+}
+
+/// The formats that are written. The first is taken where nothing says which.
+pub static FORMATS: &[&Format] = &[&safetensors::FORMAT, &gguf::FORMAT];
+
+impl Format {
+    /// The format of this name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], with the names there are.
+    pub fn named(name: &str) -> Result<&'static Self> {
+        let found = FORMATS.iter().copied().find(|f| f.name.eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            let names: Vec<&str> = FORMATS.iter().map(|f| f.name).collect();
+            Error::Usage(format!("no file format '{name}'; there are {}", names.join(", ")))
+        })
+    }
+
+    /// The format that a file's name ends in.
+    pub fn of_path(path: &Path) -> Option<&'static Self> {
+        let extension = path.extension()?;
+        FORMATS.iter().copied().find(|f| extension.eq_ignore_ascii_case(f.extension))
+    }
+
+    /// Whether a file in this format can hold an item.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`], with the tensor's name and the reason.
+    pub fn check(&self, item: &Item) -> Result<()> {
+        (self.holds)(item).map_err(|e| e.in_tensor(item.name()))
+    }
+
+    /// Bits per weight of a tensor in a file of this format; padding of rows and tables do not count.
+    pub fn bits_per_weight(&self, tensor: &PackedTensor) -> f64 {
+        let (rows, k) = tensor.matrix();
+        (self.bits_per_weight)(tensor.scheme(), rows, k)
+    }
+}
+
+/// One tensor to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// Plain elements: `bytes` of them will follow.
+    Dense { name: String, dtype: Dtype, shape: Vec<usize>, bytes: usize },
+    /// Planes of a scheme; `source` is the type the weights had before.
+    Packed { name: String, scheme: Scheme, shape: Vec<usize>, source: DType },
+}
+
+impl Item {
+    /// The tensor's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Dense { name, .. } | Self::Packed { name, .. } => name,
+        }
+    }
+
+    /// The dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Dense { shape, .. } | Self::Packed { shape, .. } => shape,
+        }
+    }
+}
+
+/// What a file will hold.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub(super) items: Vec<Item>,
+    pub(super) metadata: Metadata,
+    pub(super) changed: bool,
+}
+
+impl Plan {
+    /// A plan with the user's metadata; keys of the format's own are added by the writer.
+    pub fn new(metadata: Metadata) -> Self {
+        Self { items: Vec::new(), metadata, changed: false }
+    }
+
+    /// As [`Self::new`], where tensors will not have the types that the metadata was written for: what it says of types is made anew.
+    pub fn changing(metadata: Metadata) -> Self {
+        Self { changed: true, ..Self::new(metadata) }
+    }
+
+    /// What is planned so far.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// Adds a dense tensor.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if its bytes cannot be counted.
+    pub fn dense(
+        &mut self,
+        name: impl Into<String>,
+        dtype: Dtype,
+        shape: impl Into<Vec<usize>>,
+    ) -> Result<()> {
+        let (name, shape) = (name.into(), shape.into());
+        let bits = crate::tensor::element_count(&shape).and_then(|n| n.checked_mul(dtype.bitsize()));
+        let bytes = bits.filter(|b| b % 8 == 0).map(|b| b / 8).ok_or_else(|| {
+            Error::shape(
+                format!("tensor '{name}' of type {dtype}"),
+                "a whole number of bytes",
+                format!("{shape:?}"),
+            )
+        })?;
+        self.items.push(Item::Dense { name, dtype, shape, bytes });
+        Ok(())
+    }
+
+    /// Adds a packed tensor of `shape` [.., N, K].
+    ///
+    /// # Errors
+    /// As [`Scheme::check_shape`].
+    pub fn packed(
+        &mut self,
+        name: impl Into<String>,
+        scheme: Scheme,
+        shape: impl Into<Vec<usize>>,
+        source: DType,
+    ) -> Result<()> {
+        let shape = shape.into();
+        scheme.check_shape(&shape)?;
+        self.items.push(Item::Packed { name: name.into(), scheme, shape, source });
+        Ok(())
+    }
+}
+
+/// A file being written.
+pub struct Writer<W> {
+    out: W,
+    path: PathBuf,
+    format: &'static Format,
+    alignment: usize,
+    written: u64,
+    /// In data order, reversed: the next is the last.
+    left: Vec<Item>,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the header. `path` is for error messages.
+    ///
+    /// # Errors
+    /// As [`Format::check`]; [`Error::Format`] if two tensors have one name or the header is too large for readers; [`Error::Io`].
+    pub fn new(out: W, path: impl Into<PathBuf>, format: &'static Format, mut plan: Plan) -> Result<Self> {
+        let path = path.into();
+        for item in &plan.items {
+            format.check(item)?;
+        }
+        let Laid { header, alignment } = (format.lay_out)(&mut plan, &path)?;
+        plan.items.reverse();
+        let mut writer = Self { out, path, format, alignment, written: 0, left: plan.items };
+        writer.write(&header)?;
+        Ok(writer)
+    }
+
+    /// Bytes written so far, header included.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The tensor to be written now.
+    pub fn next_item(&self) -> Option<&Item> {
+        self.left.last()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Writes the next tensor, a dense one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the next item is packed or has another length; [`Error::Io`].
+    pub fn dense(&mut self, data: &[u8]) -> Result<()> {
+        match self.left.last() {
+            Some(Item::Dense { bytes, .. }) if *bytes == data.len() => {}
+            other => return Err(unexpected(other, format!("{} bytes", data.len()))),
+        }
+        self.write(data)?;
+        self.next()
+    }
+
+    /// Pads, and goes on to the next item.
+    fn next(&mut self) -> Result<()> {
+        let over = self.written.checked_rem(self.alignment as u64).unwrap_or(0);
+        if over > 0 {
+            self.write(&vec![0; self.alignment.saturating_sub(over as usize)])?;
+        }
+        self.left.pop();
+        Ok(())
+    }
+
+    /// Writes the next tensor, a packed one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the next item is dense, or of another scheme or shape; [`Error::Unsupported`] for values that the format has no
+    /// room for; [`Error::Io`].
+    pub fn packed(&mut self, tensor: &PackedTensor) -> Result<()> {
+        self.pieces(tensor, false)
+    }
+
+    /// As [`Self::packed`], once it is sure that the same tensor can be read from what is written.
+    ///
+    /// # Errors
+    /// [`Error::Check`] if it cannot; as [`Self::packed`].
+    pub fn packed_exactly(&mut self, tensor: &PackedTensor) -> Result<()> {
+        self.pieces(tensor, true)
+    }
+
+    fn pieces(&mut self, tensor: &PackedTensor, exactly: bool) -> Result<()> {
+        match self.left.last() {
+            Some(Item::Packed { scheme, shape, .. })
+                if scheme == tensor.scheme() && *shape == tensor.shape() => {}
+            other => return Err(unexpected(other, format!("{} {:?}", tensor.scheme(), tensor.shape()))),
+        }
+        let pieces = (self.format.encode)(tensor)?;
+        if exactly {
+            let data: Vec<&[u8]> = pieces.iter().map(|p| &**p).collect();
+            if (self.format.decode)(*tensor.scheme(), tensor.shape(), &data)? != *tensor {
+                let name = self.left.last().map_or("", Item::name);
+                let what =
+                    format!("tensor '{name}': read back from {} it would be another", self.format.name);
+                return Err(Error::Check { what });
+            }
+        }
+        for piece in pieces {
+            self.write(&piece)?;
+        }
+        self.next()
+    }
+
+    /// Ends the file and gives the output back, flushed.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if tensors of the plan are missing; [`Error::Io`].
+    pub fn finish(mut self) -> Result<W> {
+        if let Some(item) = self.left.last() {
+            return Err(unexpected(Some(item), "the end".into()));
+        }
+        self.out.flush().map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        Ok(self.out)
+    }
+}
+
+fn unexpected(item: Option<&Item>, got: String) -> Error {
+    let expected = match item {
+        None => "nothing more".to_string(),
+        Some(Item::Dense { name, bytes, .. }) => format!("'{name}', {bytes} bytes"),
+        Some(Item::Packed { name, scheme, shape, .. }) => format!("'{name}', {scheme} {shape:?}"),
+    };
+    Error::shape("next tensor of the file", expected, got)
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    /// GGUF's blocks with one bit wrong.
+    fn flipped(tensor: &PackedTensor) -> Result<Pieces<'_>> {
+        let mut pieces = (gguf::FORMAT.encode)(tensor)?;
+        pieces[0].to_mut()[7] ^= 16;
+        Ok(pieces)
+    }
+
+    static FLIPPED: Format = Format {
+        name: "flipped",
+        extension: "flipped",
+        holds: |item| (gguf::FORMAT.holds)(item),
+        lay_out: |plan, path| (gguf::FORMAT.lay_out)(plan, path),
+        encode: flipped,
+        decode: |scheme, shape, data| (gguf::FORMAT.decode)(scheme, shape, data),
+        bits_per_weight: Scheme::bits_per_weight,
+    };
+
+    #[test]
+    fn a_tensor_that_would_come_back_changed_is_not_written() {
+        let scheme: Scheme = "q4_0".parse().unwrap();
+        let tensor = PackedTensor::zeroed(scheme, [2, 32]).unwrap();
+        let mut plan = Plan::default();
+        plan.packed("w", scheme, [2, 32], DType::F32).unwrap();
+        let mut writer = Writer::new(Vec::new(), "out", &FLIPPED, plan.clone()).unwrap();
+        let before = writer.written();
+        let message = writer.packed_exactly(&tensor).unwrap_err().to_string();
+        assert!(message.contains("'w'") && message.contains("flipped"), "{message}");
+        assert_eq!(writer.written(), before);
+        Writer::new(Vec::new(), "out", &gguf::FORMAT, plan).unwrap().packed_exactly(&tensor).unwrap();
+    }
+
+    #[test]
+    fn formats_are_found_by_name_and_extension() {
+        for format in FORMATS {
+            assert_eq!(Format::named(&format.name.to_uppercase()).unwrap().name, format.name);
+            let path = PathBuf::from(format!("a.b.{}", format.extension));
+            assert_eq!(Format::of_path(&path).unwrap().name, format.name);
+        }
+        assert!(Format::of_path(Path::new("gguf")).is_none());
+        assert!(matches!(Format::named("pt"), Err(Error::Usage(_))));
+    }
+}
