@@ -21,8 +21,10 @@ mod selftest;
 mod shaders;
 
 use crate::engine::{Engine, EngineOptions};
+use crate::file::Model;
+use crate::file::hf::{self, Weights};
 use crate::file::write::{FORMATS, Format};
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
 
@@ -103,6 +105,34 @@ fn output_format(to: Option<&str>, path: &Path) -> Result<&'static Format> {
         Some(name) => Format::named(name),
         None => Ok(Format::of_path(path).unwrap_or(FORMATS[0])),
     }
+}
+
+/// An element type, as `--dtype` takes it.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Float {
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+/// Whether a HuggingFace folder is mapped on its way into a file of this format.
+fn is_mapped(input: &Path, format: &Format) -> bool {
+    format.runs && hf::is_one(input)
+}
+
+/// Opens what is to be written in `format`: as it is, or mapped, then with weights of these types.
+fn open_for(input: &Path, format: &Format, weights: Weights) -> Result<Model> {
+    if is_mapped(input, format) { hf::open(input, weights) } else { Model::open(input) }
 }
 
 /// The engine that `--device` names.

@@ -7,8 +7,9 @@
 //! One tensor at a time is in memory, so a model larger than memory passes. How scales and codes are chosen is the engine's.
 
 use super::print::{self, Align, Table};
-use super::{Filter, open_engine, output::Output, output_format};
+use super::{Filter, open_engine, open_for, output::Output, output_format};
 use crate::engine::Engine;
+use crate::file::hf::Weights;
 use crate::file::{Content, Entry, Item, Model, Plan, Writer};
 use crate::{DType, Error, Result, Scheme, Tensor};
 use serde_json::json;
@@ -19,12 +20,14 @@ use std::time::Instant;
 /// Quantize the weights of a model (safetensors or GGUF, in and out)
 ///
 /// Tensors of f32, f16 or bf16 with two or more dimensions are quantized over their last dimension; leading dimensions (experts)
-/// are kept. The rest is copied untouched, and so are tensors that the scheme does not fit, which are named.
+/// are kept. The rest is copied untouched, and so are tensors that the scheme does not fit, which are named. A HuggingFace folder whose
+/// output is GGUF is mapped as `lowbit convert` does it, weights straight from the folder's types into the scheme.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
 lowbit quantize model.safetensors -o model-q4_0.safetensors --scheme q4_0\n  \
 lowbit quantize model/ -o small.safetensors --scheme nf4-g64 --include 'layers\\.' --exclude 'norm|embed'\n  \
 lowbit quantize model-f16.gguf -o model-q8_0.gguf --scheme q8_0\n  \
+lowbit quantize llama-folder/ -o llama-q8_0.gguf --scheme q8_0\n  \
 lowbit quantize model.safetensors -o m.safetensors --scheme int4-g32 --device cpu --json")]
 pub struct Args {
     /// A safetensors or GGUF file, an index of shards (model.safetensors.index.json), or a folder with one of them
@@ -82,6 +85,7 @@ enum NotSelected {
     Name,
     Type,
     Rank,
+    Fixed,
     Packed,
     Listed,
 }
@@ -92,6 +96,7 @@ impl std::fmt::Display for NotSelected {
             Self::Name => "not selected by --include and --exclude",
             Self::Type => "not f32, f16 or bf16",
             Self::Rank => "fewer than two dimensions",
+            Self::Fixed => "f32 in every GGUF model (positions, token types)",
             Self::Packed => "already packed",
             Self::Listed => "of a type that is not decoded",
         })
@@ -104,7 +109,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let scheme: Scheme = args.scheme.parse()?;
     let filter = args.filter.compile()?;
     let format = output_format(args.to.as_deref(), &args.output)?;
-    let model = Model::open(&args.input)?;
+    let model = open_for(&args.input, format, Weights::AsTheyAre)?;
     let output = Output::create(&args.output, args.force, model.paths())?;
 
     let mut plan = Plan::changing(model.metadata().clone());
@@ -205,6 +210,9 @@ fn choose(entry: &Entry, scheme: &Scheme, filter: &super::Compiled) -> Result<DT
     if entry.shape.len() < 2 {
         return Err(Reason::NotSelected(NotSelected::Rank));
     }
+    if entry.fixed {
+        return Err(Reason::NotSelected(NotSelected::Fixed));
+    }
     scheme.check_shape(&entry.shape).map_err(Reason::Unfit)?;
     Ok(source)
 }
@@ -248,7 +256,7 @@ pub fn plan_copy(plan: &mut Plan, entry: &Entry) -> Result<()> {
 pub fn copy<W: std::io::Write>(writer: &mut Writer<W>, model: &Model, entry: &Entry) -> Result<()> {
     match entry.content {
         Content::Packed { .. } => writer.packed(&model.packed(entry)?),
-        Content::Dense(_) | Content::Listed { .. } => writer.dense(model.raw(entry)),
+        Content::Dense(_) | Content::Listed { .. } => writer.dense(&model.data(entry)?),
     }
 }
 

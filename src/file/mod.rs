@@ -5,6 +5,7 @@
 //! write         a plan in any format -> header, tensors one by one; the table of formats
 //!   safetensors   headers, planes of lowbit's own layout
 //!   gguf          headers, key-values, tensor types
+//! hf            a HuggingFace folder -> the model that a GGUF file of it holds
 //! imatrix       importance matrices, both forms
 //! metadata      keys and typed values, in order
 //! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
@@ -13,13 +14,14 @@
 //! ```
 //!
 //! Parsers of bytes from outside cannot panic: nothing here is indexed and no integer arithmetic is unchecked. Nothing here
-//! rounds: numbers are moved, not computed.
+//! rounds, but for `hf` where another element type was asked for: numbers are moved, not computed.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod bytes;
 pub mod codes;
 pub mod ggml;
 pub mod gguf;
+pub mod hf;
 pub mod imatrix;
 pub mod metadata;
 pub mod model;

@@ -42,6 +42,7 @@ const MAX_HEADER: u64 = 100_000_000;
 pub(super) static FORMAT: Format = Format {
     name: "lowbit",
     extension: "safetensors",
+    runs: false,
     holds: write::holds,
     lay_out: write::lay_out,
     encode: write::encode,

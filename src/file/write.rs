@@ -27,6 +27,8 @@ pub struct Format {
     pub name: &'static str,
     /// Of files that are in it, without the dot.
     pub extension: &'static str,
+    /// Whether programs run files of it: the model in a HuggingFace folder is mapped to what they expect.
+    pub runs: bool,
     /// Whether it can hold an item; the error says why not.
     pub(super) holds: fn(&Item) -> Result<()>,
     /// Brings the items into data order and gives the header.
@@ -315,6 +317,7 @@ mod tests {
     static FLIPPED: Format = Format {
         name: "flipped",
         extension: "flipped",
+        runs: false,
         holds: |item| (gguf::FORMAT.holds)(item),
         lay_out: |plan, path| (gguf::FORMAT.lay_out)(plan, path),
         encode: flipped,

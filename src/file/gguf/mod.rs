@@ -24,6 +24,8 @@ const VERSION: u32 = 3;
 /// Where data starts, unless the file says otherwise.
 const ALIGNMENT: u32 = 32;
 const ALIGNMENT_KEY: &str = "general.alignment";
+/// The version of the block layouts, the only one there is.
+pub(super) const QUANTIZATION_VERSION: u32 = 2;
 const QUANTIZATION_VERSION_KEY: &str = "general.quantization_version";
 const FILE_TYPE_KEY: &str = "general.file_type";
 /// Dimensions of a tensor, at most.
@@ -39,6 +41,7 @@ const MAX_LENGTH: u64 = 1 << 30;
 pub(super) static FORMAT: Format = Format {
     name: "gguf",
     extension: "gguf",
+    runs: true,
     holds: write::holds,
     lay_out: write::lay_out,
     encode: write::encode,

@@ -9,8 +9,8 @@
 
 use super::types::{self, Holds};
 use super::{
-    ALIGNMENT, ALIGNMENT_KEY, FILE_TYPE_KEY, MAGIC, MAX_KEY, MAX_NAME, MAX_RANK, QUANTIZATION_VERSION_KEY,
-    VERSION,
+    ALIGNMENT, ALIGNMENT_KEY, FILE_TYPE_KEY, MAGIC, MAX_KEY, MAX_NAME, MAX_RANK, QUANTIZATION_VERSION,
+    QUANTIZATION_VERSION_KEY, VERSION,
 };
 use crate::file::bytes::bad;
 use crate::file::ggml;
@@ -22,8 +22,6 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
-/// The version of the block layouts, the only one there is.
-const QUANTIZATION_VERSION: u32 = 2;
 /// More would be a file of padding.
 const MAX_ALIGNMENT: u32 = 1 << 20;
 
