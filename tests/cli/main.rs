@@ -8,6 +8,8 @@
 //! that test says so, and fails under `CI`.
 
 mod bad_files;
+#[path = "../common/binary.rs"]
+mod binary;
 #[path = "../files/build.rs"]
 mod build;
 #[path = "../common/mod.rs"]

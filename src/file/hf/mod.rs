@@ -76,8 +76,8 @@ pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
     }
     let map = Map { folder, config: &config, architecture, sizes: &sizes, source: &source };
     let mut entries = map.entries(weights)?;
-    let factors = match architecture.rope {
-        Some(_) => rope::factors(&config, &sizes)?,
+    let factors = match &architecture.rope {
+        Some(rope) => rope::factors(&config, architecture, rope, &sizes)?,
         None => None,
     };
     let mut parsed = Parsed::new(&safetensors::FORMAT);

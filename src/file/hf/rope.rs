@@ -26,12 +26,17 @@ fn base(config: &Config) -> Result<Option<f64>> {
 }
 
 /// The kind of stretching and the key that names it.
-fn kind<'a>(config: &'a Config) -> Result<(String, &'a str)> {
+fn kind<'a>(config: &'a Config, architecture: &Architecture, rope: &Rope) -> Result<(String, &'a str)> {
     let (new, old) = (format!("{}.rope_type", place(config)), format!("{}.type", place(config)));
-    match config.text(&new)? {
-        Some(kind) => Ok((new, kind)),
-        None => Ok((old.clone(), config.text(&old)?.unwrap_or("default"))),
+    let (key, kind) = match config.text(&new)? {
+        Some(kind) => (new, kind),
+        None => (old.clone(), config.text(&old)?.unwrap_or("default")),
+    };
+    if !rope.types.contains(&kind) {
+        let (name, known) = (architecture.name, rope.types.join(", "));
+        return Err(config.wrong(&key, format!("{kind} is not mapped for {name}; {known} are")));
     }
+    Ok((key, kind))
 }
 
 /// Adds the metadata.
@@ -51,11 +56,7 @@ pub fn describe(
         set("dimension_count", Value::U32(sizes.get(Size::HeadDim) as u32));
     }
     set("freq_base", Value::F32(base(config)?.unwrap_or(BASE) as f32));
-    let (key, kind) = kind(config)?;
-    if !rope.types.contains(&kind) {
-        let (name, known) = (architecture.name, rope.types.join(", "));
-        return Err(config.wrong(&key, format!("{kind} is not mapped for {name}; {known} are")));
-    }
+    let (_, kind) = kind(config, architecture, rope)?;
     let inside = |key: &str| format!("{}.{key}", place(config));
     if matches!(kind, "linear" | "yarn") {
         let factor = inside("factor");
@@ -85,8 +86,13 @@ pub fn describe(
 ///
 /// # Errors
 /// As [`describe`].
-pub fn factors(config: &Config, sizes: &Sizes) -> Result<Option<Vec<f32>>> {
-    let (key, kind) = kind(config)?;
+pub fn factors(
+    config: &Config,
+    architecture: &Architecture,
+    rope: &Rope,
+    sizes: &Sizes,
+) -> Result<Option<Vec<f32>>> {
+    let (key, kind) = kind(config, architecture, rope)?;
     if kind != "llama3" {
         return Ok(None);
     }

@@ -318,11 +318,14 @@ fn pre_tokenizer(file: &Config) -> Result<&'static str> {
                 }
             }
             Some("Digits") if truth(step, "individual_digits", false) => rules.push(Rule::Digits),
-            Some("Split") if text("behavior") == Some("Isolated") && !truth(step, "invert", false) => {
+            Some("Split") => {
                 let pattern = step.get("pattern").and_then(|p| p.get("Regex")).and_then(Json::as_str);
-                match pattern {
-                    Some(pattern) => rules.push(Rule::Split(pattern)),
-                    None => return Err(file.wrong(key, format!("no map to GGUF for {}", shortened(step)))),
+                match (pattern, text("behavior"), truth(step, "invert", false)) {
+                    (Some(pattern), Some("Isolated"), false) => rules.push(Rule::Split(pattern)),
+                    (pattern, behavior, invert) => {
+                        let how = format!("pattern {pattern:?}, behavior {behavior:?}, invert {invert}");
+                        return Err(file.wrong(key, format!("no map to GGUF for a Split of {how}")));
+                    }
                 }
             }
             _ => return Err(file.wrong(key, format!("no map to GGUF for {}", shortened(step)))),
