@@ -96,12 +96,6 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
     return u32(i32(clamp(round_away(v * block.x), -127.0, 127.0)) + 128);
     //% elif enc == "ggml_ternary"
     return u32(i32(clamp(round_away(v * block.x), -1.0, 1.0)) + 1);
-    //% elif enc == "super_minmax"
-    let t = v - g.bias;
-    if g.scale == 0.0 || t <= 0.0 {
-        return 0u;
-    }
-    return u32(steps(t, g.scale, {{ levels }}.0));
     //% else
     // Scale 0, or byte 0 of a shared exponent, which decodes to a subnormal.
     if magnitude_bits(g.scale) < 0x00800000u {
@@ -114,13 +108,11 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
     //% if s.table
     return nearest(v, g.scale);
     //% else
-    let negative = (v < 0.0) != (g.scale < 0.0);
-    let a = abs(v);
-    let scale = abs(g.scale);
+    let negative = v < 0.0;
     //% if enc == "minmax"
-    let q = steps(a, scale, {{ levels + 1 }}.0);
+    let q = steps(abs(v), g.scale, {{ levels + 1 }}.0);
     //% else
-    let q = steps(a, scale, select({{ half_levels - 1 }}.0, {{ half_levels }}.0, negative));
+    let q = steps(abs(v), g.scale, select({{ half_levels - 1 }}.0, {{ half_levels }}.0, negative));
     //% endif
     return u32(clamp(g.zero + select(q, -q, negative), 0.0, {{ levels }}.0));
     //% endif

@@ -115,8 +115,9 @@ fn encoder_name(encoder: Encoder) -> &'static str {
         Encoder::GgmlMeanAbs => "ggml_meanabs",
         Encoder::GgmlNvfp4 => "nvfp4",
         Encoder::GgmlIq4 => "iq4",
-        Encoder::SuperMinMax => "super_minmax",
-        Encoder::SuperAbsmax => "super_absmax",
+        Encoder::GgmlAffine => "affine",
+        Encoder::GgmlDescent => "descent",
+        Encoder::GgmlSymmetric => "symmetric",
     }
 }
 

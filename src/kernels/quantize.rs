@@ -4,15 +4,15 @@
 //! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros --quantize_codes--> codes, status
 //! ```
 //!
-//! Plain floats have no scales and only the second pass. Schemes whose encoder searches (`GgmlIq4`), and the learning of tables, are
-//! the CPU engine's.
+//! Plain floats have no scales and only the second pass. Schemes whose encoder searches for scales, and the learning of tables, are the CPU
+//! engine's.
 
 use super::context::{self, WeightParams};
 use super::weights::{DeviceWeights, Part};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::scheme::codebook::Sorted;
-use crate::scheme::{Encoder, Group, Scale, SubScale};
+use crate::scheme::{Encoder, Group};
 use crate::{Error, Result, Tensor};
 use bytemuck::{Pod, Zeroable};
 use serde::Serialize;
@@ -85,7 +85,6 @@ pub struct ScalesParams {
     pub inv_full: f32,
     pub inv_last: f32,
     pub inv_steps: f32,
-    pub inv_super: f32,
     pub t_first: u32,
     pub t_rows: u32,
 }
@@ -101,7 +100,7 @@ pub struct CodesParams {
 
 /// Whether the device quantizes to this scheme.
 pub fn on_gpu(scheme: &Scheme) -> bool {
-    scheme.encoder != Encoder::GgmlIq4
+    !scheme.encoder.searches()
 }
 
 /// Whether there is a pass over scales.
@@ -118,24 +117,16 @@ fn modes(scheme: &Scheme) -> &'static [Mode] {
     }
 }
 
-/// The factor from a group's extreme to its scale, and from the extreme of scales to the super-scale.
-fn factors(scheme: &Scheme, table: Option<&Sorted>) -> (f32, f32) {
+/// The factor from a group's extreme to its scale.
+fn inverse_steps(scheme: &Scheme, table: Option<&Sorted>) -> f32 {
     let levels = (1u32 << scheme.bits.min(8)) as f32;
-    let super_factor = match (scheme.scale, scheme.bits) {
-        (Scale::TwoLevel { sub: SubScale::U4Min, .. }, _) => 1.0 / 15.0,
-        (Scale::TwoLevel { sub: SubScale::U8Min, .. }, _) => 1.0 / 63.0,
-        (Scale::TwoLevel { sub: SubScale::I8, .. }, 3) => -1.0 / 32.0,
-        (Scale::TwoLevel { sub: SubScale::I8, .. }, _) => -1.0 / 128.0,
-        _ => 0.0,
-    };
-    let factor = match scheme.encoder {
+    match scheme.encoder {
         Encoder::Absmax => 1.0 / (levels / 2.0 - 1.0),
-        Encoder::MinMax | Encoder::SuperMinMax => 1.0 / (levels - 1.0),
-        Encoder::GgmlExtreme | Encoder::SuperAbsmax => -2.0 / levels,
+        Encoder::MinMax => 1.0 / (levels - 1.0),
+        Encoder::GgmlExtreme => -2.0 / levels,
         Encoder::Nearest => table.map_or(0.0, |t| 1.0 / t.max),
         _ => 0.0,
-    };
-    (factor, super_factor)
+    }
 }
 
 fn codes_spec(scheme: &Scheme, table: Option<&Sorted>) -> Codes {
@@ -169,7 +160,7 @@ pub fn record(
     let sorted = entries.map(Sorted::new);
     let k = weights.k;
     let mut target = Target::Recorder;
-    let (inv_steps, inv_super) = factors(scheme, sorted.as_ref());
+    let inv_steps = inverse_steps(scheme, sorted.as_ref());
     let group = match scheme.group {
         Group::Cols(g) => g as usize,
         Group::Row | Group::Tensor => k,
@@ -182,14 +173,10 @@ pub fn record(
     };
     let params = |part: &Part| ScalesParams {
         weights: part.params,
-        total_groups: match scheme.scale {
-            Scale::TwoLevel { .. } => part.params.rows * part.params.supers_per_row,
-            _ => part.params.rows * part.params.groups,
-        },
+        total_groups: part.params.rows * part.params.groups,
         inv_full: 1.0 / full as f32,
         inv_last: 1.0 / last as f32,
         inv_steps,
-        inv_super,
         t_first: part.rows.start as u32,
         t_rows: weights.rows as u32,
     };
@@ -221,9 +208,8 @@ pub fn record(
             for (part, input) in weights.parts.iter().zip(&inputs) {
                 let params = params(part);
                 let total = u64::from(params.total_groups);
-                let per_workgroup = if matches!(scheme.scale, Scale::TwoLevel { .. }) { 2 } else { 4 };
                 let groups = match mode {
-                    Mode::Thread => total.div_ceil(u64::from(WORKGROUP) * per_workgroup),
+                    Mode::Thread => total.div_ceil(u64::from(WORKGROUP) * 4),
                     Mode::Rows => total.div_ceil(4),
                     Mode::Stats => part.rows.len() as u64,
                     Mode::Tensor => 1,

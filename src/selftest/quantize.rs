@@ -16,12 +16,6 @@ pub(super) async fn run(
     rng: &mut Random,
     report: &mut Report,
 ) -> Result<()> {
-    if scheme.encoder == Encoder::GgmlIq4 {
-        report
-            .left_out
-            .push(format!("{kernel} {scheme}: the CPU engine's search; its golden bytes are another test's"));
-        return Ok(());
-    }
     let mut off = OffByOne::default();
     for k in sizes_of_k(scheme, options.full, rng) {
         for rows in [1, 6, 13] {

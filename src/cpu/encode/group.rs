@@ -325,7 +325,11 @@ impl GroupEncoder<'_> {
                     *c = last_byte((zero + if v < 0.0 { -q } else { q }).clamp(0.0, levels));
                 });
             }
-            Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
+            Encoder::Round
+            | Encoder::GgmlIq4
+            | Encoder::GgmlAffine
+            | Encoder::GgmlDescent
+            | Encoder::GgmlSymmetric => {
                 unreachable!("{:?} does not encode groups one by one", self.encoder)
             }
         }
