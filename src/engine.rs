@@ -353,9 +353,6 @@ impl Engine {
             }),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
-                if !kernels::quantize::on_gpu(scheme) {
-                    return self.upload_packed(&cpu::quantize(tensor, name, scheme, None)?);
-                }
                 let table = match scheme.value {
                     crate::scheme::Value::Learned => Some(cpu::learn_codebook(tensor, name, scheme)?),
                     _ => None,

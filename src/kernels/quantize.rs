@@ -1,18 +1,21 @@
 //! Dense f32 to packed weights on the device: scales first, then codes from the scales as stored.
 //!
 //! ```text
-//! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros --quantize_codes--> codes, status
+//! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros         --quantize_codes--> codes, status
+//!             --quantize_search (groups, supers)-----------------> scales, found [groups] --quantize_codes--> codes, status
 //! ```
 //!
-//! Plain floats have no scales and only the second pass. Schemes whose encoder searches for scales, and the learning of tables, are the CPU
-//! engine's.
+//! Plain floats have no scales and only the second pass. The learning of tables, and searches with an importance of columns, are the CPU engine's.
 
 use super::context::{self, WeightParams};
 use super::weights::{DeviceWeights, Part};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::scheme::codebook::Sorted;
-use crate::scheme::{Encoder, Group};
+use crate::scheme::search::{
+    AffineTries, DESCENT_ROUNDS, SYMMETRIC_TRIES, TABLE_TRIES, TRY_STEP, ZERO_BELOW,
+};
+use crate::scheme::{Encoder, Group, Scale};
 use crate::{Error, Result, Tensor};
 use bytemuck::{Pod, Zeroable};
 use serde::Serialize;
@@ -72,8 +75,81 @@ impl Specialization for Codes {
         if self.scheme.has_table() {
             all.push(Access::Read);
         }
+        if self.scheme.encoder.searches() {
+            all.push(Access::Read);
+        }
         all
     }
+}
+
+/// The passes of a search; see the template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pass {
+    Groups,
+    Supers,
+}
+
+/// Specialization of a search for scales, with the numbers of [`crate::scheme::search`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Search {
+    #[serde(rename = "s", serialize_with = "context::scheme")]
+    pub scheme: Scheme,
+    pub pass: Pass,
+    first: f32,
+    step: f32,
+    /// All of the affine search; of the others on each side.
+    tries: u32,
+    absolute: bool,
+    rounds: usize,
+    zero_below: f32,
+    /// The table, ascending, and the boundaries between its entries.
+    entries: &'static [f32],
+    mids: Vec<f32>,
+}
+
+impl Search {
+    fn new(scheme: &Scheme, pass: Pass) -> Self {
+        let affine = AffineTries::of(scheme.bits, false);
+        let (first, step, tries) = match scheme.encoder {
+            Encoder::GgmlAffine => (affine.first, affine.step, affine.last + 1),
+            Encoder::GgmlIq4 => (0.0, 1.0, TABLE_TRIES as u32),
+            _ => (0.0, TRY_STEP, SYMMETRIC_TRIES as u32),
+        };
+        let entries = scheme.codebook().unwrap_or_default();
+        Self {
+            scheme: *scheme,
+            pass,
+            first,
+            step,
+            tries,
+            absolute: affine.absolute,
+            rounds: DESCENT_ROUNDS,
+            zero_below: ZERO_BELOW,
+            entries,
+            mids: Sorted::new(entries).mids,
+        }
+    }
+}
+
+impl Specialization for Search {
+    const KERNEL: &'static str = "quantize_search";
+    type Params = SearchParams;
+
+    fn storage(&self) -> Vec<Access> {
+        match self.pass {
+            Pass::Groups => vec![Access::Read, Access::ReadWrite],
+            Pass::Supers => vec![Access::ReadWrite, Access::ReadWrite],
+        }
+    }
+}
+
+/// The uniform of a search.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct SearchParams {
+    pub weights: WeightParams,
+    pub total: u32,
 }
 
 /// The uniform of the first pass.
@@ -98,14 +174,9 @@ pub struct CodesParams {
     pub inv_steps: f32,
 }
 
-/// Whether the device quantizes to this scheme.
-pub fn on_gpu(scheme: &Scheme) -> bool {
-    !scheme.encoder.searches()
-}
-
 /// Whether there is a pass over scales.
 pub fn has_scales_pass(scheme: &Scheme) -> bool {
-    on_gpu(scheme) && !scheme.is_float()
+    !scheme.encoder.searches() && !scheme.is_float()
 }
 
 fn modes(scheme: &Scheme) -> &'static [Mode] {
@@ -144,16 +215,13 @@ pub struct Status {
 /// [`Status::check`] says so.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for schemes that only the CPU engine encodes; as [`DeviceWeights::zeroed`]; those of the device.
+/// As [`DeviceWeights::zeroed`]; those of the device.
 pub fn record(
     gpu: &Gpu,
     tensor: &Tensor,
     scheme: &Scheme,
     table: Option<&[f32]>,
 ) -> Result<(DeviceWeights, Status)> {
-    if !on_gpu(scheme) {
-        return Err(Error::unsupported(format!("quantizing to {scheme} on the GPU"), "the CPU engine does"));
-    }
     let weights = DeviceWeights::zeroed(gpu, *scheme, tensor.shape(), true)?;
     let x = tensor.to_f32();
     let entries = scheme.codebook().or(table);
@@ -221,20 +289,57 @@ pub fn record(
             }
         }
     }
+    let found = match scheme.encoder.searches() {
+        true => search(gpu, &mut target, scheme, &weights, &inputs)?,
+        false => Vec::new(),
+    };
     let pipeline = codes_spec(scheme, sorted.as_ref()).pipeline(gpu)?;
     let mut status = Status { buffers: Vec::new(), parts: Vec::new() };
-    for (part, input) in weights.parts.iter().zip(&inputs) {
+    for (i, (part, input)) in weights.parts.iter().zip(&inputs).enumerate() {
         let flag = gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?;
         let params = CodesParams { weights: part.params, limit: scheme.limit().to_bits(), inv_steps };
         let chunks = part.rows.len() as u64 * k.div_ceil(32) as u64;
         let mut bindings = vec![Binding::whole(input), Binding::whole(&part.buffer), Binding::whole(&flag)];
         bindings.extend(sorted_buffer.as_ref().map(Binding::whole));
+        bindings.extend(found.get(i).map(Binding::whole));
         let groups = fold_workgroups(chunks.div_ceil(u64::from(WORKGROUP)), gpu.limits())?;
         gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
         status.buffers.push(flag);
         status.parts.push(part.rows.start * k);
     }
     Ok((weights, status))
+}
+
+/// Searches for the scales of all parts; returns what the pass over codes needs of each.
+fn search(
+    gpu: &Gpu,
+    target: &mut Target<'_>,
+    scheme: &Scheme,
+    weights: &DeviceWeights,
+    inputs: &[Buffer],
+) -> Result<Vec<Buffer>> {
+    let pipelines =
+        (Search::new(scheme, Pass::Groups).pipeline(gpu)?, Search::new(scheme, Pass::Supers).pipeline(gpu)?);
+    let mut all = Vec::new();
+    for (part, input) in weights.parts.iter().zip(inputs) {
+        let groups = part.params.rows * part.params.groups;
+        let supers = match scheme.scale {
+            Scale::TwoLevel { .. } => part.params.rows * part.params.supers_per_row,
+            _ => groups,
+        };
+        let found = gpu.alloc(u64::from(groups) * 16, "searched scales")?;
+        for (pipeline, operand, total, per_thread) in
+            [(&pipelines.0, input, groups, 1), (&pipelines.1, &part.buffer, supers, 2)]
+        {
+            let params = SearchParams { weights: part.params, total };
+            let workgroups = u64::from(total).div_ceil(u64::from(WORKGROUP) * per_thread);
+            let bindings = [Binding::whole(operand), Binding::whole(&found)];
+            let workgroups = fold_workgroups(workgroups, gpu.limits())?;
+            gpu.dispatch(target, pipeline, &bindings, bytemuck::bytes_of(&params), workgroups)?;
+        }
+        all.push(found);
+    }
+    Ok(all)
 }
 
 impl Status {
@@ -269,11 +374,16 @@ pub fn scales_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
     modes(scheme).iter().map(|&mode| Scales { scheme: *scheme, mode }.shader()).collect()
 }
 
-/// The second pass; a learned table is taken to have all entries distinct.
-pub fn codes_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
-    if !on_gpu(scheme) {
+/// Both passes of a search.
+pub fn search_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
+    if !scheme.encoder.searches() {
         return Ok(Vec::new());
     }
+    [Pass::Groups, Pass::Supers].into_iter().map(|pass| Search::new(scheme, pass).shader()).collect()
+}
+
+/// The second pass; a learned table is taken to have all entries distinct.
+pub fn codes_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
     let distinct: Vec<f32> = (0..1u32 << scheme.bits.min(8)).map(|i| i as f32).collect();
     let table = scheme.has_table().then(|| Sorted::new(scheme.codebook().unwrap_or(&distinct)));
     Ok(vec![codes_spec(scheme, table.as_ref()).shader()?])
