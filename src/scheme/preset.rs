@@ -132,7 +132,7 @@ pub static PRESETS: &[Preset] = &[
         "nvfp4",
         Ggml::NVFP4,
         4,
-        Value::Codebook(Codebook::E2M1),
+        Value::Codebook(Codebook::E2M1PlainZero),
         16,
         Scale::Direct(ScaleType::Ue4M3),
         Zero::None,
@@ -299,7 +299,7 @@ impl fmt::Display for Scheme {
         let family = match self.value {
             Value::Linear { .. } => format!("int{bits}"),
             Value::Codebook(Codebook::Nf4) => "nf4".into(),
-            Value::Codebook(Codebook::E2M1 | Codebook::E2M1Doubled) => "fp4".into(),
+            Value::Codebook(Codebook::E2M1 | Codebook::E2M1PlainZero | Codebook::E2M1Doubled) => "fp4".into(),
             Value::Codebook(Codebook::BnbFp4) => "bnbfp4".into(),
             Value::Codebook(Codebook::Iq4Nl) => "iq4".into(),
             Value::Codebook(Codebook::E4M3) => "e4m3".into(),
