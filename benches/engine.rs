@@ -222,7 +222,7 @@ fn time(engine: &Engine, layer: &Layer, operation: Operation, x: &Array, n: u64)
 
 /// Compares what is about to be timed with the reference, in first, middle and last rows of the weight.
 ///
-/// Quantized codes are equal, or, in GGUF's formats (which divide), at most 1 of 200 is off by one. Dense weights are equal to the bit.
+/// Quantized codes are equal, or, in GGUF's formats (which divide), at most 1 of 200 is off by one, or off at all where the format searches. Dense weights are equal to the bit.
 /// Products keep the bound of the self-test: `|y - ref| <= (chain + depth + 4) * 2^-24 * (sum of the magnitudes added up)`.
 fn verify(engine: &Engine, layer: &Layer, operation: Operation, x: &[f32], x_array: &Array, name: &str) {
     let (n, k) = layer.packed.matrix();
@@ -243,12 +243,12 @@ fn verify(engine: &Engine, layer: &Layer, operation: Operation, x: &[f32], x_arr
                 assert!(scheme.ggml.is_some(), "{name}: rows {rows:?} differ from the reference");
                 for at in 0..rows.len() * k {
                     let by = got.code(at / k, at % k).abs_diff(want.code(at / k, at % k));
-                    assert!(by <= 1, "{name}: a code is {by} off");
-                    off += by;
+                    assert!(by <= 1 || scheme.encoder.searches(), "{name}: a code is {by} off");
+                    off += usize::from(by > 0);
                     all += 1;
                 }
             }
-            assert!(off as usize * 200 <= all, "{name}: {off} of {all} codes are off by one");
+            assert!(off * 200 <= all, "{name}: {off} of {all} codes are off");
         }
         Operation::Dequantize => {
             let y = engine.dequantize(&layer.w, DType::F32).and_then(|y| block_on(y.read())).expect("a read");

@@ -3,7 +3,7 @@
 //! ```text
 //! Engine::{auto, open, cpu, from_wgpu}
 //!   upload(Tensor) -> Array            upload_packed(PackedTensor) -> PackedArray
-//!   quantize(Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
+//!   quantize[_weighted](Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
 //!   Array::read / PackedArray::read            one submit, one wait
 //! ```
 //!
@@ -365,6 +365,27 @@ impl Engine {
                 Ok(PackedArray { data: PackedData::Device(gpu.clone(), Arc::new(weights)) })
             }
         }
+    }
+
+    /// As [`Engine::quantize_named`], errors of a column weighing as much as its `importance`: GGUF's importance matrix, the mean square of the
+    /// activation that meets the column. `[.., K]`: one row for each matrix of the leading dimensions. It counts for Q4_0 to Q5_1, Q2_K to
+    /// Q6_K and IQ4 ([`Encoder::weighs`](crate::scheme::Encoder::weighs)), whose bytes are those of ggml; other schemes ignore it.
+    ///
+    /// # Errors
+    /// As [`Engine::quantize`]; [`Error::Shape`] for another number of entries, and for one that is negative, NaN or beyond 1e20.
+    pub async fn quantize_weighted(
+        &self,
+        tensor: &Tensor,
+        name: &str,
+        scheme: &Scheme,
+        importance: &[f32],
+    ) -> Result<PackedArray> {
+        scheme.check_shape(tensor.shape())?;
+        cpu::check_importance(tensor, name, importance)?;
+        if !scheme.encoder.weighs() {
+            return self.quantize_named(tensor, name, scheme).await;
+        }
+        self.upload_packed(&cpu::quantize_weighted(tensor, name, scheme, importance)?)
     }
 
     /// Decodes a packed weight to a dense array of its shape, f32 or f16.

@@ -345,7 +345,7 @@ fn the_reference_reads_the_planes_by_itself() {
     assert_none(wrong);
 }
 
-/// One stem, three places. `quantize_scales` and `quantize_codes` are two passes of one operation and share the file of the part up to
+/// One stem, three places. `quantize_scales`, `quantize_search` and `quantize_codes` are passes of one operation and share the file of the part up to
 /// the underscore.
 #[cfg(feature = "gpu")]
 #[test]

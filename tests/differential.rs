@@ -78,7 +78,7 @@ fn print(report: &Report) {
     for (kernel, t) in &report.kernels {
         let off = match t.off_by_one {
             (_, 0) => String::new(),
-            (n, all) => format!(", {n} of {all} codes off by one where the format divides"),
+            (n, all) => format!(", {n} of {all} codes differ where the format divides or searches"),
         };
         println!(
             "  {kernel:16} {:5} checks, {:4} planted faults seen, worst {:.3} of its bound{off}",

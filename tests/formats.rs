@@ -1,15 +1,15 @@
 //! Block formats against bytes that other implementations made: see `tests/data/README.md`.
 //!
 //! ```text
-//! golden input --reference::quantize, file::ggml::pack--> bytes == golden bytes        (encoders with bytes to match)
+//! golden input --reference::quantize == cpu::quantize, file::ggml::pack--> bytes == golden bytes
 //! golden bytes --file::ggml::unpack, reference::dequantize--> f32 == golden f32, bit for bit
 //!              --unpack, pack--> the same bytes
 //! ```
 
 use lowbit::file::ggml;
-use lowbit::reference::{dequantize, quantize};
-use lowbit::scheme::{Encoder, PlaneKind};
-use lowbit::{PackedTensor, Scheme};
+use lowbit::reference::{dequantize, quantize, quantize_weighted};
+use lowbit::scheme::PlaneKind;
+use lowbit::{PackedTensor, Scheme, Tensor, cpu};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
@@ -23,19 +23,13 @@ fn scheme(name: &str) -> Scheme {
     name.parse().unwrap()
 }
 
-/// Whether the reference's encoder of the scheme is to give ggml's bytes.
-fn has_ggml_bytes(scheme: &Scheme) -> bool {
-    match scheme.encoder {
-        Encoder::GgmlExtreme
-        | Encoder::GgmlMinMax
-        | Encoder::GgmlAbsmax
-        | Encoder::GgmlTernary
-        | Encoder::GgmlMeanAbs
-        | Encoder::GgmlNvfp4
-        | Encoder::SharedExponent { .. } => true,
-        Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => false,
-        other => panic!("{other:?} is no encoder of a GGUF type"),
-    }
+/// What the two engines on the CPU make of `x [rows, 256]`: one set of planes.
+fn encode(x: &[f32], name: &str) -> PackedTensor {
+    let shape = [x.len() / 256, 256];
+    let packed = quantize(x, shape[0], shape[1], scheme(name), None).unwrap();
+    let tensor = Tensor::from_f32(shape, x.to_vec()).unwrap();
+    assert!(cpu::quantize(&tensor, "x", &scheme(name), None).unwrap() == packed, "{name}");
+    packed
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -74,37 +68,21 @@ fn one_row_of_256() {
     assert_eq!(golden["input"]["sha256_16"], sha16(&le_bytes(&x)));
     let rows = golden["rows"].as_array().unwrap();
     assert_eq!(rows.len(), TYPES.len());
-    let mut encoded = 0;
     for row in rows {
         let text = |key: &str| row[key].as_str().unwrap();
         let name = text("type");
-        let s = scheme(name);
         let block = |bytes: &[u8]| hex(&bytes[..text("first_block").len() / 2]);
-        let decoded = if has_ggml_bytes(&s) {
-            encoded += 1;
-            let packed = quantize(&x, 1, 256, s, None).unwrap();
-            let bytes = ggml::pack(&packed).unwrap();
-            assert_eq!(block(&bytes), text("first_block"), "{name}");
-            assert_eq!(sha16(&bytes), text("row_sha256_16"), "{name}");
-            dequantize(&packed)
-        } else if s.ggml.unwrap().block() == 256 {
-            let hex = text("first_block").as_bytes().chunks(2);
-            let bytes: Vec<u8> =
-                hex.map(|h| u8::from_str_radix(std::str::from_utf8(h).unwrap(), 16).unwrap()).collect();
-            assert_eq!(sha16(&bytes), text("row_sha256_16"), "{name}");
-            dequantize(&ggml::unpack(s, &[1, 256], &bytes).unwrap())
-        } else {
-            // Only the first block of the row is known; the golden arrays below hold whole ones.
-            assert_eq!(name, "IQ4_NL");
-            continue;
-        };
+        let packed = encode(&x, name);
+        let bytes = ggml::pack(&packed).unwrap();
+        assert_eq!(block(&bytes), text("first_block"), "{name}");
+        assert_eq!(sha16(&bytes), text("row_sha256_16"), "{name}");
+        let decoded = dequantize(&packed);
         assert_eq!(sha16(&le_bytes(&decoded)), text("deq_sha256_16"), "{name}");
         let mse =
             x.iter().zip(&decoded).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>() / 256.0;
         let stated = row["mse"].as_f64().unwrap();
         assert!((mse - stated).abs() <= 1e-8 * stated, "{name}: {mse} {stated}");
     }
-    assert_eq!(encoded, 9);
 }
 
 #[test]
@@ -126,18 +104,44 @@ fn golden_blocks_decode_to_the_golden_bits_and_pack_again() {
 fn golden_input_encodes_to_the_golden_bytes() {
     let bytes = golden_file();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let mut encoded = 0;
     for matrix in ["normal", "outlier"] {
         let x = f32s(&file, &format!("{matrix}.f32"));
-        for name in TYPES.into_iter().filter(|n| has_ggml_bytes(&scheme(n))) {
+        for name in TYPES {
             let golden = file.tensor(&format!("{matrix}.{name}.packed")).unwrap();
-            let got = ggml::pack(&quantize(&x, x.len() / 256, 256, scheme(name), None).unwrap()).unwrap();
+            let got = ggml::pack(&encode(&x, name)).unwrap();
             let at = got.iter().zip(golden.data()).position(|(a, b)| a != b);
             assert_eq!((got.len(), at), (golden.data().len(), None), "{matrix} {name}");
-            encoded += 1;
         }
     }
-    assert_eq!(encoded, 18);
+}
+
+/// With an importance of columns, of both engines on the CPU.
+#[test]
+fn importance_gives_the_golden_bytes() {
+    let (bytes, weighted) =
+        (golden_file(), std::fs::read("tests/data/golden_importance.safetensors").unwrap());
+    let (file, weighted) =
+        (SafeTensors::deserialize(&bytes).unwrap(), SafeTensors::deserialize(&weighted).unwrap());
+    let importance = f32s(&weighted, "importance");
+    let mut seen = 0;
+    for matrix in ["normal", "outlier"] {
+        let x = f32s(&file, &format!("{matrix}.f32"));
+        let tensor = Tensor::from_f32([x.len() / 256, 256], x.clone()).unwrap();
+        for name in TYPES.into_iter().filter(|name| scheme(name).encoder.weighs()) {
+            let packed = format!("{matrix}.{name}.packed");
+            let golden = weighted.tensor(&packed).unwrap();
+            let engine = cpu::quantize_weighted(&tensor, "x", &scheme(name), &importance).unwrap();
+            let reference = quantize_weighted(&x, x.len() / 256, 256, scheme(name), &importance).unwrap();
+            for (who, got) in [("engine", engine), ("reference", reference)] {
+                let got = ggml::pack(&got).unwrap();
+                let at = got.iter().zip(golden.data()).position(|(a, b)| a != b);
+                assert_eq!((got.len(), at), (golden.data().len(), None), "{who} {packed}");
+            }
+            assert_ne!(golden.data(), file.tensor(&packed).unwrap().data(), "{packed}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, weighted.len() - 1);
 }
 
 /// Small floats of ml_dtypes are the tables' entries, and a cast is the nearest entry at scale 1 (which rounds ties

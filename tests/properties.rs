@@ -7,10 +7,10 @@
 
 use lowbit::file::codes::{CodePlanes, read_row};
 use lowbit::file::ggml;
-use lowbit::reference::{dequantize, quantize};
+use lowbit::reference::{dequantize, quantize, quantize_weighted};
 use lowbit::scheme::preset::samples;
 use lowbit::scheme::{Encoder, Group, PlaneKind, Scale, ScaleType, Value};
-use lowbit::{Error, PackedTensor, Scheme};
+use lowbit::{Error, PackedTensor, Scheme, Tensor, cpu};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
@@ -80,10 +80,9 @@ fn cpu_dequantize(t: &PackedTensor) -> Vec<f32> {
     lowbit::cpu::dequantize(t, lowbit::DType::F32).to_f32().into_owned()
 }
 
-/// `quantize` with the table above; `None` where the reference has no encoder.
-fn encode(x: &[f32], rows: usize, k: usize, scheme: Scheme) -> Option<PackedTensor> {
-    (scheme.encoder != Encoder::GgmlIq4)
-        .then(|| quantize(x, rows, k, scheme, table(&scheme).as_deref()).unwrap())
+/// `quantize` with the table above.
+fn encode(x: &[f32], rows: usize, k: usize, scheme: Scheme) -> PackedTensor {
+    quantize(x, rows, k, scheme, table(&scheme).as_deref()).unwrap()
 }
 
 fn f16_at(plane: &[u8], i: usize) -> f64 {
@@ -267,7 +266,8 @@ proptest! {
 
     #[test]
     fn encoded_blocks_are_canonical((scheme, rows, k, x) in scheme_and_weights(|_| true)) {
-        if let (true, Some(t)) = (scheme.ggml.is_some(), encode(&x, rows, k, scheme)) {
+        if scheme.ggml.is_some() {
+            let t = encode(&x, rows, k, scheme);
             let bytes = ggml::pack(&t).unwrap();
             prop_assert_eq!(bytes.len(), ggml::tensor_bytes(&scheme, &[rows, k]).unwrap());
             let back = ggml::unpack(scheme, &[rows, k], &bytes).unwrap();
@@ -281,13 +281,12 @@ proptest! {
         ((scheme, rows, k, x), from, to) in (scheme_and_weights(|_| true), 0..6usize, 1..7usize)
     ) {
         let range = from.min(rows - 1)..to.min(rows).max(from.min(rows - 1) + 1);
-        if let Some(t) = encode(&x, rows, k, scheme) {
-            let part = t.slice_rows(range.clone());
-            prop_assert_eq!(part.shape(), &[range.len(), k]);
-            let (whole, part) = (dequantize(&t), dequantize(&part));
-            let same = whole[range.start * k..range.end * k].iter().zip(&part).all(|(a, b)| a.to_bits() == b.to_bits());
-            prop_assert!(same && part.len() == range.len() * k, "{scheme} {range:?}");
-        }
+        let t = encode(&x, rows, k, scheme);
+        let part = t.slice_rows(range.clone());
+        prop_assert_eq!(part.shape(), &[range.len(), k]);
+        let (whole, part) = (dequantize(&t), dequantize(&part));
+        let same = whole[range.start * k..range.end * k].iter().zip(&part).all(|(a, b)| a.to_bits() == b.to_bits());
+        prop_assert!(same && part.len() == range.len() * k, "{scheme} {range:?}");
     }
 
     /// Half a step, plus what the rounding of the scale to f16 cuts off at the ends.
@@ -296,7 +295,7 @@ proptest! {
         (scheme, rows, k, x) in scheme_and_weights(|s| matches!(s.encoder, Encoder::Absmax | Encoder::MinMax))
     ) {
         let (symmetric, asymmetric) = (scheme.encoder == Encoder::Absmax, scheme.encoder == Encoder::MinMax);
-        let t = encode(&x, rows, k, scheme).unwrap();
+        let t = encode(&x, rows, k, scheme);
         let w = dequantize(&t);
         let levels = f64::from((1u32 << scheme.bits) - 1);
         let q_max = f64::from((1u32 << (scheme.bits - 1)) - 1);
@@ -326,7 +325,7 @@ proptest! {
     fn codes_beside_a_bias_or_a_float_zero_are_within_half_a_step(
         (scheme, rows, k, x) in scheme_and_weights(|s| matches!(s.encoder, Encoder::MinMaxBias | Encoder::MinMaxZero))
     ) {
-        let t = encode(&x, rows, k, scheme).unwrap();
+        let t = encode(&x, rows, k, scheme);
         let w = dequantize(&t);
         let levels = f64::from((1u32 << scheme.bits) - 1);
         for (g, range) in groups(&scheme, rows, k).into_iter().enumerate() {
@@ -380,7 +379,7 @@ proptest! {
     fn table_codes_are_the_nearest_entry(
         (scheme, rows, k, x) in scheme_and_weights(|s| s.encoder == Encoder::Nearest)
     ) {
-        let t = encode(&x, rows, k, scheme).unwrap();
+        let t = encode(&x, rows, k, scheme);
         let table: Vec<f64> = t.codebook().iter().filter(|v| v.is_finite()).map(|&v| f64::from(v)).collect();
         let largest = table.iter().fold(0.0, |m, v| f64::max(m, v.abs()));
         let w = dequantize(&t);
@@ -401,42 +400,68 @@ proptest! {
         }
     }
 
-    /// Half a step, plus what the rounding of sub-scales and minima cuts off, from the planes as they are.
+    /// Whatever scales a search has chosen, no other code of the group would be nearer.
     #[test]
-    fn two_level_codes_are_within_half_a_step(
-        (scheme, rows, k, x) in scheme_and_weights(|s| matches!(s.encoder, Encoder::SuperMinMax | Encoder::SuperAbsmax))
+    fn codes_of_searched_super_scales_are_the_nearest(
+        (scheme, rows, k, x) in scheme_and_weights(|s| s.encoder.searches() && s.encoder != Encoder::GgmlIq4)
     ) {
-        let min_max = scheme.encoder == Encoder::SuperMinMax;
-        let t = encode(&x, rows, k, scheme).unwrap();
+        let t = encode(&x, rows, k, scheme);
         let w = dequantize(&t);
         let (scales, zeros) = (t.plane(PlaneKind::Scales), t.plane(PlaneKind::Zeros));
-        let levels = f64::from((1u32 << scheme.bits) - 1);
+        let affine = scheme.encoder == Encoder::GgmlAffine;
+        let lowest = if affine { 0 } else { -(1 << (scheme.bits - 1)) };
         for (g, range) in groups(&scheme, rows, k).into_iter().enumerate() {
-            let (min, max, amax) = extremes(&x[range.clone()]);
             let super_index = range.start / 256;
             let d = f16_at(t.plane(PlaneKind::SuperScales), super_index);
-            let (half, cut) = if min_max {
+            let (step, min) = if affine {
                 let (sub, sub_min) = if zeros.is_empty() { (scales[g] & 15, scales[g] >> 4) } else { (scales[g], zeros[g]) };
-                let (s, m) = (d * f64::from(sub), f16_at(t.plane(PlaneKind::SuperMins), super_index) * f64::from(sub_min));
-                (s / 2.0, (max - min - levels * s).max(0.0) + (m + min).abs())
+                (d * f64::from(sub), f16_at(t.plane(PlaneKind::SuperMins), super_index) * f64::from(sub_min))
             } else {
-                let s = (d * f64::from(scales[g] as i8)).abs();
-                (s / 2.0, (amax - f64::from((1u32 << (scheme.bits - 1)) - 1) * s).max(0.0))
+                (d * f64::from(scales[g] as i8), 0.0)
             };
             for i in range {
-                let error = (f64::from(x[i]) - f64::from(w[i])).abs();
-                prop_assert!(error <= (half + cut) * SLACK + 1e-6 * amax, "{scheme} x {} w {}", x[i], w[i]);
+                let v = f64::from(x[i]);
+                let errors = (lowest..lowest + (1 << scheme.bits)).map(|code| (v - (step * f64::from(code) - min)).abs());
+                let best = errors.fold(f64::INFINITY, f64::min);
+                let error = (v - f64::from(w[i])).abs();
+                prop_assert!(error <= best * SLACK + 1e-6 * (v.abs() + min), "{scheme} x {v} w {} step {step} min {min}", w[i]);
             }
         }
     }
 
     #[test]
+    fn importance_that_is_equal_everywhere_has_no_unit(
+        (scheme, rows, k, x) in scheme_and_weights(|s| s.encoder.weighs()),
+        power in -20..20i32,
+    ) {
+        let weighted = |c: f32| quantize_weighted(&x, rows, k, scheme, &vec![c; k]).unwrap();
+        // Powers of two move no rounding.
+        prop_assume!(x.iter().all(|v| v.abs() > 1e-4));
+        prop_assert_eq!(weighted(2f32.powi(power)), weighted(1.0));
+    }
+
+    /// The engine's sixteen groups side by side and the reference's one after the other.
+    #[test]
+    fn engine_and_reference_weigh_alike(
+        (scheme, rows, k, x) in scheme_and_weights(|_| true),
+        importance in prop::collection::vec(prop_oneof![4 => 0.0f32..4.0, 1 => Just(0.0f32), 1 => 0.0f32..1e4], 768),
+    ) {
+        prop_assume!(scheme.value != Value::Learned);
+        let importance: Vec<f32> = importance.into_iter().cycle().take(k).collect();
+        let tensor = Tensor::from_f32([rows, k], x.clone()).unwrap();
+        let got = cpu::quantize_weighted(&tensor, "x", &scheme, &importance).unwrap();
+        let want = quantize_weighted(&x, rows, k, scheme, &importance).unwrap();
+        prop_assert!(got == want, "{scheme}");
+        prop_assert!(dequantize(&got).iter().all(|v| v.is_finite()), "{scheme}");
+        prop_assert!(scheme.encoder.weighs() || got == encode(&x, rows, k, scheme), "{scheme} does not weigh");
+    }
+
+    #[test]
     fn decoded_weights_are_finite_and_zeros_stay_zero((scheme, rows, k, x) in scheme_and_weights(|_| true)) {
-        if let Some(t) = encode(&x, rows, k, scheme) {
-            prop_assert!(dequantize(&t).iter().all(|v| v.is_finite()), "{scheme}");
-            let zeros = encode(&vec![0.0; rows * k], rows, k, scheme).unwrap();
-            prop_assert!(dequantize(&zeros).iter().all(|&v| v == 0.0), "{scheme}");
-        }
+        let t = encode(&x, rows, k, scheme);
+        prop_assert!(dequantize(&t).iter().all(|v| v.is_finite()), "{scheme}");
+        let zeros = encode(&vec![0.0; rows * k], rows, k, scheme);
+        prop_assert!(dequantize(&zeros).iter().all(|&v| v == 0.0), "{scheme}");
     }
 
     #[test]
@@ -458,7 +483,6 @@ proptest! {
 fn schemes_refuse_what_they_cannot_encode() {
     let scheme = |name: &str| name.parse::<Scheme>().unwrap();
     let x = [0.5; 256];
-    assert!(matches!(quantize(&x, 1, 256, scheme("iq4_xs"), None), Err(Error::Unsupported { .. })));
     assert!(matches!(quantize(&x, 2, 256, scheme("q4_0"), None), Err(Error::Shape { .. })));
     assert!(matches!(quantize(&x, 1, 255, scheme("q4_0"), None), Err(Error::GroupMismatch { .. })));
     let learned = scheme("codebook2-g32");

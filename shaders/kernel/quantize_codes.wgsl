@@ -1,4 +1,4 @@
-// Dense f32 [rows, k] and the scales that quantize_scales stored -> code planes. One thread per chunk of 32 values of a row.
+// Dense f32 [rows, k] and the scales that quantize_scales or quantize_search stored -> code planes. One thread per chunk of 32 values of a row.
 //
 // Also the place where every value is looked at: the first one beyond `limit` (NaN and infinities by their bits) is
 // reported in `status`. Codes beyond K stay 0.
@@ -17,12 +17,22 @@ struct Params {
 // Sorted table: `mids` f32, then `mids + 1` codes.
 @group(0) @binding(4) var<storage, read> order: array<u32>;
 //% endif
+//% if s.searches
+// What quantize_search left of each group: (step, offset, factor, base), or the factor of x of a table.
+@group(0) @binding({{ 5 if s.table else 4 }}) var<storage, read> found: array<vec4<f32>>;
+//% endif
 
 //% include "lib/grid.wgsl"
 //% include "lib/f16.wgsl"
 //% include "scheme/encode.wgsl"
 //% set enc = s.encoder
-//% if not s.float
+//% if s.searches
+alias Group = vec4<f32>;
+
+fn group_of(row: u32, g: u32) -> Group {
+    return found[row * p.groups + g];
+}
+//% elif not s.float
 //% include "scheme/weights.wgsl"
 //% endif
 //% set levels = 2 ** s.bits - 1
@@ -74,7 +84,11 @@ fn nearest(v: f32, scale: f32) -> u32 {
         let at = (lower + upper) >> 1u;
         let mid = bitcast<f32>(order[at]);
         let edge = mid * scale;
+        //% if enc == "iq4"
+        if v >= edge {
+        //% else
         if v > edge || (v == edge && mid <= 0.0) {
+        //% endif
             lower = at + 1u;
         } else {
             upper = at;
@@ -96,12 +110,15 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
     return u32(i32(clamp(round_away(v * block.x), -127.0, 127.0)) + 128);
     //% elif enc == "ggml_ternary"
     return u32(i32(clamp(round_away(v * block.x), -1.0, 1.0)) + 1);
-    //% elif enc == "super_minmax"
-    let t = v - g.bias;
-    if g.scale == 0.0 || t <= 0.0 {
-        return 0u;
+    //% elif enc == "iq4"
+    return nearest(v * g.x, 1.0);
+    //% elif s.searches
+    //% set low = 0 if enc == "affine" else -half_levels
+    if g.x != 0.0 {
+        return u32(clamp(round((v + g.y) / g.x), {{ low }}.0, {{ low + levels }}.0) - {{ low }}.0);
     }
-    return u32(steps(t, g.scale, {{ levels }}.0));
+    // All codes mean the same; these are ggml's, but for those that descent has moved. A group of zeros has code 0.
+    return u32(select(clamp(round(g.z * (v - g.w)), {{ low }}.0, {{ low + levels }}.0) - {{ low }}.0, 0.0, g.z == 0.0));
     //% elif enc == "minmax_bias"
     let t = v - g.bias;
     if g.scale == 0.0 || t <= 0.0 {
@@ -125,13 +142,11 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
     //% if s.table
     return nearest(v, g.scale);
     //% else
-    let negative = (v < 0.0) != (g.scale < 0.0);
-    let a = abs(v);
-    let scale = abs(g.scale);
+    let negative = v < 0.0;
     //% if enc == "minmax"
-    let q = steps(a, scale, {{ levels + 1 }}.0);
+    let q = steps(abs(v), g.scale, {{ levels + 1 }}.0);
     //% else
-    let q = steps(a, scale, select({{ half_levels - 1 }}.0, {{ half_levels }}.0, negative));
+    let q = steps(abs(v), g.scale, select({{ half_levels - 1 }}.0, {{ half_levels }}.0, negative));
     //% endif
     return u32(clamp(g.zero + select(q, -q, negative), 0.0, {{ levels }}.0));
     //% endif

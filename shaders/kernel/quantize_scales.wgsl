@@ -1,6 +1,6 @@
 // Dense f32 [rows, k] -> scales (and zero-points, biases) of each group, in the planes of the packed tensor.
 //
-//   mode thread     one thread per 4 consecutive groups (2 super-groups of two-level schemes), which fill whole words of the planes
+//   mode thread     one thread per 4 consecutive groups, which fill whole words of the planes
 //   mode rows       one workgroup per 4 consecutive groups (rows, or groups too long for a thread)
 //   mode stats      per-tensor scales, first half: one workgroup per row stores its statistics in `t` [rows, 4]
 //   mode tensor     second half: one workgroup joins the rows of `t`
@@ -12,9 +12,8 @@ struct Params {
     // 1/n as f32 for full groups and for the short last group of a row.
     inv_full: f32,
     inv_last: f32,
-    // C(q) of the encoder: the factor from the extreme to the scale; and that of the super-scale.
+    // C(q) of the encoder: the factor from the extreme to the scale.
     inv_steps: f32,
-    inv_super: f32,
     // Of a tensor in several parts: the first row of this one, and all rows.
     t_first: u32,
     t_rows: u32,
@@ -141,7 +140,7 @@ fn stored(scale: f32) -> u32 {
 }
 //% endif
 
-//% if not s.two_level and mode != "stats"
+//% if mode != "stats"
 // The scale as stored, and the zero-point or bias as stored.
 fn encode(r: Stats, inv_n: f32) -> vec2<u32> {
     // `abs`: of -0 and +0 a device may take either for the larger.
@@ -207,90 +206,6 @@ fn write(first: u32, scales: vec4<u32>, zeros: vec4<u32>) {
 }
 //% endif
 
-//% if s.two_level
-//% set per = s.groups_per_super
-//% set levels = 2 ** s.bits - 1
-//% set half_levels = 2 ** (s.bits - 1)
-// One super-group: sub-scales to `w`, returns the f16 bits of super-scale and super-minimum. K is a multiple of the group, so that the
-// `min` below changes nothing; it keeps compilers from unrolling a loop in a loop, which took software drivers seconds.
-fn super_group(tid: u32, i: u32) -> vec2<u32> {
-    let groups = i * {{ per }}u;
-    let start = i * {{ per * s.group }}u;
-    var scale: array<f32, {{ per }}>;
-    //% if enc == "super_minmax"
-    var low: array<f32, {{ per }}>;
-    var top = 0.0;
-    var bottom = 0.0;
-    for (var g = 0u; g < {{ per }}u; g++) {
-        let r = stats_of(tid, start + g * {{ s.group }}u, min({{ s.group }}u, p.k));
-        scale[g] = (r.high - r.low) * p.inv_steps;
-        // Not `-r.low`, which is -0 where no value is negative.
-        low[g] = abs(r.low);
-        top = select(top, scale[g], scale[g] > top);
-        bottom = select(bottom, low[g], low[g] > bottom);
-    }
-    let d_bits = f16_bits_saturating(top * p.inv_super);
-    let m_bits = f16_bits_saturating(bottom * p.inv_super);
-    let d = f16_value(d_bits);
-    let m = f16_value(m_bits);
-    //% set most = "15.0" if s.scale == "two_u4min" else "63.0"
-    for (var word = 0u; word < {{ per // 4 }}u; word++) {
-        var packed = 0u;
-        var packed_min = 0u;
-        for (var b = 0u; b < 4u; b++) {
-            let g = word * 4u + b;
-            var sc = 0u;
-            var mn = 0u;
-            if d > 0.0 {
-                sc = u32(steps(scale[g], d, {{ most }}));
-            }
-            if m > 0.0 {
-                mn = u32(steps(low[g], m, {{ most }}));
-            }
-            //% if s.scale == "two_u4min"
-            packed |= (sc | (mn << 4u)) << (8u * b);
-            //% else
-            packed |= sc << (8u * b);
-            packed_min |= mn << (8u * b);
-            //% endif
-        }
-        w[p.scales + (groups >> 2u) + word] = packed;
-        //% if s.scale == "two_u8min"
-        w[p.zeros + (groups >> 2u) + word] = packed_min;
-        //% endif
-    }
-    return vec2<u32>(d_bits, m_bits);
-    //% else
-    var top = 0.0;
-    for (var g = 0u; g < {{ per }}u; g++) {
-        let r = stats_of(tid, start + g * {{ s.group }}u, min({{ s.group }}u, p.k));
-        scale[g] = r.extreme * p.inv_steps;
-        if magnitude_bits(scale[g]) > magnitude_bits(top) {
-            top = scale[g];
-        }
-    }
-    //% set most = "32.0" if s.bits == 3 else "128.0"
-    let d_bits = f16_bits_saturating(top * p.inv_super);
-    let d = f16_value(d_bits);
-    for (var word = 0u; word < {{ per // 4 }}u; word++) {
-        var packed = 0u;
-        for (var b = 0u; b < 4u; b++) {
-            let g = word * 4u + b;
-            var sc = 0.0;
-            if d != 0.0 {
-                let negative = (scale[g] < 0.0) != (d < 0.0);
-                sc = steps(abs(scale[g]), abs(d), select({{ most }} - 1.0, {{ most }}, negative));
-                sc = select(sc, -sc, negative);
-            }
-            packed |= (u32(i32(sc)) & 0xffu) << (8u * b);
-        }
-        w[p.scales + (groups >> 2u) + word] = packed;
-    }
-    return vec2<u32>(select(d_bits, 0u, d == 0.0), 0u);
-    //% endif
-}
-//% endif
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
     let team = linear_workgroup(wid, count);
@@ -311,20 +226,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         let e = encode(r, p.inv_full);
         write(0u, vec4<u32>(e.x, 0u, 0u, 0u), vec4<u32>(e.y, 0u, 0u, 0u));
     }
-    //% elif s.two_level
-    // Two super-groups share a word of super-scales.
-    let i = (team * 64u + tid) * 2u;
-    if i < p.total_groups {
-        // As above: a bound that compilers do not know keeps them from writing the body out twice.
-        var supers = vec2<u32>();
-        for (var j = 0u; j < min(2u, p.total_groups - i); j++) {
-            supers |= super_group(tid, i + j) << vec2<u32>(16u * j);
-        }
-        w[p.supers + (i >> 1u)] = supers.x;
-        //% if enc == "super_minmax"
-        w[p.mins + (i >> 1u)] = supers.y;
-        //% endif
-    }
     //% else
     //% if wide
     let first = team * 4u;
@@ -334,8 +235,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         return;
     }
     //% endif
-    // A bound that compilers do not know, as above; vectors, for these they index without memory. A folded dispatch has workgroups with
-    // no group left.
+    // A bound that compilers do not know keeps them from unrolling a loop in a loop, which took software drivers seconds; vectors, for these
+    // they index without memory. A folded dispatch has workgroups with no group left.
     let left = min(4u, p.total_groups - min(first, p.total_groups));
     var scales = vec4<u32>();
     var zeros = vec4<u32>();

@@ -282,16 +282,21 @@ impl<'a> Weights<'a> {
 /// `f(super, sub)` for super-groups of N groups.
 #[inline(always)]
 fn each_of<const N: usize>(supers: &[u8], sub: &[u8], out: &mut [f32], f: impl Fn(f32, u8) -> f32) {
-    // Super-scales are widened sixteen at a time and repeated for their groups, so that all of it vectorises.
+    // Super-scales are widened sixteen at a time, and groups taken sixteen at a time, one vector or two.
     const SUPERS: usize = 16;
     let mut wide = [0f32; SUPERS];
-    let mut repeated = [[0f32; N]; SUPERS];
     for (i, supers) in supers.chunks(2 * SUPERS).enumerate() {
         widen_f16(supers, &mut wide);
-        repeated.iter_mut().zip(wide).for_each(|(r, d)| *r = [d; N]);
-        let first = i * SUPERS * N;
-        let groups = sub[first..].iter().zip(&mut out[first..]);
-        groups.zip(repeated.as_flattened()).for_each(|((&sub, out), &d)| *out = f(d, sub));
+        let range = i * SUPERS * N..i * SUPERS * N + supers.len() / 2 * N;
+        let (sub, sub_rest) = sub[range.clone()].as_chunks::<16>();
+        let (out, out_rest) = out[range].as_chunks_mut::<16>();
+        let whole = sub.len() * (16 / N);
+        for ((sub, out), d) in sub.iter().zip(out).zip(wide.chunks_exact(16 / N)) {
+            *out = std::array::from_fn(|g| f(d[g / N], sub[g]));
+        }
+        for (g, (sub, out)) in sub_rest.iter().zip(out_rest).enumerate() {
+            *out = f(wide[whole + g / N], *sub);
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Bytes {
                 let map = std::array::from_fn(|c| (step as usize * c) as u8);
                 return Some(Self { map: Some(map), offset, unit: 1.0 });
             }
-            Value::Codebook(Codebook::E2M1) => 0.5,
+            Value::Codebook(Codebook::E2M1 | Codebook::E2M1PlainZero) => 0.5,
             Value::Codebook(Codebook::E2M1Doubled | Codebook::Iq4Nl) => 1.0,
             _ => return None,
         };

@@ -124,7 +124,10 @@ pub(super) fn matmul_at(
 pub(super) fn in_integers(scheme: &Scheme, group: Int8Group) -> bool {
     let integers = matches!(
         scheme.value,
-        Value::Linear { .. } | Value::Codebook(Codebook::E2M1 | Codebook::E2M1Doubled | Codebook::Iq4Nl)
+        Value::Linear { .. }
+            | Value::Codebook(
+                Codebook::E2M1 | Codebook::E2M1PlainZero | Codebook::E2M1Doubled | Codebook::Iq4Nl
+            )
     );
     integers && (group == Int8Group::Row || !scheme.is_permuted())
 }

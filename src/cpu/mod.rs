@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `codes` | planes <-> one byte per code |
 //! | `decode` | packed rows -> f32 |
-//! | `encode/`, `iq4`, `kmeans` | f32 rows -> scales and codes |
+//! | `encode/`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
@@ -32,7 +32,6 @@ mod epilogue;
 mod float;
 mod half_float;
 mod integer;
-pub mod iq4;
 pub mod kmeans;
 mod lanes;
 mod level;
@@ -47,6 +46,6 @@ mod golden_tests;
 mod tests;
 
 pub use dequantize::dequantize;
-pub use encode::{learn_codebook, quantize};
+pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use level::instructions;
 pub use matmul::{matmul, summation};

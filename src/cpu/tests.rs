@@ -303,3 +303,33 @@ fn codebooks_are_given_or_learned() {
             .all(|v| *v == 0.0)
     );
 }
+
+/// Each matrix of the leading dimensions has its own row of importance.
+#[test]
+fn importance_is_that_of_the_matrix() {
+    let x = noise(2 * 3 * 512, 5);
+    let importance: Vec<f32> = noise(2 * 512, 6).iter().map(|v| (3.0 * v).exp()).collect();
+    for name in ["q4_0", "q5_1", "q2_k", "q4_k", "q6_k", "iq4_xs"] {
+        let scheme: Scheme = name.parse().unwrap();
+        let encode = |shape: &[usize], x: &[f32], importance: &[f32]| {
+            let tensor = Tensor::from_f32(shape, x.to_vec()).unwrap();
+            quantize_weighted(&tensor, "x", &scheme, importance)
+        };
+        let both = encode(&[2, 3, 512], &x, &importance).unwrap();
+        for (i, (x, importance)) in x.chunks(3 * 512).zip(importance.chunks(512)).enumerate() {
+            let one = encode(&[3, 512], x, importance).unwrap();
+            let decoded = dequantize(&both, DType::F32).to_f32()[i * 1536..(i + 1) * 1536].to_vec();
+            assert_eq!(dequantize(&one, DType::F32).to_f32(), decoded, "{name} {i}");
+        }
+        assert!(both != encode(&[2, 3, 512], &x, &[1.0; 1024]).unwrap(), "{name}");
+        for bad in [f32::NAN, f32::INFINITY, -1.0, 1e21] {
+            let mut importance = importance.clone();
+            importance[1000] = bad;
+            assert!(
+                matches!(encode(&[2, 3, 512], &x, &importance), Err(Error::Shape { .. })),
+                "{name} {bad}"
+            );
+        }
+        assert!(matches!(encode(&[2, 3, 512], &x, &importance[..512]), Err(Error::Shape { .. })), "{name}");
+    }
+}

@@ -29,6 +29,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/matvec.wgsl", include_str!("../../shaders/kernel/matvec.wgsl")),
     ("kernel/quantize_codes.wgsl", include_str!("../../shaders/kernel/quantize_codes.wgsl")),
     ("kernel/quantize_scales.wgsl", include_str!("../../shaders/kernel/quantize_scales.wgsl")),
+    ("kernel/quantize_search.wgsl", include_str!("../../shaders/kernel/quantize_search.wgsl")),
     ("lib/activations.wgsl", include_str!("../../shaders/lib/activations.wgsl")),
     ("lib/epilogue.wgsl", include_str!("../../shaders/lib/epilogue.wgsl")),
     ("lib/f16.wgsl", include_str!("../../shaders/lib/f16.wgsl")),

@@ -39,6 +39,8 @@ pub struct SchemeContext {
     /// Whether codes come from the block's own statistics instead of the stored scale.
     pub block_encoder: bool,
     pub emax: i32,
+    /// Whether scales and codes come from a search.
+    pub searches: bool,
 }
 
 impl From<&Scheme> for SchemeContext {
@@ -101,6 +103,7 @@ impl From<&Scheme> for SchemeContext {
                 s.encoder,
                 Encoder::GgmlExtreme | Encoder::GgmlMinMax | Encoder::GgmlAbsmax | Encoder::GgmlTernary
             ),
+            searches: s.encoder.searches(),
             emax: if let Encoder::SharedExponent { emax } = s.encoder { emax } else { 0 },
         }
     }
@@ -124,8 +127,9 @@ fn encoder_name(encoder: Encoder) -> &'static str {
         Encoder::GgmlMeanAbs => "ggml_meanabs",
         Encoder::GgmlNvfp4 => "nvfp4",
         Encoder::GgmlIq4 => "iq4",
-        Encoder::SuperMinMax => "super_minmax",
-        Encoder::SuperAbsmax => "super_absmax",
+        Encoder::GgmlAffine => "affine",
+        Encoder::GgmlDescent => "descent",
+        Encoder::GgmlSymmetric => "symmetric",
     }
 }
 

@@ -238,6 +238,12 @@ pub static KERNELS: &[Kernel] = &[
         shaders: quantize::scales_shaders,
     },
     Kernel {
+        name: "quantize_search",
+        operation: Operation::Quantize { reference: reference::quantize },
+        takes: |s| s.encoder.searches(),
+        shaders: quantize::search_shaders,
+    },
+    Kernel {
         name: "quantize_codes",
         operation: Operation::Quantize { reference: reference::quantize },
         takes: quantize::on_gpu,

@@ -1,18 +1,22 @@
 //! Dense f32 to packed weights on the device: scales first, then codes from the scales as stored.
 //!
 //! ```text
-//! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros --quantize_codes--> codes, status
+//! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros         --quantize_codes--> codes, status
+//!             --quantize_search (groups, supers)-----------------> scales, found [groups] --quantize_codes--> codes, status
 //! ```
 //!
-//! Plain floats have no scales and only the second pass. Schemes whose encoder searches (`GgmlIq4`) or looks at the tensor twice
-//! (`GlobalScale`), and the learning of tables, are the CPU engine's. Permuted schemes keep the columns where they are.
+//! Plain floats have no scales and only the second pass. `nvfp4-global` (`GlobalScale`), whose encoder looks at the tensor twice, the learning of
+//! tables, and searches with an importance of columns, are the CPU engine's. Permuted schemes keep the columns where they are.
 
 use super::context::{self, WeightParams};
 use super::weights::{DeviceWeights, Part};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::scheme::codebook::Sorted;
-use crate::scheme::{Encoder, Group, Scale, SubScale};
+use crate::scheme::search::{
+    AffineTries, DESCENT_ROUNDS, SYMMETRIC_TRIES, TABLE_TRIES, TRY_STEP, ZERO_BELOW,
+};
+use crate::scheme::{Encoder, Group, Scale};
 use crate::{Error, Result, Tensor};
 use bytemuck::{Pod, Zeroable};
 use serde::Serialize;
@@ -72,8 +76,81 @@ impl Specialization for Codes {
         if self.scheme.has_table() {
             all.push(Access::Read);
         }
+        if self.scheme.encoder.searches() {
+            all.push(Access::Read);
+        }
         all
     }
+}
+
+/// The passes of a search; see the template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pass {
+    Groups,
+    Supers,
+}
+
+/// Specialization of a search for scales, with the numbers of [`crate::scheme::search`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Search {
+    #[serde(rename = "s", serialize_with = "context::scheme")]
+    pub scheme: Scheme,
+    pub pass: Pass,
+    first: f32,
+    step: f32,
+    /// All of the affine search; of the others on each side.
+    tries: u32,
+    absolute: bool,
+    rounds: usize,
+    zero_below: f32,
+    /// The table, ascending, and the boundaries between its entries.
+    entries: &'static [f32],
+    mids: Vec<f32>,
+}
+
+impl Search {
+    fn new(scheme: &Scheme, pass: Pass) -> Self {
+        let affine = AffineTries::of(scheme.bits, false);
+        let (first, step, tries) = match scheme.encoder {
+            Encoder::GgmlAffine => (affine.first, affine.step, affine.last + 1),
+            Encoder::GgmlIq4 => (0.0, 1.0, TABLE_TRIES as u32),
+            _ => (0.0, TRY_STEP, SYMMETRIC_TRIES as u32),
+        };
+        let entries = scheme.codebook().unwrap_or_default();
+        Self {
+            scheme: *scheme,
+            pass,
+            first,
+            step,
+            tries,
+            absolute: affine.absolute,
+            rounds: DESCENT_ROUNDS,
+            zero_below: ZERO_BELOW,
+            entries,
+            mids: Sorted::new(entries).mids,
+        }
+    }
+}
+
+impl Specialization for Search {
+    const KERNEL: &'static str = "quantize_search";
+    type Params = SearchParams;
+
+    fn storage(&self) -> Vec<Access> {
+        match self.pass {
+            Pass::Groups => vec![Access::Read, Access::ReadWrite],
+            Pass::Supers => vec![Access::ReadWrite, Access::ReadWrite],
+        }
+    }
+}
+
+/// The uniform of a search.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct SearchParams {
+    pub weights: WeightParams,
+    pub total: u32,
 }
 
 /// The uniform of the first pass.
@@ -85,7 +162,6 @@ pub struct ScalesParams {
     pub inv_full: f32,
     pub inv_last: f32,
     pub inv_steps: f32,
-    pub inv_super: f32,
     pub t_first: u32,
     pub t_rows: u32,
 }
@@ -101,12 +177,12 @@ pub struct CodesParams {
 
 /// Whether the device quantizes to this scheme.
 pub fn on_gpu(scheme: &Scheme) -> bool {
-    !matches!(scheme.encoder, Encoder::GgmlIq4 | Encoder::GlobalScale)
+    scheme.encoder != Encoder::GlobalScale
 }
 
 /// Whether there is a pass over scales.
 pub fn has_scales_pass(scheme: &Scheme) -> bool {
-    on_gpu(scheme) && !scheme.is_float()
+    on_gpu(scheme) && !scheme.encoder.searches() && !scheme.is_float()
 }
 
 fn modes(scheme: &Scheme) -> &'static [Mode] {
@@ -118,26 +194,16 @@ fn modes(scheme: &Scheme) -> &'static [Mode] {
     }
 }
 
-/// The factor from a group's extreme to its scale, and from the extreme of scales to the super-scale.
-fn factors(scheme: &Scheme, table: Option<&Sorted>) -> (f32, f32) {
+/// The factor from a group's extreme to its scale.
+fn inverse_steps(scheme: &Scheme, table: Option<&Sorted>) -> f32 {
     let levels = (1u32 << scheme.bits.min(8)) as f32;
-    let super_factor = match (scheme.scale, scheme.bits) {
-        (Scale::TwoLevel { sub: SubScale::U4Min, .. }, _) => 1.0 / 15.0,
-        (Scale::TwoLevel { sub: SubScale::U8Min, .. }, _) => 1.0 / 63.0,
-        (Scale::TwoLevel { sub: SubScale::I8, .. }, 3) => -1.0 / 32.0,
-        (Scale::TwoLevel { sub: SubScale::I8, .. }, _) => -1.0 / 128.0,
-        _ => 0.0,
-    };
-    let factor = match scheme.encoder {
+    match scheme.encoder {
         Encoder::Absmax => 1.0 / (levels / 2.0 - 1.0),
-        Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero | Encoder::SuperMinMax => {
-            1.0 / (levels - 1.0)
-        }
-        Encoder::GgmlExtreme | Encoder::SuperAbsmax => -2.0 / levels,
+        Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero => 1.0 / (levels - 1.0),
+        Encoder::GgmlExtreme => -2.0 / levels,
         Encoder::Nearest => table.map_or(0.0, |t| 1.0 / t.max),
         _ => 0.0,
-    };
-    (factor, super_factor)
+    }
 }
 
 fn codes_spec(scheme: &Scheme, table: Option<&Sorted>) -> Codes {
@@ -155,7 +221,7 @@ pub struct Status {
 /// [`Status::check`] says so.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for schemes that only the CPU engine encodes; as [`DeviceWeights::zeroed`]; those of the device.
+/// As [`DeviceWeights::zeroed`]; those of the device.
 pub fn record(
     gpu: &Gpu,
     tensor: &Tensor,
@@ -171,7 +237,7 @@ pub fn record(
     let sorted = entries.map(Sorted::new);
     let k = weights.k;
     let mut target = Target::Recorder;
-    let (inv_steps, inv_super) = factors(scheme, sorted.as_ref());
+    let inv_steps = inverse_steps(scheme, sorted.as_ref());
     let group = match scheme.group {
         Group::Cols(g) => g as usize,
         Group::Row | Group::Tensor => k,
@@ -184,14 +250,10 @@ pub fn record(
     };
     let params = |part: &Part| ScalesParams {
         weights: part.params,
-        total_groups: match scheme.scale {
-            Scale::TwoLevel { .. } => part.params.rows * part.params.supers_per_row,
-            _ => part.params.rows * part.params.groups,
-        },
+        total_groups: part.params.rows * part.params.groups,
         inv_full: 1.0 / full as f32,
         inv_last: 1.0 / last as f32,
         inv_steps,
-        inv_super,
         t_first: part.rows.start as u32,
         t_rows: weights.rows as u32,
     };
@@ -229,9 +291,8 @@ pub fn record(
             for (part, input) in weights.parts.iter().zip(&inputs) {
                 let params = params(part);
                 let total = u64::from(params.total_groups);
-                let per_workgroup = if matches!(scheme.scale, Scale::TwoLevel { .. }) { 2 } else { 4 };
                 let groups = match mode {
-                    Mode::Thread => total.div_ceil(u64::from(WORKGROUP) * per_workgroup),
+                    Mode::Thread => total.div_ceil(u64::from(WORKGROUP) * 4),
                     Mode::Rows => total.div_ceil(4),
                     Mode::Stats => part.rows.len() as u64,
                     Mode::Tensor => 1,
@@ -243,20 +304,57 @@ pub fn record(
             }
         }
     }
+    let found = match scheme.encoder.searches() {
+        true => search(gpu, &mut target, scheme, &weights, &inputs)?,
+        false => Vec::new(),
+    };
     let pipeline = codes_spec(scheme, sorted.as_ref()).pipeline(gpu)?;
     let mut status = Status { buffers: Vec::new(), parts: Vec::new() };
-    for (part, input) in weights.parts.iter().zip(&inputs) {
+    for (i, (part, input)) in weights.parts.iter().zip(&inputs).enumerate() {
         let flag = gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?;
         let params = CodesParams { weights: part.params, limit: scheme.limit().to_bits(), inv_steps };
         let chunks = part.rows.len() as u64 * k.div_ceil(32) as u64;
         let mut bindings = vec![Binding::whole(input), Binding::whole(&part.buffer), Binding::whole(&flag)];
         bindings.extend(sorted_buffer.as_ref().map(Binding::whole));
+        bindings.extend(found.get(i).map(Binding::whole));
         let groups = fold_workgroups(chunks.div_ceil(u64::from(WORKGROUP)), gpu.limits())?;
         gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
         status.buffers.push(flag);
         status.parts.push(part.rows.start * k);
     }
     Ok((weights, status))
+}
+
+/// Searches for the scales of all parts; returns what the pass over codes needs of each.
+fn search(
+    gpu: &Gpu,
+    target: &mut Target<'_>,
+    scheme: &Scheme,
+    weights: &DeviceWeights,
+    inputs: &[Buffer],
+) -> Result<Vec<Buffer>> {
+    let pipelines =
+        (Search::new(scheme, Pass::Groups).pipeline(gpu)?, Search::new(scheme, Pass::Supers).pipeline(gpu)?);
+    let mut all = Vec::new();
+    for (part, input) in weights.parts.iter().zip(inputs) {
+        let groups = part.params.rows * part.params.groups;
+        let supers = match scheme.scale {
+            Scale::TwoLevel { .. } => part.params.rows * part.params.supers_per_row,
+            _ => groups,
+        };
+        let found = gpu.alloc(u64::from(groups) * 16, "searched scales")?;
+        for (pipeline, operand, total, per_thread) in
+            [(&pipelines.0, input, groups, 1), (&pipelines.1, &part.buffer, supers, 2)]
+        {
+            let params = SearchParams { weights: part.params, total };
+            let workgroups = u64::from(total).div_ceil(u64::from(WORKGROUP) * per_thread);
+            let bindings = [Binding::whole(operand), Binding::whole(&found)];
+            let workgroups = fold_workgroups(workgroups, gpu.limits())?;
+            gpu.dispatch(target, pipeline, &bindings, bytemuck::bytes_of(&params), workgroups)?;
+        }
+        all.push(found);
+    }
+    Ok(all)
 }
 
 impl Status {
@@ -289,6 +387,14 @@ pub fn scales_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
         return Ok(Vec::new());
     }
     modes(scheme).iter().map(|&mode| Scales { scheme: *scheme, mode }.shader()).collect()
+}
+
+/// Both passes of a search.
+pub fn search_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
+    if !scheme.encoder.searches() {
+        return Ok(Vec::new());
+    }
+    [Pass::Groups, Pass::Supers].into_iter().map(|pass| Search::new(scheme, pass).shader()).collect()
 }
 
 /// The second pass; a learned table is taken to have all entries distinct.

@@ -13,10 +13,11 @@
 pub mod dequantize;
 pub mod matmul;
 pub mod quantize;
+mod search;
 
 pub use dequantize::dequantize;
 pub use matmul::matmul;
-pub use quantize::quantize;
+pub use quantize::{quantize, quantize_weighted};
 
 use crate::PackedTensor;
 use crate::scheme::PlaneKind;

@@ -5,12 +5,12 @@
 //!                super-groups of groups for two-level scales
 //! ```
 //!
-//! `steps` counts, tables are searched from end to end: nothing here is quick. Tables are given and not learned, and ggml's
-//! search for IQ4 scales is not repeated here: [`Encoder::GgmlIq4`] is refused.
+//! `steps` counts, tables are searched from end to end: nothing here is quick. Tables are given and not learned. GGUF's searches for scales
+//! are in `search`.
 
 use super::dequantize::direct_scale;
-use super::store_code;
-use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value};
+use super::{search, store_code};
+use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
 use crate::{Error, PackedTensor, Result};
 use half::{bf16, f16};
 
@@ -25,14 +25,41 @@ const TINY: f32 = f32::from_bits((127 - 100) << 23);
 ///
 /// # Errors
 /// As [`Scheme::check_shape`]; [`Error::Shape`] if x has another length than `rows * k`, or a learned scheme has no table that
-/// fits; [`Error::NotRepresentable`] for a NaN, an infinity or a value beyond [`Scheme::limit`] (with an empty tensor name);
-/// [`Error::Unsupported`] for [`Encoder::GgmlIq4`].
+/// fits; [`Error::NotRepresentable`] for a NaN, an infinity or a value beyond [`Scheme::limit`] (with an empty tensor name).
 pub fn quantize(
     x: &[f32],
     rows: usize,
     k: usize,
     scheme: Scheme,
     codebook: Option<&[f32]>,
+) -> Result<PackedTensor> {
+    encode(x, rows, k, scheme, codebook, None)
+}
+
+/// As [`quantize`], errors of a column weighing as much as its `importance` [k] says, where the scheme weighs.
+///
+/// # Errors
+/// As [`quantize`]; [`Error::Shape`] for another number of columns.
+pub fn quantize_weighted(
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    scheme: Scheme,
+    importance: &[f32],
+) -> Result<PackedTensor> {
+    if importance.len() != k {
+        return Err(Error::shape("importance of columns", k, importance.len()));
+    }
+    encode(x, rows, k, scheme, None, Some(importance).filter(|_| scheme.encoder.weighs()))
+}
+
+fn encode(
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    scheme: Scheme,
+    codebook: Option<&[f32]>,
+    importance: Option<&[f32]>,
 ) -> Result<PackedTensor> {
     let mut out = PackedTensor::zeroed(scheme, [rows, k])?;
     if x.len() != rows * k {
@@ -72,13 +99,16 @@ pub fn quantize(
                 store_code(&mut out, i / k, i % k, code);
             }
         }
-        Encoder::GgmlIq4 => {
-            return Err(Error::unsupported(
-                format!("{scheme} in the reference"),
-                "ggml's search over scales is the CPU engine's alone",
-            ));
+        encoder if encoder.searches() || importance.is_some() => {
+            let group = scheme.group_len(k);
+            for (row, x) in x.chunks(k).enumerate() {
+                let parts = search::row(x, importance, &scheme, group);
+                let span = k / parts.len();
+                for (i, part) in parts.into_iter().enumerate() {
+                    store_searched(&mut out, row, row * (k / span) + i, i * span, part);
+                }
+            }
         }
-        Encoder::SuperMinMax | Encoder::SuperAbsmax => super_groups(x, k, &scheme, &mut out),
         _ => {
             let mut first = 0;
             let mut index = 0;
@@ -385,7 +415,11 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scal
             let code = |&v: &f32| if s == 0.0 { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
             x.iter().map(code).collect()
         }
-        Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
+        Encoder::Round
+        | Encoder::GgmlIq4
+        | Encoder::GgmlAffine
+        | Encoder::GgmlDescent
+        | Encoder::GgmlSymmetric => {
             panic!("{scheme} is not encoded group by group")
         }
     };
@@ -441,123 +475,35 @@ fn sum_in_lanes(x: &[f32]) -> f32 {
     lanes[0]
 }
 
-fn super_groups(x: &[f32], k: usize, scheme: &Scheme, out: &mut PackedTensor) {
-    let Scale::TwoLevel { sub, super_group } = scheme.scale else {
-        panic!("{scheme} has no two-level scale")
-    };
-    let Group::Cols(group) = scheme.group else { panic!("{scheme} has no groups in its super-groups") };
-    let (group, super_group) = (group as usize, super_group as usize);
-    let mut super_index = 0;
-    let mut group_index = 0;
-    for (row, values) in x.chunks(k).enumerate() {
-        for (nth, part) in values.chunks(super_group).enumerate() {
-            let groups: Vec<&[f32]> = part.chunks(group).collect();
-            let encoded = match scheme.encoder {
-                Encoder::SuperMinMax => super_min_max(&groups, scheme, sub),
-                _ => super_absmax(&groups, scheme),
-            };
-            put(out.plane_mut(PlaneKind::SuperScales), super_index, &encoded.d.to_le_bytes());
+/// Stores part `index` of the tensor, whose values begin at column `first` of `row`.
+fn store_searched(out: &mut PackedTensor, row: usize, index: usize, first: usize, part: search::Searched) {
+    let scheme = *out.scheme();
+    match scheme.scale {
+        Scale::TwoLevel { sub, .. } => {
+            put(out.plane_mut(PlaneKind::SuperScales), index, &part.d.to_le_bytes());
             if sub != SubScale::I8 {
-                put(out.plane_mut(PlaneKind::SuperMins), super_index, &encoded.dm.to_le_bytes());
+                put(out.plane_mut(PlaneKind::SuperMins), index, &part.dm.to_le_bytes());
             }
-            super_index += 1;
-            for (sub_scale, sub_min) in encoded.subs {
-                match sub {
-                    SubScale::I8 => {
-                        put(out.plane_mut(PlaneKind::Scales), group_index, &[sub_scale as i8 as u8])
-                    }
-                    SubScale::U4Min => {
-                        put(
-                            out.plane_mut(PlaneKind::Scales),
-                            group_index,
-                            &[(sub_scale | sub_min << 4) as u8],
-                        );
-                    }
-                    SubScale::U8Min => {
-                        put(out.plane_mut(PlaneKind::Scales), group_index, &[sub_scale as u8]);
-                        put(out.plane_mut(PlaneKind::Zeros), group_index, &[sub_min as u8]);
-                    }
+            let groups = part.subs.len();
+            for (g, (scale, min)) in part.subs.into_iter().enumerate() {
+                let at = index * groups + g;
+                let byte = if sub == SubScale::U4Min { scale | min << 4 } else { scale };
+                put(out.plane_mut(PlaneKind::Scales), at, &[byte as u8]);
+                if sub == SubScale::U8Min {
+                    put(out.plane_mut(PlaneKind::Zeros), at, &[min as u8]);
                 }
-                group_index += 1;
-            }
-            for (i, code) in encoded.codes.into_iter().enumerate() {
-                store_code(out, row, nth * super_group + i, code);
             }
         }
-    }
-}
-
-/// A super-group: its two f16, `(sub-scale, sub-minimum)` of each group, and the codes.
-struct EncodedSuper {
-    d: f16,
-    dm: f16,
-    subs: Vec<(i32, i32)>,
-    codes: Vec<u32>,
-}
-
-fn super_min_max(groups: &[&[f32]], scheme: &Scheme, sub: SubScale) -> EncodedSuper {
-    let levels = (1i32 << scheme.bits) - 1;
-    let sub_max = if sub == SubScale::U4Min { 15 } else { 63 };
-    let (mut largest_scale, mut largest_min) = (0.0, 0.0);
-    let mut wanted = Vec::new();
-    for x in groups {
-        let (min, max, _) = extremes(x);
-        let s_g = (max - min) * reciprocal(levels as f32);
-        let m_g = if min < 0.0 { -min } else { 0.0 };
-        if s_g > largest_scale {
-            largest_scale = s_g;
-        }
-        if m_g > largest_min {
-            largest_min = m_g;
-        }
-        wanted.push((s_g, m_g));
-    }
-    let (d16, dm16) = (
-        to_f16(largest_scale * reciprocal(sub_max as f32)),
-        to_f16(largest_min * reciprocal(sub_max as f32)),
-    );
-    let (d, dm) = (d16.to_f32(), dm16.to_f32());
-    let (mut subs, mut codes) = (Vec::new(), Vec::new());
-    for (x, (s_g, m_g)) in groups.iter().zip(wanted) {
-        let sc = if d == 0.0 { 0 } else { steps(s_g, d, sub_max) };
-        let m = if dm == 0.0 { 0 } else { steps(m_g, dm, sub_max) };
-        subs.push((sc, m));
-        let (s, minimum) = (d * sc as f32, dm * m as f32);
-        for &v in *x {
-            let t = v + minimum;
-            codes.push(if s == 0.0 || t <= 0.0 { 0 } else { steps(t, s, levels) as u32 });
+        _ => {
+            put(out.plane_mut(PlaneKind::Scales), index, &part.d.to_le_bytes());
+            if scheme.zero == Zero::Bias {
+                put(out.plane_mut(PlaneKind::Zeros), index, &part.dm.to_le_bytes());
+            }
         }
     }
-    EncodedSuper { d: d16, dm: dm16, subs, codes }
-}
-
-fn super_absmax(groups: &[&[f32]], scheme: &Scheme) -> EncodedSuper {
-    let half = 1i32 << (scheme.bits - 1);
-    let Value::Linear { offset, .. } = scheme.value else { panic!("{scheme} has no linear codes") };
-    let sub_max = if scheme.bits == 3 { 32 } else { 128 };
-    let wanted: Vec<f32> = groups.iter().map(|x| extreme(x) * (-1.0 / half as f32)).collect();
-    let mut d16 = to_f16(extreme(&wanted) * (-1.0 / sub_max as f32));
-    if d16 == f16::ZERO {
-        d16 = f16::ZERO;
+    for (i, code) in part.codes.into_iter().enumerate() {
+        store_code(out, row, first + i, code);
     }
-    let d = d16.to_f32();
-    let (mut subs, mut codes) = (Vec::new(), Vec::new());
-    for (x, s_g) in groups.iter().zip(wanted) {
-        let sc = match d {
-            0.0 => 0,
-            _ => signed_steps(s_g.abs(), (s_g < 0.0) != (d < 0.0), d.abs(), sub_max - 1, sub_max),
-        };
-        subs.push((sc, 0));
-        let s = d * sc as f32;
-        for &v in *x {
-            let q = match s {
-                0.0 => 0,
-                _ => signed_steps(v.abs(), (v < 0.0) != (s < 0.0), s.abs(), half - 1, half),
-            };
-            codes.push((q + offset) as u32);
-        }
-    }
-    EncodedSuper { d: d16, dm: f16::ZERO, subs, codes }
 }
 
 #[cfg(test)]

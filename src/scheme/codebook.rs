@@ -12,6 +12,8 @@ pub enum Codebook {
     Nf4,
     /// FP4 E2M1 in OCP order, sign in the top bit: 0, .5, 1, 1.5, 2, 3, 4, 6.
     E2M1,
+    /// E2M1 with a plain 0 for code 8. Source: GGUF NVFP4, whose table has twice these values and whose scales half of theirs.
+    E2M1PlainZero,
     /// bitsandbytes' FP4: E2M1-like values in an order of their own, in -1..=1. Source: bitsandbytes `get_4bit_type`.
     BnbFp4,
     /// E2M1 doubled, with a plain 0 for code 8. Source: GGUF MXFP4.
@@ -44,6 +46,8 @@ const NF4: [f32; 16] = [
 ];
 const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+const E2M1_PLAIN_ZERO: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 /// 0, 0.0625, 8, 12, 4, 6, 2, 3 and their negatives, divided by 12; code 8 is a plain 0.
 const BNB_FP4: [f32; 16] = [
     0.0,
@@ -99,6 +103,7 @@ impl Codebook {
         match self {
             Self::Nf4 => &NF4,
             Self::E2M1 => &E2M1,
+            Self::E2M1PlainZero => &E2M1_PLAIN_ZERO,
             Self::BnbFp4 => &BNB_FP4,
             Self::E2M1Doubled => &E2M1_DOUBLED,
             Self::Iq4Nl => &IQ4_NL,

@@ -7,7 +7,7 @@
 //! j is the position in which a code is stored and c(j) the column of the weight that it belongs to: j itself, or `permutation[j]`.
 //!
 //! [`Scheme`] holds the choices, [`codebook`] the tables, [`preset`] the named points and the text form, [`layout`]
-//! the planes in which codes and scales lie in memory. Every engine, kernel and file transcoder is written over these
+//! the planes in which codes and scales lie in memory, [`search`] GGUF's searches for scales. Every engine, kernel and file transcoder is written over these
 //! fields; none of them asks for a format by name.
 //!
 //! **Decoding** is a fixed list of single f32 operations, so that every engine gives the same bits:
@@ -27,6 +27,7 @@
 pub mod codebook;
 pub mod layout;
 pub mod preset;
+pub mod search;
 
 pub use codebook::Codebook;
 pub use layout::{Layout, Plane, PlaneKind};
@@ -203,7 +204,8 @@ impl Ggml {
 ///   the latter). Only [`Encoder::MeanAbs`] keeps to its sign rule, which does not look at the scale.
 ///
 /// The `Ggml*` encoders have no tiny groups and compute codes from the unrounded `d`, also where `f16(d)` is 0: that is what
-/// makes their bytes those of ggml. In them `id = 1/d`, and 0 where d = 0 or 1/d is infinite.
+/// makes their bytes those of ggml. In them `id = 1/d`, and 0 where d = 0 or 1/d is infinite. Those that search, and [`Encoder::GgmlExtreme`] and
+/// [`Encoder::GgmlMinMax`], have a second form that weighs errors by the importance of columns: [`search`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoder {
     /// Plain floats: each value is rounded to nearest even. No scale.
@@ -261,19 +263,26 @@ pub enum Encoder {
     /// rounded half *up* to 3 bits, and `0x7e` (448) where that reaches 2^8 = 256, as in ggml. Codes as `Nearest` with the decoded scale, and the
     /// entry nearest to 0 where that is 0.
     GgmlNvfp4,
-    /// GGUF IQ4_NL, IQ4_XS: ggml's search over scales (specified in `cpu::iq4`).
+    /// GGUF IQ4_NL, IQ4_XS: a search over the scales of the table. This and the next three are specified in [`search`].
     GgmlIq4,
-    /// Plain two-level min-max for Q2_K, Q4_K, Q5_K. Per group: `s_g = (max - min) * C(2^bits - 1)`, `m_g = -min` (+0 if none is negative).
-    /// Per super-group: `d = f16(max s_g * C(S))`, `dm = f16(max m_g * C(S))`, `S` = 15 for U4Min, 63 for U8Min;
-    /// `sc = steps(s_g, d, S)`, `m = steps(m_g, dm, S)` (0 where the divisor is 0); `t = x + dm * m`,
-    /// `code = 0 if t <= 0, else steps(t, d * sc, 2^bits - 1)`; codes 0 where `d * sc` is 0. (Tiny groups need no rule of their own.)
-    SuperMinMax,
-    /// Plain two-level absmax for Q3_K, Q6_K. Per group: `v` = the value of largest magnitude with its sign (the first wins),
-    /// `s_g = v * -1/2^(bits-1)`. Per super-group: `M` = the `s_g` of largest magnitude with its sign (the first wins),
-    /// `d = f16(M * -1/S)`, `S` = 32 for Q3_K and 128 for Q6_K; `sc` = `steps(|s_g|, |d|, if sc < 0 {S} else {S - 1})` with the sign of
-    /// `s_g / d`; `s = d * sc`; `q` = `steps(|x|, |s|, if q < 0 {2^(bits-1)} else {2^(bits-1) - 1})` with the sign of `x / s`, `code = q + offset`.
-    /// Where d is 0 it is stored as +0 and sc is 0; where s is 0, `q = 0`. (Tiny groups need no rule of their own.)
-    SuperAbsmax,
+    /// GGUF Q2_K, Q4_K, Q5_K: a search over scales and minima.
+    GgmlAffine,
+    /// GGUF Q3_K: scales by coordinate descent over the codes.
+    GgmlDescent,
+    /// GGUF Q6_K: a search over scales.
+    GgmlSymmetric,
+}
+
+impl Encoder {
+    /// Whether scales are searched for: sums of products decide, which a device may fuse, so that engines need not agree on every code.
+    pub const fn searches(self) -> bool {
+        matches!(self, Self::GgmlIq4 | Self::GgmlAffine | Self::GgmlDescent | Self::GgmlSymmetric)
+    }
+
+    /// Whether the importance of columns changes anything.
+    pub const fn weighs(self) -> bool {
+        self.searches() || matches!(self, Self::GgmlExtreme | Self::GgmlMinMax)
+    }
 }
 
 /// A weight format. See the module text for the decoding rule.

@@ -243,7 +243,7 @@ pub fn weights(scheme: &Scheme, rows: usize, k: usize, rng: &mut Random) -> Vec<
         }
     }
     // GGUF's searches are not defined on the edge of underflow, where devices differ.
-    if matches!(scheme.encoder, Encoder::GgmlNvfp4 | Encoder::GgmlIq4) {
+    if scheme.encoder == Encoder::GgmlNvfp4 || scheme.encoder.searches() {
         x.iter_mut().for_each(|v| *v = if v.abs() < 1e-20 { 0.0 } else { *v });
     }
     x

@@ -4,7 +4,8 @@
 //! for kernel in KERNELS, scheme in samples():  inputs (data.rs) -> engine -> compare with reference -> Report
 //!     dequantize   bit for bit (f16: the rounded f32)
 //!     products     bit for bit on exact inputs; on random ones within a bound from the kernel's own summation
-//!     quantize     planes bit for bit; where a format's definition divides, codes off by one are counted and bounded
+//!     quantize     planes bit for bit; where a format's definition divides, codes off by one are counted and bounded; where it searches, GPUs'
+//!                  codes that differ are counted and their noise is bounded
 //!     convert      bit for bit
 //! ```
 //!
@@ -44,7 +45,7 @@ pub struct Tally {
     pub worst: f64,
     /// The worst comparison in words.
     pub worst_case: String,
-    /// Codes off by one where the format's definition allows it, and codes compared there.
+    /// Codes off by one where the format's definition divides, codes that differ where it searches, and codes compared there.
     pub off_by_one: (usize, usize),
     /// Planted faults that were seen.
     pub teeth: usize,

@@ -88,6 +88,36 @@ fn weights_that_cannot_be_quantized() {
     });
 }
 
+/// Importance has its own row for each matrix, is refused where it does not fit, and changes nothing where the scheme does not weigh.
+#[test]
+fn importance_of_columns() {
+    let mut rng = Random::new(11);
+    let x: Vec<f32> = (0..2 * 3 * 256).map(|_| rng.normal()).collect();
+    let importance: Vec<f32> = (0..2 * 256).map(|_| rng.normal().exp()).collect();
+    let x = tensor(&[2, 3, 256], &x);
+    on_each(|name, engine| {
+        let run = |s: &str, importance: &[f32]| {
+            let packed = block_on(engine.quantize_weighted(&x, "w", &scheme(s), importance))?;
+            block_on(packed.read())
+        };
+        let plain = |s: &str| block_on(block_on(engine.quantize(&x, &scheme(s))).unwrap().read()).unwrap();
+        for s in ["q4_0", "q4_k"] {
+            let got = run(s, &importance).unwrap();
+            let want = lowbit::cpu::quantize_weighted(&x, "w", &scheme(s), &importance).unwrap();
+            assert!(got == want && got != plain(s), "{name}: {s}");
+        }
+        assert!(run("int4-g32", &importance).unwrap() == plain("int4-g32"), "{name}");
+        for s in ["q4_k", "int4-g32"] {
+            shape(name, "one row for two matrices", run(s, &importance[..256]));
+            for bad in [-1.0, f32::NAN, f32::INFINITY] {
+                let mut importance = importance.clone();
+                importance[300] = bad;
+                shape(name, &format!("an importance of {bad}"), run(s, &importance));
+            }
+        }
+    });
+}
+
 #[test]
 fn sizes_that_overflow() {
     let q8 = scheme("q8_0");

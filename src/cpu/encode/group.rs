@@ -379,7 +379,11 @@ impl GroupEncoder<'_> {
                 let inverse = 1.0 / scale;
                 out.for_each(|(c, &v)| *c = last_byte(steps_from(v, scale, inverse, zero, levels)));
             }
-            Encoder::Round | Encoder::GgmlIq4 | Encoder::SuperMinMax | Encoder::SuperAbsmax => {
+            Encoder::Round
+            | Encoder::GgmlIq4
+            | Encoder::GgmlAffine
+            | Encoder::GgmlDescent
+            | Encoder::GgmlSymmetric => {
                 unreachable!("{:?} does not encode groups one by one", self.encoder)
             }
         }

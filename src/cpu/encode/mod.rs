@@ -5,15 +5,17 @@
 //!     codes of a row (one byte each) --codes::pack--> code planes;  scales, zeros straight into their planes
 //! ```
 //!
-//! The arithmetic is in `group`, `two_level` and [`super::iq4`]. Methods that search for better scales are in `quantize`.
+//! The arithmetic is in `group`; GGUF's searches are in `search`, with what becomes of the scales in `one_level` and `two_level`.
 
 mod group;
+mod one_level;
+mod search;
 mod two_level;
 
 use super::decode::byte_scale;
 use super::level::{Work, vectorized};
 use super::rows::DenseRows;
-use super::{codes, half_float, iq4, kmeans, threads};
+use super::{codes, half_float, kmeans, threads};
 use crate::scheme::codebook::Sorted;
 use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value};
 use crate::{Error, PackedTensor, Result, Tensor};
@@ -40,7 +42,79 @@ pub fn quantize(
     scheme: &Scheme,
     codebook: Option<&[f32]>,
 ) -> Result<PackedTensor> {
+    encode(tensor, name, scheme, codebook, None)
+}
+
+/// As [`quantize`], errors of a column weighing as much as its `importance` (GGUF's "importance matrix", the mean square of the activation):
+/// `[.., K]`, one row for each matrix of the leading dimensions. Schemes that do not weigh ([`Encoder::weighs`]) are encoded as without.
+///
+/// # Errors
+/// As [`quantize`]; [`Error::Shape`] for another number of entries and for one that is negative, NaN or beyond 1e20.
+pub fn quantize_weighted(
+    tensor: &Tensor,
+    name: &str,
+    scheme: &Scheme,
+    importance: &[f32],
+) -> Result<PackedTensor> {
+    encode(tensor, name, scheme, None, Some(importance))
+}
+
+/// Whether `importance` fits `tensor`; see [`quantize_weighted`].
+///
+/// # Errors
+/// [`Error::Shape`] if not.
+pub fn check_importance(tensor: &Tensor, name: &str, importance: &[f32]) -> Result<()> {
+    // Far beyond any mean square, and sums of products with f16 weights stay finite.
+    const MOST: f32 = 1e20;
+    let shape = tensor.shape();
+    let matrices: usize = shape[..shape.len().saturating_sub(2)].iter().product();
+    let expected = matrices * shape.last().copied().unwrap_or(1);
+    if importance.len() != expected {
+        let what = format!("entries of the importance of {name} {shape:?}");
+        return Err(Error::shape(what, expected, importance.len()));
+    }
+    match importance.iter().position(|v| !(0.0..=MOST).contains(v)) {
+        None => Ok(()),
+        Some(at) => {
+            let what = format!("entry {at} of the importance of {name}");
+            Err(Error::shape(what, format!("a number from 0 to {MOST:e}"), importance[at]))
+        }
+    }
+}
+
+/// The importance of each row's columns.
+struct Importance<'a> {
+    entries: &'a [f32],
+    /// Rows that share an entry: those of one matrix.
+    rows: usize,
+    k: usize,
+}
+
+impl<'a> Importance<'a> {
+    fn new(tensor: &Tensor, name: &str, entries: &'a [f32]) -> Result<Self> {
+        check_importance(tensor, name, entries)?;
+        let shape = tensor.shape();
+        let rows = shape.len().checked_sub(2).map_or(1, |at| shape[at]);
+        Ok(Self { entries, rows, k: shape.last().copied().unwrap_or(1) })
+    }
+
+    #[inline(always)]
+    fn of_row(&self, row: usize) -> &'a [f32] {
+        let first = row / self.rows * self.k;
+        &self.entries[first..first + self.k]
+    }
+}
+
+fn encode(
+    tensor: &Tensor,
+    name: &str,
+    scheme: &Scheme,
+    codebook: Option<&[f32]>,
+    importance: Option<&[f32]>,
+) -> Result<PackedTensor> {
     let (rows, k) = scheme.check_shape(tensor.shape())?;
+    let importance = importance.map(|entries| Importance::new(tensor, name, entries)).transpose()?;
+    let importance = importance.filter(|_| scheme.encoder.weighs());
     let x = DenseRows::new(tensor);
     check_values(&x, name, scheme)?;
     let mut packed = PackedTensor::zeroed(*scheme, tensor.shape())?;
@@ -86,7 +160,8 @@ pub fn quantize(
         first.zeros.copy_from_slice(&chosen.zero_bytes[..n]);
     }
     threads::for_each(parts, rows * k, |part| {
-        vectorized(EncodeRows { x: &x, scheme, encoder: &encoder, whole: whole.as_ref(), part })
+        let (whole, importance) = (whole.as_ref(), importance.as_ref());
+        vectorized(EncodeRows { x: &x, scheme, encoder: &encoder, whole, importance, part })
     });
     Ok(packed)
 }
@@ -216,6 +291,7 @@ struct EncodeRows<'a> {
     encoder: &'a GroupEncoder<'a>,
     /// The scale of a per-tensor scheme.
     whole: Option<&'a Chosen>,
+    importance: Option<&'a Importance<'a>>,
     part: Part<'a>,
 }
 
@@ -224,7 +300,7 @@ impl Work for EncodeRows<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { x, scheme, encoder, whole, part } = self;
+        let Self { x, scheme, encoder, whole, importance, part } = self;
         let (rows, k) = (part.rows, x.k);
         let mut scratch = Vec::new();
         // Codes beyond K stay 0, as the padding of the planes is.
@@ -236,19 +312,27 @@ impl Work for EncodeRows<'_> {
                 store_floats(kind, x, low);
                 continue;
             }
+            let importance = importance.map(|all| all.of_row(part.first + i));
+            let scales = row_of(part.scales, rows, i);
             match (whole, scheme.scale) {
                 (Some(chosen), _) => encoder.codes(chosen, x, &mut row_codes),
                 (None, Scale::TwoLevel { .. }) => {
-                    let scales = row_of(part.scales, rows, i);
-                    let zeros = row_of(part.zeros, rows, i);
-                    let supers = row_of(part.super_scales, rows, i);
-                    let mins = row_of(part.super_mins, rows, i);
-                    two_level_row(scheme, x, &mut row_codes, scales, zeros, supers, mins);
+                    let out = SuperOut {
+                        scales,
+                        mins: row_of(part.zeros, rows, i),
+                        super_scales: row_of(part.super_scales, rows, i),
+                        super_mins: row_of(part.super_mins, rows, i),
+                        codes: &mut row_codes,
+                    };
+                    two_level::encode_row(scheme, x, importance, out);
                 }
                 _ => {
-                    let scales = row_of(part.scales, rows, i);
                     let zeros = row_of(part.zeros, rows, i);
-                    direct_row(scheme, encoder, x, &mut row_codes, scales, zeros);
+                    if scheme.encoder.searches() || importance.is_some() {
+                        one_level::encode_row(scheme, x, importance, &mut row_codes, scales, zeros);
+                    } else {
+                        direct_row(scheme, encoder, x, &mut row_codes, scales, zeros);
+                    }
                 }
             }
             codes::pack(scheme.bits, &row_codes, low, row_of(part.high, rows, i));
@@ -291,43 +375,8 @@ fn direct_row(
     let (size, zero_size) = (encoder.scale_type.size(), scheme.zero_size());
     for (g, (x, codes)) in x.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
         let scale = &mut scales[g * size..(g + 1) * size];
-        if scheme.encoder == Encoder::GgmlIq4 {
-            scale.copy_from_slice(&iq4::group(x, codes).to_le_bytes());
-            continue;
-        }
         let chosen = encoder.group(x, codes);
         scale.copy_from_slice(&chosen.scale_bytes[..size]);
         zeros[g * zero_size..(g + 1) * zero_size].copy_from_slice(&chosen.zero_bytes[..zero_size]);
-    }
-}
-
-/// Encodes a row of super-groups.
-#[inline(always)]
-fn two_level_row(
-    scheme: &Scheme,
-    x: &[f32],
-    codes: &mut [u8],
-    scales: &mut [u8],
-    zeros: &mut [u8],
-    supers: &mut [u8],
-    mins: &mut [u8],
-) {
-    let Scale::TwoLevel { sub, super_group } = scheme.scale else { unreachable!("{scheme} has two levels") };
-    let (len, group) = (super_group as usize, scheme.group_len(x.len()));
-    let groups = len / group;
-    for (i, (x, codes)) in x.chunks(len).zip(codes.chunks_mut(len)).enumerate() {
-        let scales = &mut scales[i * groups..(i + 1) * groups];
-        let zeros = zeros.get_mut(i * groups..(i + 1) * groups).unwrap_or_default();
-        let (d, dm) = match scheme.encoder {
-            Encoder::GgmlIq4 => (iq4::super_group(x, scales, codes), 0),
-            Encoder::SuperMinMax => {
-                two_level::min_max(x, group, scheme.bits, sub, SuperOut { scales, mins: zeros, codes })
-            }
-            _ => (two_level::absmax(x, group, scheme.bits, SuperOut { scales, mins: zeros, codes }), 0),
-        };
-        supers[2 * i..2 * i + 2].copy_from_slice(&d.to_le_bytes());
-        if let Some(min) = mins.get_mut(2 * i..2 * i + 2) {
-            min.copy_from_slice(&dm.to_le_bytes());
-        }
     }
 }
