@@ -94,12 +94,17 @@ pub fn run(args: &Args) -> Result<()> {
     let bytes = writer.written();
     writer.finish()?.commit()?;
     bar.finish_and_clear();
+    // Of a folder, what lies in its files.
+    let before = match mapped {
+        true => model.entries().iter().map(|e| model.raw(e).len() as u64).sum(),
+        false => model.bytes(),
+    };
     let from = if mapped { "huggingface" } else { model.format().name };
     let (tensors, seconds) = (model.entries().len(), started.elapsed().as_secs_f64());
     if args.json {
         return print::json(&json!({
             "input": args.input, "output": args.output, "from": from, "to": format.name,
-            "tensors": tensors, "packed": packed, "bytes_before": model.bytes(), "bytes_after": bytes,
+            "tensors": tensors, "packed": packed, "bytes_before": before, "bytes_after": bytes,
             "seconds": seconds,
         }));
     }
@@ -109,7 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
         print::count(tensors, "tensor"),
         from,
         format.name,
-        print::bytes(model.bytes()),
+        print::bytes(before),
         print::bytes(bytes),
     ))
 }

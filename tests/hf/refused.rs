@@ -2,6 +2,7 @@
 
 use crate::binary::Folder;
 use crate::fixture::{self, Fixture};
+use lowbit::file::hf::{self, Weights};
 use serde_json::{Value as Json, json};
 
 /// The folder of a fixture is refused with a line that has all of `words`.
@@ -195,4 +196,43 @@ fn numbers_beyond_the_type() {
     folder.run(&["convert", "-f", "tiny/model.safetensors", "-o", "plain.gguf", "--json"]).json();
     let plain = lowbit::file::Model::open(folder.path("plain.gguf")).unwrap();
     assert!(plain.entry("lm_head.weight").is_some() && plain.metadata().is_empty());
+}
+
+#[test]
+fn broken_json_is_an_error_or_a_model() {
+    let folder = Folder::new();
+    let path = folder.path("tiny");
+    let mut seed = 7u64;
+    let mut random = |n: usize| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) as usize % n
+    };
+    let (mut opened, mut failed) = (0, 0);
+    for fixture in [fixture::bert(), fixture::qwen3()] {
+        fixture.write(&path);
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            let good = std::fs::read(path.join(name)).unwrap();
+            for _ in 0..500 {
+                let mut bad = good.clone();
+                // Other digits, letters and punctuation, mostly where values are.
+                for _ in 0..=random(3) {
+                    let at = random(bad.len());
+                    match random(4) {
+                        0 => bad[at] = b"0123456789-.e"[random(13)],
+                        1 => bad[at] = random(256) as u8,
+                        2 => drop(bad.drain(at..(at + 1 + random(8)).min(bad.len()))),
+                        _ => bad.insert(at, b"9\"[]{},:"[random(8)]),
+                    }
+                }
+                std::fs::write(path.join(name), bad).unwrap();
+                match hf::open(&path, Weights::Auto) {
+                    Ok(_) => opened += 1,
+                    Err(_) => failed += 1,
+                }
+            }
+            std::fs::write(path.join(name), good).unwrap();
+        }
+    }
+    println!("{opened} opened, {failed} refused");
+    assert!(opened > 100 && failed > 1000);
 }

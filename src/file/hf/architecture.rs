@@ -319,7 +319,7 @@ impl Architecture {
         ARCHITECTURES.iter().find(|a| a.classes.contains(&class)).ok_or_else(|| {
             let known: Vec<&str> = ARCHITECTURES.iter().flat_map(|a| a.classes).copied().collect();
             let known = known.join(", ");
-            config.wrong(key, format!("no map to GGUF for {class}; there is one for {known}"))
+            config.wrong(key, format!("no map to GGUF for {class}; there is one for {known}. A safetensors file by itself keeps its names"))
         })
     }
 
