@@ -54,6 +54,7 @@ pub mod report;
 pub mod scheme;
 pub mod selftest;
 pub mod tensor;
+mod threads;
 
 pub use engine::{Array, Engine, EngineInfo, EngineOptions, MatmulOptions, PackedArray, Plan};
 pub use error::{Error, Result};

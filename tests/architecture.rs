@@ -32,8 +32,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("web", &["file", "train", "model", "selftest"]),
 ];
 
-/// The error, host tensors and the words of a product: for everyone, and importing only each other.
-const ANYONE: &[&str] = &["error", "tensor", "product"];
+/// The error, host tensors, the words of a product and threads: for everyone, and importing only each other.
+const ANYONE: &[&str] = &["error", "tensor", "product", "threads"];
 
 /// What single files may import on top: the table of kernels names the reference of each operation.
 const EXCEPTIONS: &[(&str, &str)] = &[("kernels/mod.rs", "reference")];

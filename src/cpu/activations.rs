@@ -13,9 +13,9 @@ use super::encode::{TINY, last_byte, magnitude, steps};
 use super::half_float::through_f16;
 use super::level::{Work, vectorized};
 use super::rows::DenseRows;
-use super::threads;
 use crate::Tensor;
 use crate::product::Int8Group;
+use crate::threads;
 
 /// Rows of codes are padded to this many values, zeros.
 pub(super) const PAD: usize = 64;

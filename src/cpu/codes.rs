@@ -47,21 +47,26 @@ pub fn unpack(bits: u8, low: &[u8], high: &[u8], out: &mut [u32]) {
     }
 }
 
-/// Packs the bits `first_bit..first_bit + width` of the codes.
+/// Packs the bits `first_bit..first_bit + WIDTH` of the codes. `QUADS` is `8 / WIDTH`.
 #[inline(always)]
-fn pack_words(codes: &[u8], width: usize, first_bit: usize, plane: &mut [u8]) {
-    let quads = 8 / width;
-    let mask = u32::from_ne_bytes([(1u32 << width).wrapping_sub(1) as u8; 4]);
-    for (word, codes) in plane.as_chunks_mut::<4>().0.iter_mut().zip(codes.chunks(4 * quads)) {
-        let mut packed = 0;
-        for (field, four) in codes.as_chunks::<4>().0.iter().enumerate() {
-            packed |= ((u32::from_le_bytes(*four) >> first_bit) & mask) << (width * field);
-        }
+fn pack_words<const WIDTH: usize, const QUADS: usize>(codes: &[u8], first_bit: usize, plane: &mut [u8]) {
+    let mask = u32::from_ne_bytes([((1u32 << WIDTH) - 1) as u8; 4]);
+    let put =
+        |field: usize, four: [u8; 4]| ((u32::from_le_bytes(four) >> first_bit) & mask) << (WIDTH * field);
+    let words = plane.as_chunks_mut::<4>().0;
+    let (whole, rest) = codes.as_chunks::<4>().0.as_chunks::<QUADS>();
+    for (word, fours) in words.iter_mut().zip(whole) {
+        let packed = fours.iter().enumerate().fold(0, |packed, (field, four)| packed | put(field, *four));
+        *word = packed.to_le_bytes();
+    }
+    if let Some(word) = words.get_mut(whole.len()).filter(|_| !rest.is_empty()) {
+        let packed = rest.iter().enumerate().fold(0, |packed, (field, four)| packed | put(field, *four));
         *word = packed.to_le_bytes();
     }
 }
 
 /// Packs one row of codes into the row's parts of the planes. `codes` has a multiple of 4 bytes; those beyond K are 0.
+#[inline(always)]
 pub fn pack(bits: u8, codes: &[u8], low: &mut [u8], high: &mut [u8]) {
     let (low_width, high_width) = code_widths(bits);
     if low_width == 8 {
@@ -69,13 +74,13 @@ pub fn pack(bits: u8, codes: &[u8], low: &mut [u8], high: &mut [u8]) {
         return;
     }
     match low_width {
-        1 => pack_words(codes, 1, 0, low),
-        2 => pack_words(codes, 2, 0, low),
-        _ => pack_words(codes, 4, 0, low),
+        1 => pack_words::<1, 8>(codes, 0, low),
+        2 => pack_words::<2, 4>(codes, 0, low),
+        _ => pack_words::<4, 2>(codes, 0, low),
     }
     match high_width {
-        1 => pack_words(codes, 1, low_width, high),
-        2 => pack_words(codes, 2, low_width, high),
+        1 => pack_words::<1, 8>(codes, low_width, high),
+        2 => pack_words::<2, 4>(codes, low_width, high),
         _ => {}
     }
 }

@@ -3,7 +3,7 @@
 use super::decode::{Groups, Weights};
 use super::half_float::{f32_to_bf16, f32_to_f16};
 use super::level::{Work, vectorized};
-use super::threads;
+use crate::threads;
 use crate::{DType, PackedTensor, Tensor};
 
 /// Values decoded by one task.

@@ -10,9 +10,9 @@
 use super::float::BLOCK;
 use super::half_float::f32_to_f16;
 use super::level::{Work, vectorized};
-use super::threads;
 use crate::DType;
 use crate::product::Function;
+use crate::threads;
 
 /// What is added, and the function that is applied.
 #[derive(Clone, Copy)]

@@ -13,8 +13,8 @@ use super::dot::{self, CodeRow, F32_ACCUMULATORS, LANES, ROWS_MR};
 use super::lanes::{Lanes, RowBlock, Wanted};
 use super::level::{Level, Work, vectorized_at};
 use super::panel::Panel;
-use super::threads;
 use crate::scheme::{Value, Zero};
+use crate::threads;
 use std::ops::Range;
 
 /// Weight rows of one task, and the width of a block of sums.

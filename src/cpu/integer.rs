@@ -18,8 +18,8 @@ use super::float::BLOCK;
 use super::lanes::{Lanes, RowBlock, Wanted, bias_entries};
 use super::level::Level;
 use super::panel::Panel;
-use super::threads;
 use crate::scheme::{Codebook, Value, Zero};
+use crate::threads;
 use std::ops::Range;
 
 /// Up to this many rows of x are multiplied row by row. Panels of bytes are made sooner than those of codes that have to be taken apart.

@@ -10,8 +10,8 @@
 //! rows, and ties keep the lower cut.
 
 use super::rows::DenseRows;
-use super::threads;
 use crate::scheme::{Group, Scheme};
+use crate::threads;
 
 /// Resolution of the histogram over -1..=1.
 const BINS: usize = 8192;

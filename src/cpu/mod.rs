@@ -15,7 +15,6 @@
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
 //! | `level` | which vector instructions there are |
-//! | `threads` | rayon, or not |
 //!
 //! Without the feature `parallel` everything runs on the calling thread. Nothing here knows files or GPUs.
 
@@ -38,7 +37,6 @@ mod level;
 mod matmul;
 mod panel;
 mod rows;
-mod threads;
 
 #[cfg(test)]
 mod golden_tests;

@@ -16,7 +16,8 @@
 
 use super::codes::{CodePlanes, read_row};
 use crate::scheme::{Ggml, PlaneKind, Scheme};
-use crate::{Error, PackedTensor, Result};
+use crate::{Error, PackedTensor, Result, threads};
+use std::ops::Range;
 
 /// What a field's elements become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ enum Part {
 }
 
 const PARTS: usize = 5;
+/// Rows that a thread takes at a time.
+const TASK_ROWS: usize = 32;
 
 /// What one element has in its byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,29 +399,38 @@ pub fn unpack(scheme: Scheme, shape: &[usize], bytes: &[u8]) -> Result<PackedTen
     }
     let (rows, k) = scheme.check_shape(shape)?;
     let transcoder = Transcoder::new(kind_of(&scheme)?);
-    let mut codes = CodePlanes::with_capacity(scheme.bits, rows, k);
-    let mut planes: Parts = Default::default();
-    let mut parts: Parts = Default::default();
-    for row in bytes.chunks_exact(expected.checked_div(rows).unwrap_or(expected)) {
+    let row_bytes = expected.checked_div(rows).unwrap_or(expected);
+    let some_rows = |range: Range<usize>| {
+        let mut codes = CodePlanes::with_capacity(scheme.bits, range.len(), k);
+        let mut planes: Parts = Default::default();
+        let mut parts: Parts = Default::default();
         let mut of_row = Vec::with_capacity(k);
-        for block in row.chunks_exact(transcoder.block.bytes) {
-            transcoder.unpack_block(block, &mut parts);
-            for (plane, part) in planes.iter_mut().zip(&parts) {
-                plane.extend_from_slice(part);
+        for row in bytes.chunks_exact(row_bytes).skip(range.start).take(range.len()) {
+            of_row.clear();
+            for block in row.chunks_exact(transcoder.block.bytes) {
+                transcoder.unpack_block(block, &mut parts);
+                for (plane, part) in planes.iter_mut().zip(&parts).skip(1) {
+                    plane.extend_from_slice(part);
+                }
+                of_row.extend_from_slice(parts.first().map_or(&[], Vec::as_slice));
             }
-            if let Some(codes) = planes.first_mut() {
-                of_row.append(codes);
-            }
+            codes.push_row(&of_row, scheme.bits);
         }
-        codes.push_row(&of_row, scheme.bits);
+        let [_, scales, zeros, super_scales, super_mins] = planes;
+        [codes.low, codes.high, scales, zeros, super_scales, super_mins]
+    };
+    let all = threads::map(threads::ranges(rows, TASK_ROWS), bytes.len(), some_rows);
+    let mut planes: [Vec<u8>; 6] = Default::default();
+    for some in &all {
+        planes.iter_mut().zip(some).for_each(|(plane, part)| plane.extend_from_slice(part));
     }
-    let [_, scales, zeros, super_scales, super_mins] = &planes;
+    let [low, high, scales, zeros, super_scales, super_mins] = &planes;
     PackedTensor::from_planes(
         scheme,
         shape,
         &[
-            (PlaneKind::CodesLow, &codes.low),
-            (PlaneKind::CodesHigh, &codes.high),
+            (PlaneKind::CodesLow, low),
+            (PlaneKind::CodesHigh, high),
             (PlaneKind::Scales, scales),
             (PlaneKind::Zeros, zeros),
             (PlaneKind::SuperScales, super_scales),
@@ -437,39 +449,47 @@ pub fn pack(tensor: &PackedTensor) -> Result<Vec<u8>> {
     let kind = kind_of(scheme)?;
     let transcoder = Transcoder::new(kind);
     let (rows, k) = tensor.matrix();
-    let mut out = Vec::with_capacity(tensor_bytes(scheme, tensor.shape())?);
-    let rows_of = |kind| {
-        let stride = tensor.layout().plane(kind).map_or(0, |p| p.row_stride);
-        tensor.plane(kind).chunks(stride.max(1))
-    };
-    let (mut low, mut high) = (rows_of(PlaneKind::CodesLow), rows_of(PlaneKind::CodesHigh));
-    let [_, scales_len, zeros_len, super_scale_len, super_min_len] = transcoder.lens;
-    let blocks_of = |kind, len: usize| tensor.plane(kind).chunks(len.max(1));
-    let mut scales = blocks_of(PlaneKind::Scales, scales_len);
-    let mut zeros = blocks_of(PlaneKind::Zeros, zeros_len);
-    let mut super_scales = blocks_of(PlaneKind::SuperScales, super_scale_len);
-    let mut super_mins = blocks_of(PlaneKind::SuperMins, super_min_len);
-    let mut codes = vec![0; k];
-    let mut block = vec![0; transcoder.block.bytes];
-    for _ in 0..rows {
-        read_row(low.next().unwrap_or(&[]), high.next().unwrap_or(&[]), scheme.bits, &mut codes);
-        for of_block in codes.chunks(kind.block()) {
-            let parts = [
-                of_block,
-                scales.next().unwrap_or(&[]),
-                zeros.next().unwrap_or(&[]),
-                super_scales.next().unwrap_or(&[]),
-                super_mins.next().unwrap_or(&[]),
-            ];
-            transcoder.pack_block(parts, &mut block).map_err(|(part, value)| {
-                Error::unsupported(
-                    format!("byte {value} among the {part:?} of a {scheme} tensor"),
-                    "a GGUF block has no room for it",
-                )
-            })?;
-            out.extend_from_slice(&block);
+    let mut out = vec![0; tensor_bytes(scheme, tensor.shape())?];
+    let row_bytes = out.len().checked_div(rows).unwrap_or(0).max(1);
+    let some_rows = |(range, out): (Range<usize>, &mut [u8])| {
+        let rows_of = |kind| {
+            let stride = tensor.layout().plane(kind).map_or(0, |p| p.row_stride);
+            tensor.plane(kind).chunks(stride.max(1)).skip(range.start)
+        };
+        let (mut low, mut high) = (rows_of(PlaneKind::CodesLow), rows_of(PlaneKind::CodesHigh));
+        let [_, scales_len, zeros_len, super_scale_len, super_min_len] = transcoder.lens;
+        let mut of_rows = [
+            (rows_of(PlaneKind::Scales), scales_len),
+            (rows_of(PlaneKind::Zeros), zeros_len),
+            (rows_of(PlaneKind::SuperScales), super_scale_len),
+            (rows_of(PlaneKind::SuperMins), super_min_len),
+        ];
+        let mut codes = vec![0; k];
+        for out in out.chunks_mut(row_bytes) {
+            read_row(low.next().unwrap_or(&[]), high.next().unwrap_or(&[]), scheme.bits, &mut codes);
+            let mut blocks =
+                of_rows.each_mut().map(|(rows, len)| rows.next().unwrap_or(&[]).chunks((*len).max(1)));
+            let codes = codes.chunks(kind.block());
+            for (codes, block) in codes.zip(out.chunks_mut(transcoder.block.bytes)) {
+                let [scales, zeros, supers, mins] = blocks.each_mut().map(|b| b.next().unwrap_or(&[]));
+                transcoder.pack_block([codes, scales, zeros, supers, mins], block).map_err(
+                    |(part, value)| {
+                        Error::unsupported(
+                            format!("byte {value} among the {part:?} of a {scheme} tensor"),
+                            "a GGUF block has no room for it",
+                        )
+                    },
+                )?;
+            }
         }
-    }
+        Ok(())
+    };
+    let tasks = threads::ranges(rows, TASK_ROWS)
+        .into_iter()
+        .zip(out.chunks_mut(row_bytes.saturating_mul(TASK_ROWS)))
+        .collect();
+    let work = rows.saturating_mul(k);
+    threads::map(tasks, work, some_rows).into_iter().collect::<Result<()>>()?;
     Ok(out)
 }
 

@@ -33,17 +33,7 @@ impl Stats {
     /// Extremes of `x`, without the sum.
     #[inline(always)]
     pub fn extremes(x: &[f32]) -> Self {
-        // Sixteen lanes, as one running extreme would not vectorise.
-        let (mut low, mut high) = ([0f32; 16], [0f32; 16]);
-        let (chunks, rest) = x.as_chunks::<16>();
-        for chunk in chunks {
-            for l in 0..16 {
-                low[l] = if chunk[l] < low[l] { chunk[l] } else { low[l] };
-                high[l] = if chunk[l] > high[l] { chunk[l] } else { high[l] };
-            }
-        }
-        let low = low.iter().chain(rest).fold(0.0, |a, &v| if v < a { v } else { a });
-        let high = high.iter().chain(rest).fold(0.0, |a, &v| if v > a { v } else { a });
+        let (low, high) = extremes_from(0.0, x);
         Self { low, high, sum: 0.0 }
     }
 
@@ -56,6 +46,29 @@ impl Stats {
     pub fn amax(&self) -> f32 {
         self.high.max(-self.low)
     }
+}
+
+/// The smallest and the largest of `first` and `x`; which zero of several is not defined.
+#[inline(always)]
+fn extremes_from(first: f32, x: &[f32]) -> (f32, f32) {
+    // Sixteen lanes, as one running extreme would not vectorise.
+    let (mut low, mut high) = ([first; 16], [first; 16]);
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for l in 0..16 {
+            low[l] = if chunk[l] < low[l] { chunk[l] } else { low[l] };
+            high[l] = if chunk[l] > high[l] { chunk[l] } else { high[l] };
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            low[l] = if low[l + half] < low[l] { low[l + half] } else { low[l] };
+            high[l] = if high[l + half] > high[l] { high[l + half] } else { high[l] };
+        }
+    }
+    rest.iter().fold((low[0], high[0]), |(low, high), &v| {
+        (if v < low { v } else { low }, if v > high { v } else { high })
+    })
 }
 
 /// What a mean of magnitudes counts.
@@ -153,6 +166,7 @@ pub struct GroupEncoder<'a> {
     pub wide: bool,
 }
 
+#[inline(always)]
 fn store(kind: ScaleType, scale: f32) -> ([u8; 4], f32) {
     match kind {
         ScaleType::F32 => (scale.to_le_bytes(), scale),
@@ -288,8 +302,12 @@ impl GroupEncoder<'_> {
             Encoder::GgmlExtreme => extreme(x) * (-1.0 / (1u32 << (self.bits - 1)) as f32),
             Encoder::GgmlMinMax => {
                 let first = x.first().copied().unwrap_or(0.0);
-                let high = x.iter().fold(first, |a, &v| if v > a { v } else { a });
-                low = x.iter().fold(first, |a, &v| if v < a { v } else { a });
+                let (smallest, largest) = extremes_from(first, x);
+                // Of +0 and -0 the first counts.
+                let first_of =
+                    |v: f32| if v == 0.0 { x.iter().copied().find(|&x| x == v).unwrap_or(v) } else { v };
+                let high = first_of(largest);
+                low = first_of(smallest);
                 (zero_bytes, _) = store(self.scale_type, low);
                 (high - low) / self.levels()
             }
