@@ -126,8 +126,8 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(make(&over, &[1], &mapped, DType::Bf16).is_ok());
-        let wide =
-            make(&1.5f32.to_le_bytes()[2..], &[1], &Mapped { stored: DType::Bf16, heads: None }, DType::F32);
+        let (bytes, stored) = (1.5f32.to_le_bytes(), Mapped { stored: DType::Bf16, heads: None });
+        let wide = make(&bytes[2..], &[1], &stored, DType::F32);
         assert_eq!(wide.unwrap().as_ref(), 1.5f32.to_le_bytes());
     }
 }
