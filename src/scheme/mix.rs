@@ -217,6 +217,12 @@ impl Mix {
         named(self.base)
     }
 
+    /// The scheme that its first layers get only with importance, if they get one.
+    pub fn guard(&self) -> Option<Scheme> {
+        let rule = self.rules.iter().find(|r| matches!(r.1, Weighted(_)));
+        rule.map(|r| named(r.2))
+    }
+
     /// The scheme of each weight of a model, all of them given in the model's order; None for those that stay as they are: norms, routers, positions,
     /// and what has fewer than two dimensions. `weighted`: there is an importance of columns.
     pub fn assign(&self, weights: &[Weight], stated: &Stated, weighted: bool) -> Vec<Option<Given>> {
@@ -434,6 +440,10 @@ mod tests {
             assert_eq!(of(mix, &model, "ffn_down"), repeated(&[(16, base)]));
             assert_eq!(of_weighted(mix, &model, "ffn_down", true), repeated(&[(2, first), (14, base)]));
         }
+        assert_eq!(
+            (Mix::of("q4_0_mix").unwrap().guard(), Mix::of("q4_k_m").unwrap().guard()),
+            (Some(named("q4_1")), None)
+        );
         assert_eq!(of_weighted("iq4_nl_mix", &model, "ffn_down", true), repeated(&[(16, "iq4_nl")]));
     }
 
