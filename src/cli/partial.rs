@@ -217,8 +217,8 @@ impl Partial {
         let whole = found.as_ref().is_some_and(|f| f.whole);
         let checked = || {
             for name in &paths {
-                // Those that have their names already, when it was stopped while renaming.
-                if !(whole && !partial(name).exists()) {
+                // But for those that have their names already, where it was stopped while renaming.
+                if !whole || partial(name).exists() {
                     output::place(name, force, &inputs)?;
                 }
                 if found.is_none() && partial(name).symlink_metadata().is_ok() {
@@ -290,7 +290,8 @@ impl Partial {
                     (false, true) => options.create(true).truncate(true),
                     (false, false) => options.create_new(true),
                 };
-                let file = options.open(&path).map_err(io(&path))?;
+                // A signal finds the file or none, and removes it if it is to.
+                let file = output::uninterrupted(|| options.open(&path)).map_err(io(&path))?;
                 output::sync_folder(&path);
                 kept.synced = (0, Instant::now());
                 Ok(file)
@@ -523,7 +524,7 @@ mod tests {
             std::fs::remove_file(folder.path().join(name)).unwrap();
         }
         // Killed before the first line was whole: nothing to lose.
-        std::fs::write(&journal_of(&out), "{\"lowbit jour").unwrap();
+        std::fs::write(journal_of(&out), "{\"lowbit jour").unwrap();
         drop(Partial::open(request(&out, false, "x")).unwrap());
         // --force starts over.
         let mut first = Partial::open(request(&out, true, "x")).unwrap();

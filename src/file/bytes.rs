@@ -37,12 +37,11 @@ impl Bytes {
         #[cfg(all(feature = "mmap", unix))]
         if let Self::Map(map) = self {
             let len = range.end.saturating_sub(range.start);
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // Whether it helps is not looked at: only memory is at stake.
             // SAFETY: pages of a map of a file that is only read hold nothing of their own; a read after this finds the file's bytes again.
             #[allow(unsafe_code)]
-            let advised =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, len) };
-            // Only memory is at stake.
-            drop(advised);
+            let _ = unsafe { map.unchecked_advise_range(advice, range.start, len) };
         }
         #[cfg(not(all(feature = "mmap", unix)))]
         let _ = range;

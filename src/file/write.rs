@@ -40,10 +40,13 @@ pub struct Format {
     /// The bytes of an item's data, padding left out.
     pub(super) data_bytes: fn(&Item) -> Result<usize>,
     /// The plans of shards, by what each of them holds, in order.
-    pub(super) split: fn(&Plan, Vec<Vec<Item>>, &Path) -> Result<Vec<Plan>>,
+    pub(super) split: Split,
     /// The file beside shards that says what is where, if there is one: what its name ends in, and its bytes by the shards' names.
     pub(super) index: Option<(&'static str, MakeIndex)>,
 }
+
+/// The plans of shards of a plan, whose items are parted already.
+type Split = fn(&Plan, Vec<Vec<Item>>, &Path) -> Result<Vec<Plan>>;
 
 /// The bytes of an index, from the names of shards and their plans.
 type MakeIndex = fn(&[(String, Plan)]) -> Result<Vec<u8>>;
@@ -435,6 +438,7 @@ fn unexpected(item: Option<&Item>, got: String) -> Error {
 #[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use std::io::Cursor;
 
     /// GGUF's blocks with one bit wrong.
     fn flipped(tensor: &PackedTensor) -> Result<Pieces<'_>> {
@@ -468,6 +472,57 @@ mod tests {
         assert!(message.contains("'w'") && message.contains("flipped"), "{message}");
         assert_eq!(writer.written(), before);
         Writer::new(Vec::new(), "out", &gguf::FORMAT, plan).unwrap().packed_exactly(&tensor).unwrap();
+    }
+
+    #[test]
+    fn a_cut_file_is_gone_on_with() {
+        let mut plan = Plan::default();
+        for (name, n) in [("a", 5), ("b", 40), ("c", 1)] {
+            plan.dense(name, Dtype::I8, [n]).unwrap();
+        }
+        for format in FORMATS {
+            let mut writer = Writer::new(Cursor::new(Vec::new()), "out", format, plan.clone()).unwrap();
+            let mut ends = Vec::new();
+            while let Some(item) = writer.next_item().cloned() {
+                ends.push(writer.written());
+                writer.dense(&vec![7; item.shape()[0]]).unwrap();
+            }
+            let whole = writer.finish().unwrap().into_inner();
+            for (done, end) in ends.iter().enumerate() {
+                // What lies behind the items that are done is written over.
+                let mut cut = whole[..*end as usize].to_vec();
+                cut.push(9);
+                let mut writer = Writer::resume(Cursor::new(cut), "out", format, plan.clone(), done).unwrap();
+                assert_eq!((writer.written(), writer.left().len()), (*end, 3 - done));
+                while let Some(item) = writer.next_item().cloned() {
+                    writer.dense(&vec![7; item.shape()[0]]).unwrap();
+                }
+                assert_eq!(writer.finish().unwrap().into_inner(), whole, "{} {done}", format.name);
+            }
+            let resume =
+                |bytes: Vec<u8>, done| Writer::resume(Cursor::new(bytes), "out", format, plan.clone(), done);
+            let mut other = whole.clone();
+            other[9] ^= 1;
+            assert!(matches!(resume(other, 1), Err(Error::Format { .. })));
+            assert!(matches!(resume(whole[..9].to_vec(), 1), Err(Error::Format { .. })));
+            assert!(matches!(resume(whole.clone(), 4), Err(Error::Format { .. })));
+        }
+    }
+
+    #[test]
+    fn shards_take_what_fits_in_order() {
+        let mut plan = Plan::default();
+        for (name, n) in [("a", 5), ("b", 40), ("c", 1), ("d", 9), ("e", 1)] {
+            plan.dense(name, Dtype::I8, [n]).unwrap();
+        }
+        for format in FORMATS {
+            let shards = |limit| -> String {
+                let plans = format.shards(plan.clone(), limit, Path::new("out")).unwrap();
+                let names = |p: &Plan| p.items().iter().map(Item::name).collect::<String>();
+                plans.iter().map(names).collect::<Vec<_>>().join(" ")
+            };
+            assert_eq!([56, 45, 10, 1].map(shards), ["abcde", "ab cde", "a b cd e", "a b c d e"]);
+        }
     }
 
     #[test]
