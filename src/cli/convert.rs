@@ -89,6 +89,7 @@ pub fn run(args: &Args) -> Result<()> {
         print::at(&bar, item.name());
         let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
         packed += usize::from(move_entry(&mut writer, &model, entry)?);
+        model.release(entry);
         bar.inc(1);
     }
     let bytes = writer.written();

@@ -83,6 +83,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
             }
             _ => copy(&mut writer, &model, entry)?,
         }
+        model.release(entry);
         bar.inc(1);
     }
     let bytes = writer.written();

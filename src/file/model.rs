@@ -260,6 +260,15 @@ impl Model {
         entry.parts.first().map_or(&[], |part| self.slice(part))
     }
 
+    /// Says that an entry has been read and will not be soon, so that its part of a mapped file need not stay in memory.
+    pub fn release(&self, entry: &Entry) {
+        for part in &entry.parts {
+            if let Some(shard) = self.parsed.shards.get(part.shard) {
+                shard.bytes.release(&part.range);
+            }
+        }
+    }
+
     /// The file of an entry and the byte at which its data starts.
     pub(super) fn place(&self, entry: &Entry) -> (&Path, usize) {
         let part = entry.parts.first();

@@ -48,6 +48,9 @@ pub(super) static FORMAT: Format = Format {
     encode: write::encode,
     decode: write::decode,
     bits_per_weight: crate::Scheme::bits_per_weight,
+    data_bytes: write::data_bytes,
+    split: write::split,
+    index: Some((".safetensors.index.json", write::index)),
 };
 
 /// What `lowbit.tensors` says of one packed tensor.

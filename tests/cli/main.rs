@@ -17,9 +17,11 @@ mod common;
 mod demo;
 mod gguf;
 mod harness;
+mod mixes;
 mod models;
 mod outputs;
 mod real_model;
+mod resume;
 
 use harness::*;
 use serde_json::{Value, json};

@@ -28,6 +28,8 @@ const ALIGNMENT_KEY: &str = "general.alignment";
 pub(super) const QUANTIZATION_VERSION: u32 = 2;
 const QUANTIZATION_VERSION_KEY: &str = "general.quantization_version";
 const FILE_TYPE_KEY: &str = "general.file_type";
+/// What a shard says of itself: its number from 0, how many there are, the tensors of all.
+const SPLIT_KEYS: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
 /// Dimensions of a tensor, at most.
 const MAX_RANK: usize = 4;
 /// Bytes of a tensor's name that ggml has room for.
@@ -47,4 +49,7 @@ pub(super) static FORMAT: Format = Format {
     encode: write::encode,
     decode: write::decode,
     bits_per_weight: write::bits_per_weight,
+    data_bytes: write::data_bytes,
+    split: write::split,
+    index: None,
 };
