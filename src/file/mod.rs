@@ -3,6 +3,7 @@
 //! ```text
 //! safetensors   files, shards, headers <-> Tensor, PackedTensor
 //! ggml          rows of GGUF blocks    <-> PackedTensor, bit for bit
+//! checkpoint    folders of GPTQ, AWQ, bitsandbytes, ... <-> PackedTensor, bit for bit
 //! codes         rows of codes          <-> code planes in quad order, for the transcoders
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! rounds: numbers are moved, not computed.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod checkpoint;
 pub mod codes;
 pub mod ggml;
 pub mod safetensors;
