@@ -2,6 +2,7 @@
 
 use crate::build::{Tensor, f16s, f32s, open, random, tensor, words};
 use half::{bf16, f16};
+use lowbit::file::checkpoint::onnx::{MatMulNBits, ZeroPoints};
 use lowbit::file::checkpoint::{Checkpoint, Data, Item, Target};
 use lowbit::file::safetensors::{Content, Dtype, Model};
 use lowbit::scheme::Codebook;
@@ -316,6 +317,64 @@ fn bitsandbytes_order_and_blocks() {
     tensors[1].3 = f32s(&other);
     let w = open(&bnb_settings(), &tensors).unwrap().packed("l.weight").unwrap();
     assert_eq!((w.scheme().to_string().as_str(), w.codebook()), ("codebook4-g4-f32", other));
+}
+
+/// onnxruntime's own operands: decoded as it does, and made again.
+#[test]
+fn matmul_nbits_operands() {
+    let model = Model::open("tests/data/ort.safetensors").unwrap();
+    let mut compared = 0;
+    for name in model.entries().iter().filter_map(|e| e.name.strip_suffix(".B")) {
+        let get = |part: &str| raw(&model, &format!("{name}.{part}"));
+        let block_size = if name.ends_with("b32") { 32 } else { 128 };
+        let node = MatMulNBits {
+            n: 4,
+            k: 256,
+            bits: if name.contains("nbits4") { 4 } else { 8 },
+            block_size,
+            b: get("B").into(),
+            dtype: DType::F32,
+            scales: get("S").into(),
+            zero_points: ZeroPoints::Packed(get("Z").into()),
+        };
+        let w = node.packed().unwrap();
+        assert_eq!(w.scheme().to_string(), format!("int{}-g{block_size}-asym-f32", node.bits));
+        let want = floats(&get("deq"));
+        assert_bits(&reference::dequantize(&w), &want, name);
+        compared += want.len();
+        assert_eq!(MatMulNBits::of(&w).unwrap(), node);
+        for (what, wrong) in [
+            ("B", MatMulNBits { n: 3, ..node.clone() }),
+            ("K", MatMulNBits { k: usize::MAX, ..node.clone() }),
+            ("B", MatMulNBits { k: 512, ..node.clone() }),
+            ("scales", MatMulNBits { dtype: DType::F16, ..node.clone() }),
+            ("zero_points", MatMulNBits { zero_points: ZeroPoints::Float(get("Z").into()), ..node.clone() }),
+            ("3 bits", MatMulNBits { bits: 3, ..node.clone() }),
+            ("block_size 24", MatMulNBits { block_size: 24, ..node.clone() }),
+            ("block_size 8", MatMulNBits { block_size: 8, ..node.clone() }),
+            ("N and K", MatMulNBits { n: 0, ..node.clone() }),
+        ] {
+            let error = wrong.packed().err().unwrap().to_string();
+            assert!(error.contains(what), "{what}: {error}");
+        }
+    }
+    assert_eq!(compared, 8 * 4 * 256);
+}
+
+/// All that these operands hold, with a short last block.
+#[test]
+fn matmul_nbits_round_trips() {
+    for bits in [2, 4, 8] {
+        for rest in ["g32", "g32-asym", "g16-fzero", "g64-fzero-f32", "g128-asym-bf16", "g32-bf16"] {
+            let w = random(&format!("int{bits}-{rest}"), &[5, 76], bits);
+            assert_eq!(MatMulNBits::of(&w).unwrap().packed().unwrap(), w, "{}", w.scheme());
+        }
+    }
+    for scheme in ["int3-g32", "int4-row", "int4-g24", "int4-g32-bias", "nf4-g64", "int4-g32-perm", "int4-g8"]
+    {
+        let refused = MatMulNBits::of(&PackedTensor::zeroed(scheme.parse().unwrap(), [4, 64]).unwrap());
+        assert!(refused.err().unwrap().to_string().contains(scheme));
+    }
 }
 
 /// LLM.int8: code * SCB / 127, within the last bit of it.

@@ -6,6 +6,8 @@
 //! items -> TARGETS -> model.safetensors, config.json                      (`write`)
 //! ```
 //!
+//! [`onnx`] is apart from the tables: the operands of a node of a graph.
+//!
 //! One file per format, each a transcoder: no number is rounded on the way, except where its text says so. What a format is called is known to its
 //! file and to the two tables. Layers are looked up when a checkpoint is opened, which reads shapes and the small tensors that decide the scheme; codes and
 //! scales are read when a tensor is asked for.
@@ -18,6 +20,7 @@ mod config;
 mod gptq;
 mod hqq;
 mod mlx;
+pub mod onnx;
 mod parts;
 mod write;
 
