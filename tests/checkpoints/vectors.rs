@@ -84,6 +84,95 @@ fn gptq_symmetric_words() {
     assert!(open_with(3, "gptq", &fours).is_err());
 }
 
+/// Zero-points 0 to 7: in version 1 the 0 borrows from its neighbour.
+#[test]
+fn gptq_zero_borrows() {
+    let settings = json!({"quant_method": "gptq", "bits": 4, "group_size": -1, "sym": false});
+    let tensors = [
+        tensor("l.qweight", Dtype::I32, &[1, 8], vec![0; 32]),
+        tensor("l.qzeros", Dtype::I32, &[1, 1], words(&[0x7654_3210 - 0x1111_1111])),
+        tensor("l.scales", Dtype::F16, &[1, 8], f16s(&[0.5; 8])),
+    ];
+    let w = open(&settings, &tensors).unwrap().packed("l.weight").unwrap();
+    assert_eq!(zeros(&w), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+/// Settings by regular expression: the first of `dynamic`, the nearest of `config_groups`.
+#[test]
+fn settings_by_expression() {
+    let layer = |name: &str, bits: usize| {
+        [
+            tensor(&format!("{name}.qweight"), Dtype::I32, &[bits, 32], vec![0x55; bits * 128]),
+            tensor(&format!("{name}.qzeros"), Dtype::I32, &[1, bits], vec![0x33; 4 * bits]),
+            tensor(&format!("{name}.scales"), Dtype::F16, &[1, 32], f16s(&[0.5; 32])),
+        ]
+    };
+    let settings = json!({"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "gptq_v2",
+        "dynamic": {"-:.*\\.gate$": {}, "+:layers\\.1\\.": {"bits": 8}, "layers\\.1": {"bits": 2}}});
+    let tensors = [layer("layers.0.up", 4), layer("layers.1.up", 8), layer("layers.10.up", 2)].concat();
+    let checkpoint = open(&settings, &tensors).unwrap();
+    for (name, scheme) in [
+        ("layers.0.up", "int4-g32-asym"),
+        ("layers.1.up", "int8-g32-asym"),
+        ("layers.10.up", "int2-g32-asym"),
+    ] {
+        assert_eq!(checkpoint.packed(&format!("{name}.weight")).unwrap().scheme().to_string(), scheme);
+    }
+    let gate = [tensors.clone(), layer("layers.0.gate", 4).to_vec()].concat();
+    assert!(open(&settings, &gate).err().unwrap().to_string().contains("layers.0.gate"));
+
+    let weights = |bits: u32| json!({"num_bits": bits, "type": "int", "strategy": "channel"});
+    let settings = json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {
+        "a": {"targets": ["Linear"], "weights": weights(8)},
+        "b": {"targets": ["re:.*up"], "weights": weights(4)},
+        "c": {"targets": ["layers.1.up"], "weights": weights(2)},
+        "d": {"targets": ["re:.*byte"], "format": "int-quantized", "weights": weights(5)}}});
+    let shape: Vec<u8> = [1u64, 16].iter().flat_map(|d| d.to_le_bytes()).collect();
+    let layer = |name: &str, words: usize| {
+        [
+            tensor(&format!("{name}.weight_packed"), Dtype::I32, &[1, words], vec![0x5a; 4 * words]),
+            tensor(&format!("{name}.weight_scale"), Dtype::F16, &[1, 1], f16s(&[1.0])),
+            tensor(&format!("{name}.weight_shape"), Dtype::I64, &[2], shape.clone()),
+        ]
+    };
+    let bytes = [
+        tensor("byte.weight", Dtype::I8, &[1, 4], vec![240, 0, 15, 255]),
+        tensor("byte.weight_scale", Dtype::F16, &[1], f16s(&[1.0])),
+    ];
+    let tensors =
+        [&layer("layers.0.up", 2)[..], &layer("layers.1.up", 1), &layer("layers.0.down", 4), &bytes].concat();
+    let checkpoint = open(&settings, &tensors).unwrap();
+    for (name, scheme) in [
+        ("layers.0.up", "int4-row-f16"),
+        ("layers.1.up", "int2-row-f16"),
+        ("layers.0.down", "int8-row-f16"),
+        ("byte", "int5-row-f16"),
+    ] {
+        assert_eq!(checkpoint.packed(&format!("{name}.weight")).unwrap().scheme().to_string(), scheme);
+    }
+    let byte = reference::dequantize(&checkpoint.packed("byte.weight").unwrap());
+    assert_eq!(byte, [-16.0, 0.0, 15.0, -1.0]);
+}
+
+/// Zero-points of pack-quantized that are bytes, as early files have them.
+#[test]
+fn compressed_tensors_zero_bytes() {
+    let w = random("int4-g32-asym", &[32, 64], 7);
+    let (model, config) = written("compressed-tensors", &w);
+    let tensors: Vec<Tensor> = model
+        .entries()
+        .iter()
+        .map(|e| match e.content {
+            _ if e.name == "l.weight_zero_point" => {
+                tensor(&e.name, Dtype::I8, &[32, 2], zeros(&w).iter().map(|z| z.wrapping_sub(8)).collect())
+            }
+            Content::Dense(dtype) => tensor(&e.name, dtype, &e.shape, model.raw(e).to_vec()),
+            Content::Packed { .. } => panic!("{e:?}"),
+        })
+        .collect();
+    assert_eq!(open(&config["quantization_config"], &tensors).unwrap().packed("l.weight").unwrap(), w);
+}
+
 #[test]
 fn awq_words() {
     let settings = json!({"quant_method": "awq", "bits": 4, "group_size": 4, "zero_point": true,
