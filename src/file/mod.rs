@@ -5,6 +5,7 @@
 //! write         a plan in any format -> header, tensors one by one; the table of formats
 //!   safetensors   headers, planes of lowbit's own layout
 //!   gguf          headers, key-values, tensor types
+//! checkpoint    folders of GPTQ, AWQ, bitsandbytes, ... <-> PackedTensor, bit for bit
 //! imatrix       importance matrices, both forms
 //! metadata      keys and typed values, in order
 //! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
@@ -17,6 +18,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod bytes;
+pub mod checkpoint;
 pub mod codes;
 pub mod ggml;
 pub mod gguf;
