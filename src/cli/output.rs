@@ -13,16 +13,108 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 /// Temporaries to be removed if the process is interrupted.
 static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// The same for the files of [`super::partial`], and what to tell then.
+static PARTIAL: Mutex<(Vec<PathBuf>, Option<&'static str>)> = Mutex::new((Vec::new(), None));
 
 /// The exit code of an interrupted run, as shells report SIGINT.
 const INTERRUPTED: i32 = 130;
 
 fn pending() -> std::sync::MutexGuard<'static, Vec<PathBuf>> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn partials() -> std::sync::MutexGuard<'static, (Vec<PathBuf>, Option<&'static str>)> {
+    PARTIAL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sets which files are removed when the process is interrupted (those of one output), and what is told then.
+pub fn watch(files: Vec<PathBuf>, hint: Option<&'static str>) {
+    watch_signals();
+    *partials() = (files, hint);
+}
+
+/// Does something that no signal is to interrupt.
+pub fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    let _held = partials();
+    work()
+}
+
+/// Where an output goes.
+pub enum Place {
+    /// A regular file, there or not yet, links followed.
+    File(PathBuf),
+    /// Something else (`/dev/null`, a pipe), open for writing.
+    Direct(File),
+}
+
+/// Where an output named `path` goes, if it may.
+///
+/// # Errors
+/// [`Error::Exists`] if there is such a file and `force` is not set; [`Error::Usage`] if it is an input or a folder; [`Error::Io`].
+pub fn place(path: &Path, force: bool, inputs: &[&Path]) -> Result<Place> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    // A link is followed, so that the file behind it is replaced and not the link.
+    let real = std::fs::canonicalize(path).ok();
+    for input in inputs {
+        if real.is_some() && std::fs::canonicalize(input).ok() == real {
+            return Err(Error::Usage(format!("{} is the input; name another output", path.display())));
+        }
+    }
+    let full = real.unwrap_or_else(|| path.to_path_buf());
+    // Not `real`: a link to a pipe has something behind it but no path of its own.
+    if let Ok(info) = std::fs::metadata(path) {
+        if info.is_dir() {
+            return Err(Error::Usage(format!("{} is a folder; name a file", path.display())));
+        }
+        if !info.is_file() {
+            return Ok(Place::Direct(File::options().write(true).open(path).map_err(io)?));
+        }
+        if !force {
+            return Err(Error::Exists { path: path.to_path_buf() });
+        }
+    } else if std::fs::symlink_metadata(path).is_ok() {
+        return Err(Error::Usage(format!("{} is a link to nothing; name a file", path.display())));
+    }
+    match full.file_name() {
+        Some(_) => Ok(Place::File(full)),
+        None => Err(Error::Usage(format!("{} names no file", path.display()))),
+    }
+}
+
+/// Gives a file its name, over one that is there only with `force`.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::Io`].
+pub fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
+    let renamed = match force {
+        true => std::fs::rename(from, to),
+        false => TempPath::try_from_path(from).and_then(|temporary| {
+            temporary.persist_noclobber(to).map_err(|e| {
+                // Only what is committed or given up goes away.
+                let _ = e.path.keep();
+                e.error
+            })
+        }),
+    };
+    renamed.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::Exists { path: to.to_path_buf() },
+        _ => Error::Io { path: to.to_path_buf(), source },
+    })
+}
+
+/// Makes what was renamed or made in the folder of `path` durable. Some file systems refuse to sync folders; the files are whole anyway.
+pub fn sync_folder(path: &Path) {
+    #[cfg(unix)]
+    if let Some(folder) = path.parent() {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let _ = File::open(folder).and_then(|f| f.sync_all());
+    }
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 /// Removes temporaries on Ctrl-C, SIGTERM and SIGHUP, then ends the process.
@@ -32,10 +124,12 @@ fn watch_signals() {
         let handler = || {
             // The lock is held to the end, so that no temporary appears and no output is renamed meanwhile.
             let paths = pending();
-            for path in paths.iter() {
+            let partial = partials();
+            for path in paths.iter().chain(&partial.0) {
                 let _ = std::fs::remove_file(path);
             }
             crate::cli::print::note("lowbit: interrupted");
+            partial.1.iter().for_each(|hint| crate::cli::print::note(hint));
             std::process::exit(INTERRUPTED);
         };
         // It fails only if the program already has a handler, which then decides.
@@ -64,31 +158,13 @@ impl Output {
     /// [`Error::Io`] if it cannot be written.
     pub fn create<'a>(path: &Path, force: bool, inputs: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_path_buf(), source };
-        // A link is followed, so that the file behind it is replaced and not the link.
-        let real = std::fs::canonicalize(path).ok();
-        for input in inputs {
-            if real.is_some() && std::fs::canonicalize(input).ok() == real {
-                return Err(Error::Usage(format!("{} is the input; name another output", path.display())));
-            }
-        }
-        let full = real.clone().unwrap_or_else(|| path.to_path_buf());
-        // Not `real`: a link to a pipe has something behind it but no path of its own.
-        if let Ok(info) = std::fs::metadata(path) {
-            if info.is_dir() {
-                return Err(Error::Usage(format!("{} is a folder; name a file", path.display())));
-            }
-            if !info.is_file() {
-                let file = File::options().write(true).open(path).map_err(io)?;
+        let full = match place(path, force, &inputs.into_iter().collect::<Vec<_>>())? {
+            Place::File(full) => full,
+            Place::Direct(file) => {
                 return Ok(Self { path: path.to_path_buf(), force, target: Target::Direct(file) });
             }
-            if !force {
-                return Err(Error::Exists { path: path.to_path_buf() });
-            }
-        } else if std::fs::symlink_metadata(path).is_ok() {
-            return Err(Error::Usage(format!("{} is a link to nothing; name a file", path.display())));
-        }
-        let name =
-            full.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
+        };
+        let name = full.file_name().unwrap_or_default();
         let folder = match full.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),
@@ -139,12 +215,7 @@ impl Output {
             std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
             _ => io(&path, e.error),
         })?;
-        #[cfg(unix)]
-        if let Some(folder) = path.parent() {
-            // The rename itself reaches the disk with its folder. Some file systems refuse to sync folders; the file is whole anyway.
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            let _ = File::open(folder).and_then(|f| f.sync_all());
-        }
+        sync_folder(&path);
         Ok(())
     }
 }

@@ -62,6 +62,22 @@ pub fn progress(steps: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// A bar of `total` bytes, with the rate and the time that is left.
+pub fn progress_bytes(total: u64, what: &str) -> ProgressBar {
+    let bar = progress(total, what);
+    let template = "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left {wide_msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
+/// Starts a bar behind what was done before, which does not count for the rate.
+pub fn begin_at(bar: &ProgressBar, done: u64) {
+    bar.set_position(done);
+    bar.reset_eta();
+}
+
 /// What a bar is at.
 pub fn at(bar: &ProgressBar, what: &str) {
     bar.set_message(visible(what).into_owned());

@@ -1,31 +1,53 @@
-//! `lowbit quantize`: a model's weights into a scheme, tensor by tensor.
+//! `lowbit quantize`: a model's weights into a scheme or a mix of them, tensor by tensor.
 //!
 //! ```text
-//! Model (mapped) -> choose: quantize | copy, with the reason -> Plan -> header -> for each tensor: read, engine, write -> rename
+//! Model (mapped) -> assign: quantize to what | copy, with the reason -> Plan [-> shards] -> header -> for each tensor: read, engine, write -> rename
+//!                                                                                 journal of what is done (partial) <- once in a while
 //! ```
 //!
-//! One tensor at a time is in memory, so a model larger than memory passes. How scales and codes are chosen is the engine's.
+//! One tensor at a time is in memory, so a model larger than memory passes. How scales and codes are chosen is the engine's, which tensor gets which
+//! scheme is `assign`'s.
 
+use super::assign::{Assignment, Chooser, Chosen, Instead, Reason, Weights};
+use super::partial::{Done, Partial, Request};
 use super::print::{self, Align, Table};
-use super::{Filter, open_engine, output::Output, output_format};
+use super::scheme_file::SchemeFile;
+use super::{Filter, open_engine, open_for, output_format};
 use crate::engine::Engine;
-use crate::file::{Content, Entry, Item, Model, Plan, Writer};
-use crate::{DType, Error, Result, Scheme, Tensor};
-use serde_json::json;
+use crate::file::hf;
+use crate::file::{Content, Entry, Format, Item, Model, Plan, Writer};
+use crate::scheme::mix::Choice;
+use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
+use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
 /// Quantize the weights of a model (safetensors or GGUF, in and out)
 ///
 /// Tensors of f32, f16 or bf16 with two or more dimensions are quantized over their last dimension; leading dimensions (experts)
-/// are kept. The rest is copied untouched, and so are tensors that the scheme does not fit, which are named.
+/// are kept. The rest is copied untouched, and so are tensors that the scheme does not fit, which are named. A HuggingFace folder whose
+/// output is GGUF is mapped as `lowbit convert` does it, weights straight from the folder's types into the scheme.
+///
+/// A mix (q4_k_m, mxfp4_moe, ...) is one of llama.cpp's file types: it chooses a scheme for each tensor, leaves norms and routers as they are, and gives rows
+/// that its blocks do not divide a scheme that fits them.
+///
+/// The output is written beside its name (OUT.partial, with OUT.journal) and gets it at the end. On Ctrl-C and on errors what is there is removed, unless --resume was
+/// given; a killed run leaves it, and --resume goes on with it whether or not it was given before. The result is the same, byte for byte.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
 lowbit quantize model.safetensors -o model-q4_0.safetensors --scheme q4_0\n  \
 lowbit quantize model/ -o small.safetensors --scheme nf4-g64 --include 'layers\\.' --exclude 'norm|embed'\n  \
-lowbit quantize model-f16.gguf -o model-q8_0.gguf --scheme q8_0\n  \
-lowbit quantize model.safetensors -o m.safetensors --scheme int4-g32 --device cpu --json")]
+lowbit quantize llama-folder/ -o llama-q8_0.gguf --scheme q8_0\n  \
+lowbit quantize model-f16.gguf -o model-q4_k_m.gguf --scheme q4_k_m --imatrix imatrix.gguf\n  \
+lowbit quantize model.safetensors -o m.safetensors --scheme int4-g32 --device cpu --json\n  \
+lowbit quantize huge/ -o huge-q5_k_m.safetensors --scheme q5_k_m --shard-size 4GB --resume\n  \
+lowbit quantize model.gguf -o mine.gguf --scheme-file mix.toml\n\n\
+A file for --scheme-file:\n  \
+default = \"q4_k_m\"            # a scheme, a mix or \"copy\"\n  \
+[tensors]                     # regular expressions; the first that matches decides\n  \
+'attn_v|ffn_down' = \"q6_k\"\n  \
+'^output\\.' = \"copy\"")]
 pub struct Args {
     /// A safetensors or GGUF file, an index of shards (model.safetensors.index.json), or a folder with one of them
     #[arg(value_name = "IN")]
@@ -33,9 +55,15 @@ pub struct Args {
     /// The file to write
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The weight format, as in q4_0, q4_k, int4-g32, int8-row, nf4-g64, mxfp4
-    #[arg(short, long)]
-    scheme: String,
+    /// The weight format, as in q4_0, q4_k, int4-g32, int8-row, nf4-g64, mxfp4, or a mix, as in q4_k_m
+    #[arg(short, long, required_unless_present = "scheme_file", conflicts_with = "scheme_file")]
+    scheme: Option<String>,
+    /// A TOML file that says which tensors get which scheme, see below
+    #[arg(long, value_name = "FILE")]
+    scheme_file: Option<PathBuf>,
+    /// An importance matrix (llama.cpp's, GGUF or .dat): errors of important columns count more. Q4_0 to Q5_1, Q2_K to Q6_K and IQ4 weigh by it
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
     #[command(flatten)]
     filter: Filter,
     /// What to do with tensors that hold NaN, infinities or values beyond the scheme's range
@@ -47,6 +75,12 @@ pub struct Args {
     /// The output's format, `lowbit` (safetensors) or `gguf`, which has no other schemes than GGUF's own; default: by its extension
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
+    /// Write shards of so much data, as OUT-00001-of-00003 (with an index for safetensors): 4GB, 500MB, 2GiB. A model that fits stays one file
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    shard_size: Option<u64>,
+    /// Go on with an interrupted run of the same command; if there is none, start one that Ctrl-C and errors leave for the next
+    #[arg(long)]
+    resume: bool,
     /// Overwrite an existing output
     #[arg(short, long)]
     force: bool,
@@ -56,7 +90,7 @@ pub struct Args {
 }
 
 /// The policy for values that no scale can hold.
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 enum NonFinite {
     /// Stop, naming the tensor and the index of the first such value
     Error,
@@ -69,170 +103,362 @@ enum NonFinite {
 /// So many tensors that the scheme does not fit are named on stderr, the others counted.
 const NAMED: usize = 10;
 
-/// Why a tensor stays as it is.
-enum Reason {
-    NotSelected(NotSelected),
-    /// Asked for, but the scheme cannot hold it.
-    Unfit(Error),
-}
-
-/// A tensor that was not asked for, the reason that tells a user most last.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum NotSelected {
-    Name,
-    Type,
-    Rank,
-    Packed,
-    Listed,
-}
-
-impl std::fmt::Display for NotSelected {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Name => "not selected by --include and --exclude",
-            Self::Type => "not f32, f16 or bf16",
-            Self::Rank => "fewer than two dimensions",
-            Self::Packed => "already packed",
-            Self::Listed => "of a type that is not decoded",
-        })
+/// Bytes as `4GB`, `512MiB`, `1000000`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" | "k" => 1e3,
+        "mb" | "m" => 1e6,
+        "gb" | "g" => 1e9,
+        "tb" | "t" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1048576.0,
+        "gib" => 1073741824.0,
+        "tib" => 1099511627776.0,
+        _ => f64::NAN,
+    };
+    match number.parse::<f64>().map(|n| n * factor) {
+        Ok(bytes) if (1.0..1e18).contains(&bytes) => Ok(bytes as u64),
+        _ => Err("a number of bytes is wanted, as in 4GB, 500MB or 2GiB".into()),
     }
+}
+
+/// What of a model is quantized and what is not.
+struct Sorted<'a> {
+    chosen: Vec<Chosen<'a>>,
+    copied: Vec<(&'a Entry, String)>,
+    /// What the scheme does not fit, in words.
+    unfit: Vec<String>,
+    /// The most telling example of a tensor that was not asked for.
+    passed_over: Option<String>,
+}
+
+/// Everything about a run that does not change while it goes.
+struct Job<'a> {
+    args: &'a Args,
+    chooser: Chooser,
+    format: &'static Format,
+    model: &'a Model,
+    weights: Option<Weights>,
+    engine: Engine,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
-    let scheme: Scheme = args.scheme.parse()?;
+    let chooser = match (&args.scheme, &args.scheme_file) {
+        (Some(name), _) => Chooser::One(name.parse::<Choice>()?),
+        (None, Some(path)) => Chooser::File(path.clone(), SchemeFile::open(path)?),
+        (None, None) => return Err(Error::Usage("--scheme or --scheme-file is missing".into())),
+    };
     let filter = args.filter.compile()?;
     let format = output_format(args.to.as_deref(), &args.output)?;
-    let model = Model::open(&args.input)?;
-    let output = Output::create(&args.output, args.force, model.paths())?;
+    let weights = args.imatrix.as_deref().map(Weights::open).transpose()?;
+    let model = open_for(&args.input, format, hf::Weights::AsTheyAre)?;
+    let assignment = Assignment::new(&chooser, &filter, &model, weights.is_some());
+    let mut sorted = sort(args, &model, &assignment)?;
+    if let Some(weights) = &weights {
+        sorted.chosen.iter().try_for_each(|c| weights.of(c.entry).map(|_| ()))?;
+    }
+    drop(assignment);
+    let engine = pollster::block_on(open_engine(device))?;
+    let job = Job { args, chooser, format, model: &model, weights, engine };
+    if args.nonfinite == NonFinite::Copy {
+        // The header comes first in the file, so what cannot be quantized has to be known before.
+        job.try_all(&mut sorted)?;
+    }
+    let Sorted { chosen, copied, unfit, passed_over } = sorted;
+    if chosen.is_empty() {
+        // The most telling example: one that was asked for and does not fit.
+        let why = unfit.first().cloned().or(passed_over);
+        let why = why.map_or(String::new(), |example| format!("; for example {example}"));
+        return Err(Error::Nothing { path: args.input.clone(), what: format!("no tensor to quantize{why}") });
+    }
+    let plan = job.plan(&chosen)?;
+    for item in plan.items() {
+        format.check(item)?;
+    }
+    let plans = match args.shard_size {
+        Some(limit) => format.shards(plan, limit, &args.output)?,
+        None => vec![plan],
+    };
+    let (names, index) = job.names(&plans)?;
+    let mut partial = Partial::open(Request {
+        path: &args.output,
+        force: args.force,
+        resume: args.resume,
+        inputs: model.paths().collect(),
+        made_of: job.made_of(&plans, &names, &index)?,
+        names: names.clone(),
+        index,
+    })?;
+    tell(&chosen, &unfit);
+    let resumed = partial.done();
+    let written = job.write(&plans, &chosen, &mut partial)?;
+    partial.commit()?;
+    if written.zeroed > 0 {
+        print::note(&format!(
+            "lowbit: {} replaced by 0",
+            print::count(written.zeroed, "NaN or infinite weight")
+        ));
+    }
+    let before: usize = plans.iter().take(resumed.shard).map(|p| p.items().len()).sum();
+    let summary = Summary {
+        chosen,
+        copied,
+        names,
+        bytes: written.bytes,
+        resumed: before + resumed.items,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    job.report(&summary)
+}
 
-    let mut plan = Plan::changing(model.metadata().clone());
-    let mut chosen = Vec::new();
-    let mut copied = Vec::new();
-    let mut unfit = Vec::new();
-    let mut passed_over = None;
-    for entry in model.entries() {
-        match choose(entry, &scheme, &filter) {
-            Ok(source) => chosen.push((entry, source)),
+/// Parts what is quantized from what is not.
+fn sort<'a>(args: &Args, model: &'a Model, assignment: &Assignment) -> Result<Sorted<'a>> {
+    let mut sorted = Sorted { chosen: Vec::new(), copied: Vec::new(), unfit: Vec::new(), passed_over: None };
+    let mut telling = None;
+    for (i, entry) in model.entries().iter().enumerate() {
+        match assignment.choose(i, entry) {
+            Ok(chosen) => sorted.chosen.push(chosen),
             Err(Reason::NotSelected(why)) => {
-                passed_over = passed_over.max(Some((why, entry.name.as_str())));
-                copied.push((entry, why.to_string()));
+                telling = telling.max(Some((why, entry.name.as_str())));
+                sorted.copied.push((entry, why.to_string()));
             }
             Err(Reason::Unfit(error)) if args.strict => return Err(error.in_tensor(&entry.name)),
             Err(Reason::Unfit(error)) => {
-                unfit.push(format!("'{}' {:?}: {error}", entry.name, entry.shape));
-                copied.push((entry, error.to_string()));
+                sorted.unfit.push(format!("'{}' {:?}: {error}", entry.name, entry.shape));
+                sorted.copied.push((entry, error.to_string()));
             }
         }
     }
-    let engine = pollster::block_on(open_engine(device))?;
-    if args.nonfinite == NonFinite::Copy {
-        // The header comes first in the file, so what cannot be quantized has to be known before.
-        let (fit, others) = pollster::block_on(try_all(&engine, &model, &scheme, chosen))?;
-        chosen = fit;
-        for (entry, error) in others {
-            unfit.push(error.to_string());
-            copied.push((entry, error.to_string()));
-        }
-    }
-    if chosen.is_empty() {
-        // The most telling example: one that was asked for and does not fit.
-        let example = unfit.first().cloned().or(passed_over.map(|(why, name)| format!("'{name}': {why}")));
-        let why = example.map_or(String::new(), |example| format!("; for example {example}"));
-        return Err(Error::Nothing { path: args.input.clone(), what: format!("no tensor to quantize{why}") });
-    }
+    sorted.passed_over = telling.map(|(why, name)| format!("'{name}': {why}"));
+    Ok(sorted)
+}
+
+/// Says on stderr what stays and what gets another scheme, a few of them by name.
+fn tell(chosen: &[Chosen], unfit: &[String]) {
     unfit.iter().take(NAMED).for_each(|line| print::note(&format!("lowbit: left as it is: {line}")));
     if let Some(more) = unfit.len().checked_sub(NAMED).filter(|&n| n > 0) {
         print::note(&format!("lowbit: and {more} more, in which it does not fit either (--json names all)"));
     }
-    // In the model's order, which is that of a GGUF file.
-    let sources: HashMap<&str, DType> = chosen.iter().map(|(e, source)| (e.name.as_str(), *source)).collect();
-    for entry in model.entries() {
-        match sources.get(entry.name.as_str()) {
-            Some(source) => plan.packed(&entry.name, scheme, entry.shape.clone(), *source)?,
-            None => plan_copy(&mut plan, entry)?,
-        }
-    }
-
-    let bar = print::progress(model.entries().len() as u64, "quantize");
-    let mut writer = Writer::new(output, &args.output, format, plan)?;
-    let mut quantized = Vec::new();
-    let mut zeroed = 0;
-    while let Some(item) = writer.next_item().cloned() {
-        print::at(&bar, item.name());
-        let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
-        match &item {
-            Item::Packed { .. } if entry.float().is_some() => {
-                let mut tensor = model.tensor(entry)?;
-                if args.nonfinite == NonFinite::Zero {
-                    let (finite, n) = zero_nonfinite(tensor)?;
-                    tensor = finite;
-                    zeroed += n;
-                }
-                let packed = pollster::block_on(async {
-                    engine.quantize_named(&tensor, &entry.name, &scheme).await?.read().await
-                });
-                let packed = packed.map_err(|e| e.in_tensor(&entry.name))?;
-                drop(tensor);
-                let before = writer.written();
-                writer.packed(&packed)?;
-                quantized.push((entry, format.bits_per_weight(&packed), writer.written() - before));
+    let other: Vec<_> =
+        chosen.iter().filter_map(|c| c.instead_of.map(|(scheme, why)| (c, scheme, why))).collect();
+    for (c, scheme, why) in other.iter().take(NAMED) {
+        let why = match why {
+            Instead::Blocks => {
+                format!("whose blocks do not divide K = {}", c.entry.shape.last().unwrap_or(&0))
             }
-            _ => copy(&mut writer, &model, entry)?,
-        }
-        bar.inc(1);
-    }
-    let bytes_after = writer.written();
-    writer.finish()?.commit()?;
-    bar.finish_and_clear();
-    if zeroed > 0 {
-        print::note(&format!("lowbit: {} replaced by 0", print::count(zeroed, "NaN or infinite weight")));
-    }
-    report(args, &model, &engine, &scheme, &quantized, &copied, bytes_after, started.elapsed().as_secs_f64())
-}
-
-/// Whether and from which type a tensor is quantized.
-fn choose(entry: &Entry, scheme: &Scheme, filter: &super::Compiled) -> Result<DType, Reason> {
-    if !filter.selects(&entry.name) {
-        return Err(Reason::NotSelected(NotSelected::Name));
-    }
-    let source = match entry.content {
-        Content::Packed { .. } => return Err(Reason::NotSelected(NotSelected::Packed)),
-        Content::Listed { .. } => return Err(Reason::NotSelected(NotSelected::Listed)),
-        Content::Dense(_) => entry.float().ok_or(Reason::NotSelected(NotSelected::Type))?,
-    };
-    if entry.shape.len() < 2 {
-        return Err(Reason::NotSelected(NotSelected::Rank));
-    }
-    scheme.check_shape(&entry.shape).map_err(Reason::Unfit)?;
-    Ok(source)
-}
-
-type Chosen<'a> = Vec<(&'a Entry, DType)>;
-
-/// Quantizes all, throwing the results away, and parts those that cannot be from those that can.
-async fn try_all<'a>(
-    engine: &Engine,
-    model: &Model,
-    scheme: &Scheme,
-    chosen: Chosen<'a>,
-) -> Result<(Chosen<'a>, Vec<(&'a Entry, Error)>)> {
-    let mut fit = Vec::new();
-    let mut unfit = Vec::new();
-    for (entry, source) in chosen {
-        let tensor = model.tensor(entry)?;
-        let packed = match engine.quantize_named(&tensor, &entry.name, scheme).await {
-            Ok(packed) => packed.read().await,
-            Err(e) => Err(e),
+            Instead::FirstLayers => "which importance does not suit in the first layers".to_string(),
         };
-        match packed.map_err(|e| e.in_tensor(&entry.name)) {
-            Ok(_) => fit.push((entry, source)),
-            Err(e @ Error::NotRepresentable { .. }) => unfit.push((entry, e)),
-            Err(e) => return Err(e),
-        }
+        print::note(&format!("lowbit: '{}': {} instead of {scheme}, {why}", c.entry.name, c.scheme));
     }
-    Ok((fit, unfit))
+    if let Some(more) = other.len().checked_sub(NAMED).filter(|&n| n > 0) {
+        print::note(&format!("lowbit: and {more} more with another scheme (--json names all)"));
+    }
+}
+
+/// What a run wrote.
+struct Written {
+    bytes: u64,
+    zeroed: usize,
+}
+
+impl Job<'_> {
+    /// The file: all tensors in the model's order, which is that of a GGUF file.
+    fn plan(&self, chosen: &[Chosen]) -> Result<Plan> {
+        let mut plan = Plan::changing(self.model.metadata().clone());
+        let schemes: HashMap<&str, (Scheme, DType)> =
+            chosen.iter().map(|c| (c.entry.name.as_str(), (c.scheme, c.source))).collect();
+        for entry in self.model.entries() {
+            match schemes.get(entry.name.as_str()) {
+                Some((scheme, source)) => plan.packed(&entry.name, *scheme, entry.shape.clone(), *source)?,
+                None => plan_copy(&mut plan, entry)?,
+            }
+        }
+        if let Some(mix) = self.chooser.mix() {
+            plan.set_file_type(mix.file_type);
+        }
+        if let Some(weights) = self.weights.as_ref().filter(|_| self.format.typed_metadata()) {
+            weights.provenance().into_iter().for_each(|(key, value)| plan.metadata_mut().set(key, value));
+        }
+        Ok(plan)
+    }
+
+    /// The files' names, and the name and content of the index of shards.
+    #[allow(clippy::type_complexity)]
+    fn names(&self, plans: &[Plan]) -> Result<(Vec<String>, Option<(String, Vec<u8>)>)> {
+        let name = self.args.output.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if plans.len() == 1 {
+            return Ok((vec![name], None));
+        }
+        let end = format!(".{}", self.format.extension);
+        let stem = name.strip_suffix(&end).unwrap_or(&name);
+        let names: Vec<String> =
+            (1..=plans.len()).map(|n| format!("{stem}-{n:05}-of-{:05}{end}", plans.len())).collect();
+        let shards: Vec<(String, Plan)> = names.iter().cloned().zip(plans.iter().cloned()).collect();
+        let index = self.format.index(&shards)?;
+        Ok((names, index.map(|(end, bytes)| (format!("{stem}{end}"), bytes))))
+    }
+
+    /// What has to be the same for a run to go on.
+    fn made_of(
+        &self,
+        plans: &[Plan],
+        names: &[String],
+        index: &Option<(String, Vec<u8>)>,
+    ) -> Result<Vec<(String, String)>> {
+        let args = self.args;
+        let info = self.engine.info();
+        let text = |option: &Option<String>| option.clone().unwrap_or_default();
+        let mut all = vec![
+            ("lowbit", env!("CARGO_PKG_VERSION").to_string()),
+            ("--scheme", text(&args.scheme)),
+            ("--include", text(&args.filter.include)),
+            ("--exclude", text(&args.filter.exclude)),
+            ("--nonfinite", format!("{:?}", args.nonfinite)),
+            ("--to", self.format.name.to_string()),
+            ("--shard-size", args.shard_size.map_or(String::new(), |n| n.to_string())),
+            ("--device", format!("{} ({})", info.name, info.backend)),
+        ];
+        if let Chooser::File(_, file) = &self.chooser {
+            all.push(("--scheme-file", format!("{:016x}", Fnv::of(format_args!("{}", file.text)))));
+        }
+        if let Some(weights) = &self.weights {
+            all.push(("--imatrix", stamp(&weights.path)?));
+        }
+        let mut all: Vec<(String, String)> = all.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+        for path in self.model.paths() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            all.push((format!("input {name}"), stamp(path)?));
+        }
+        all.push(("plan".into(), format!("{:016x}", Fnv::of(format_args!("{plans:?}")))));
+        let files: Vec<&str> =
+            names.iter().chain(index.iter().map(|(name, _)| name)).map(String::as_str).collect();
+        all.push(("files".into(), files.join("\n")));
+        Ok(all)
+    }
+
+    /// Writes all that is not done.
+    fn write(&self, plans: &[Plan], chosen: &[Chosen], partial: &mut Partial) -> Result<Written> {
+        let schemes: HashMap<&str, Scheme> =
+            chosen.iter().map(|c| (c.entry.name.as_str(), c.scheme)).collect();
+        let start = partial.done();
+        let input_bytes = |items: &[Item]| -> u64 {
+            items.iter().filter_map(|item| Some(self.model.entry(item.name())?.bytes)).sum()
+        };
+        let mut ahead: u64 = plans.iter().skip(start.shard).map(|p| input_bytes(p.items())).sum();
+        let bar = print::progress_bytes(self.model.bytes(), "quantize");
+        let mut written = Written { bytes: 0, zeroed: start.zeroed };
+        for (shard, plan) in plans.iter().enumerate() {
+            if shard < start.shard {
+                written.bytes += partial.size(shard)?;
+                continue;
+            }
+            let (file, path, plan) = (partial.shard(shard)?, &self.args.output, plan.clone());
+            let mut items = if shard == start.shard { start.items } else { 0 };
+            let mut writer = match items {
+                0 => Writer::new(file, path, self.format, plan)?,
+                n => {
+                    ahead -= input_bytes(plan.items());
+                    let writer = Writer::resume(file, path, self.format, plan, n)?;
+                    ahead += input_bytes(writer.left());
+                    partial.trim(writer.out(), writer.written())?;
+                    writer
+                }
+            };
+            if shard == start.shard {
+                print::begin_at(&bar, self.model.bytes() - ahead);
+            }
+            while let Some(item) = writer.next_item().cloned() {
+                print::at(&bar, item.name());
+                let entry = self.model.entry(item.name()).ok_or_else(|| missing(&item))?;
+                match schemes.get(item.name()) {
+                    Some(scheme) => {
+                        let packed = self.quantize(entry, scheme, &mut written.zeroed)?;
+                        writer.packed(&packed)?;
+                    }
+                    None => copy(&mut writer, self.model, entry)?,
+                }
+                self.model.release(entry);
+                items += 1;
+                let done = Done { shard, items, zeroed: written.zeroed };
+                partial.reached(writer.out(), writer.written(), done)?;
+                bar.inc(entry.bytes);
+            }
+            written.bytes += writer.written();
+            let size = writer.written();
+            let file = writer.finish()?;
+            partial.reached(&file, size, Done { shard: shard + 1, items: 0, zeroed: written.zeroed })?;
+        }
+        bar.finish_and_clear();
+        Ok(written)
+    }
+
+    /// Quantizes a tensor, by importance where there is one.
+    fn quantize(&self, entry: &Entry, scheme: &Scheme, zeroed: &mut usize) -> Result<PackedTensor> {
+        let mut tensor = self.model.tensor(entry)?;
+        self.model.release(entry);
+        if self.args.nonfinite == NonFinite::Zero {
+            let (finite, n) = zero_nonfinite(tensor)?;
+            tensor = finite;
+            *zeroed += n;
+        }
+        let importance = self.weights.as_ref().map_or(Ok(None), |w| w.of(entry))?;
+        let packed = pollster::block_on(async {
+            match importance {
+                Some(values) => self.engine.quantize_weighted(&tensor, &entry.name, scheme, values).await?,
+                None => self.engine.quantize_named(&tensor, &entry.name, scheme).await?,
+            }
+            .read()
+            .await
+        });
+        packed.map_err(|e| e.in_tensor(&entry.name))
+    }
+
+    /// Quantizes all, throwing the results away, and parts those that cannot be from those that can.
+    fn try_all<'m>(&self, sorted: &mut Sorted<'m>) -> Result<()> {
+        for chosen in std::mem::take(&mut sorted.chosen) {
+            match self.quantize(chosen.entry, &chosen.scheme, &mut 0) {
+                Ok(_) => sorted.chosen.push(chosen),
+                Err(error @ Error::NotRepresentable { .. }) => {
+                    sorted.unfit.push(error.to_string());
+                    sorted.copied.push((chosen.entry, error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a file is known again by: its size and when it was changed.
+fn stamp(path: &Path) -> Result<String> {
+    let io = |source| Error::Io { path: path.into(), source };
+    let info = std::fs::metadata(path).map_err(io)?;
+    let changed = info.modified().map_err(io)?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{} bytes, changed {}.{:09}", info.len(), changed.as_secs(), changed.subsec_nanos()))
+}
+
+/// The 64-bit hash FNV-1a of a text, which is not put together for it.
+struct Fnv(u64);
+
+impl Fnv {
+    fn of(text: std::fmt::Arguments) -> u64 {
+        let mut hash = Self(0xcbf2_9ce4_8422_2325);
+        // Taking text cannot fail.
+        let _ = std::fmt::write(&mut hash, text);
+        hash.0
+    }
+}
+
+impl std::fmt::Write for Fnv {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 = text.bytes().fold(self.0, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        Ok(())
+    }
 }
 
 /// Adds an entry to a plan as it is.
@@ -248,7 +474,7 @@ pub fn plan_copy(plan: &mut Plan, entry: &Entry) -> Result<()> {
 pub fn copy<W: std::io::Write>(writer: &mut Writer<W>, model: &Model, entry: &Entry) -> Result<()> {
     match entry.content {
         Content::Packed { .. } => writer.packed(&model.packed(entry)?),
-        Content::Dense(_) | Content::Listed { .. } => writer.dense(model.raw(entry)),
+        Content::Dense(_) | Content::Listed { .. } => writer.dense(&model.data(entry)?),
     }
 }
 
@@ -257,74 +483,189 @@ pub fn missing(item: &Item) -> Error {
     Error::shape("tensor of the plan", "one of the model's", format!("'{}'", item.name()))
 }
 
-/// The tensor as f32 with NaN and infinities replaced by 0, and how many were.
+/// The tensor with NaN and infinities replaced by 0, and how many were.
 fn zero_nonfinite(tensor: Tensor) -> Result<(Tensor, usize)> {
-    let values = tensor.to_f32();
-    let n = values.iter().filter(|v| !v.is_finite()).count();
-    if n == 0 {
-        drop(values);
-        return Ok((tensor, 0));
+    let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
+    let mut bytes = tensor.into_bytes();
+    let mut n = 0;
+    // The exponent's bits all set: in the last two bytes of an element, whatever its type.
+    let exponent: u16 = match dtype {
+        DType::F32 | DType::Bf16 => 0x7f80,
+        DType::F16 => 0x7c00,
+    };
+    for element in bytes.chunks_exact_mut(dtype.size()) {
+        if let Some(last) = element.last_chunk::<2>()
+            && u16::from_le_bytes(*last) & exponent == exponent
+        {
+            element.fill(0);
+            n += 1;
+        }
     }
-    let finite = values.iter().map(|&v| if v.is_finite() { v } else { 0.0 }).collect();
-    Ok((Tensor::from_f32(tensor.shape().to_vec(), finite)?, n))
+    Ok((Tensor::from_bytes(shape, dtype, bytes)?, n))
 }
 
-/// Prints the summary.
-#[allow(clippy::too_many_arguments)]
-fn report(
-    args: &Args,
-    model: &Model,
-    engine: &Engine,
-    scheme: &Scheme,
-    quantized: &[(&Entry, f64, u64)],
-    copied: &[(&Entry, String)],
-    bytes_after: u64,
+/// What is told in the end.
+struct Summary<'a> {
+    chosen: Vec<Chosen<'a>>,
+    copied: Vec<(&'a Entry, String)>,
+    names: Vec<String>,
+    bytes: u64,
+    /// Tensors that an interrupted run had done.
+    resumed: usize,
     seconds: f64,
-) -> Result<()> {
-    let weights: f64 = quantized.iter().map(|(e, ..)| e.len() as f64).sum();
-    let bits = quantized.iter().map(|(e, bits, _)| bits * e.len() as f64).sum::<f64>() / weights;
-    let before = model.bytes();
-    let device = engine.info().name;
-    if args.json {
-        let quantized: Vec<_> = quantized
-            .iter()
-            .map(|(e, bits, bytes)| {
-                json!({"name": e.name, "shape": e.shape, "bits_per_weight": bits, "bytes_before": e.bytes, "bytes": bytes})
-            })
-            .collect();
-        let copied: Vec<_> =
-            copied.iter().map(|(e, why)| json!({"name": e.name, "bytes": e.bytes, "reason": why})).collect();
-        return print::json(&json!({
-            "input": args.input, "output": args.output, "scheme": scheme.to_string(), "device": device,
-            "quantized": quantized, "copied": copied, "bits_per_weight": bits,
-            "bytes_before": before, "bytes_after": bytes_after, "seconds": seconds,
-        }));
+}
+
+/// How the tensors met the importance matrix.
+#[derive(Default)]
+struct Met<'a> {
+    weighted: usize,
+    missing: Vec<&'a str>,
+    /// With an entry, and a scheme that does not weigh.
+    ignored: usize,
+}
+
+impl Job<'_> {
+    fn met<'s>(&self, weights: &Weights, chosen: &[Chosen<'s>]) -> Result<Met<'s>> {
+        let mut met = Met::default();
+        for c in chosen {
+            match weights.of(c.entry)? {
+                None => met.missing.push(&c.entry.name),
+                Some(_) if c.scheme.encoder.weighs() => met.weighted += 1,
+                Some(_) => met.ignored += 1,
+            }
+        }
+        Ok(met)
     }
-    let mut table = Table::new(&[
-        ("", Align::Left),
-        ("tensors", Align::Right),
-        ("before", Align::Right),
-        ("after", Align::Right),
-    ]);
-    let sum = |bytes: &mut dyn Iterator<Item = u64>| print::bytes(bytes.sum());
-    table.row(vec![
-        format!("quantized to {scheme}, {bits:.3} bits per weight"),
-        quantized.len().to_string(),
-        sum(&mut quantized.iter().map(|(e, ..)| e.bytes)),
-        sum(&mut quantized.iter().map(|(.., bytes)| *bytes)),
-    ]);
-    let kept = sum(&mut copied.iter().map(|(e, _)| e.bytes));
-    table.row(vec!["copied".into(), copied.len().to_string(), kept.clone(), kept]);
-    table.rule();
-    table.row(vec![
-        format!(
-            "{} ({:.2}x smaller, {seconds:.1} s on {device})",
-            args.output.display(),
-            before as f64 / bytes_after as f64
-        ),
-        (quantized.len() + copied.len()).to_string(),
-        print::bytes(before),
-        print::bytes(bytes_after),
-    ]);
-    print::stdout(&table.render())
+
+    /// Prints the summary.
+    fn report(&self, summary: &Summary) -> Result<()> {
+        let Summary { chosen, copied, bytes, seconds, .. } = summary;
+        let bits = |c: &Chosen| self.format.bits_per_weight(&c.scheme, &c.entry.shape);
+        let size = |c: &Chosen| {
+            let (name, shape) = (c.entry.name.clone(), c.entry.shape.clone());
+            self.format.data_bytes(&Item::Packed { name, scheme: c.scheme, shape, source: c.source })
+        };
+        let mean = |of: &[&Chosen]| -> Result<f64> {
+            let weights: f64 = of.iter().map(|c| c.entry.len() as f64).sum();
+            let sum = of.iter().map(|c| Ok(bits(c)? * c.entry.len() as f64)).sum::<Result<f64>>()?;
+            Ok(sum / weights)
+        };
+        let all: Vec<&Chosen> = chosen.iter().collect();
+        let met = self.weights.as_ref().map(|w| Ok::<_, Error>((w, self.met(w, chosen)?))).transpose()?;
+        let (args, before, device) = (self.args, self.model.bytes(), self.engine.info().name);
+        if args.json {
+            let quantized = chosen.iter().map(|c| {
+                let mut one = json!({
+                    "name": c.entry.name, "shape": c.entry.shape, "scheme": c.scheme.to_string(), "bits_per_weight": bits(c)?,
+                    "bytes_before": c.entry.bytes, "bytes": size(c)?,
+                });
+                if let Some((scheme, _)) = c.instead_of {
+                    one["instead_of"] = scheme.to_string().into();
+                }
+                Ok(one)
+            });
+            let quantized = quantized.collect::<Result<Vec<Value>>>()?;
+            let copied: Vec<_> = copied
+                .iter()
+                .map(|(e, why)| json!({"name": e.name, "bytes": e.bytes, "reason": why}))
+                .collect();
+            let mut whole = json!({
+                "input": args.input, "output": args.output, "files": summary.names, "scheme": self.chooser.to_string(),
+                "device": device, "quantized": quantized, "copied": copied, "bits_per_weight": mean(&all)?,
+                "bytes_before": before, "bytes_after": bytes, "resumed": summary.resumed, "seconds": seconds,
+            });
+            if let Some((weights, met)) = met {
+                whole["imatrix"] = json!({
+                    "file": weights.path, "entries": weights.imatrix.weights.len(), "weighted": met.weighted,
+                    "ignored": met.ignored, "missing": met.missing,
+                });
+            }
+            return print::json(&whole);
+        }
+        let mut table = Table::new(&[
+            ("", Align::Left),
+            ("tensors", Align::Right),
+            ("before", Align::Right),
+            ("after", Align::Right),
+        ]);
+        let mut schemes: Vec<Scheme> = Vec::new();
+        all.iter().for_each(|c| schemes.extend(Some(c.scheme).filter(|s| !schemes.contains(s))));
+        for scheme in &schemes {
+            let of: Vec<&Chosen> = all.iter().copied().filter(|c| c.scheme == *scheme).collect();
+            let after = of.iter().map(|c| size(c)).sum::<Result<u64>>()?;
+            table.row(vec![
+                format!("quantized to {scheme}, {:.3} bits per weight", mean(&of)?),
+                of.len().to_string(),
+                print::bytes(of.iter().map(|c| c.entry.bytes).sum()),
+                print::bytes(after),
+            ]);
+        }
+        let kept = print::bytes(copied.iter().map(|(e, _)| e.bytes).sum());
+        table.row(vec!["copied".into(), copied.len().to_string(), kept.clone(), kept]);
+        table.rule();
+        let mixed = match schemes.len() {
+            1 => String::new(),
+            _ => format!("{}, {:.3} bits per weight; ", self.chooser, mean(&all)?),
+        };
+        let files = match summary.names.len() {
+            1 => String::new(),
+            n => format!(" in {n} shards"),
+        };
+        table.row(vec![
+            format!(
+                "{}{files} ({mixed}{:.2}x smaller, {seconds:.1} s on {device})",
+                args.output.display(),
+                before as f64 / *bytes as f64
+            ),
+            (chosen.len() + copied.len()).to_string(),
+            print::bytes(before),
+            print::bytes(*bytes),
+        ]);
+        let mut text = table.render();
+        if let Some((weights, met)) = met {
+            text += &format!(
+                "importance of {}: {} weighted, {} without an entry in it, {} to schemes that do not weigh\n",
+                weights.path.display(),
+                print::count(met.weighted, "tensor"),
+                met.missing.len(),
+                met.ignored
+            );
+        }
+        if summary.resumed > 0 {
+            text +=
+                &format!("{} done by an interrupted run before\n", print::count(summary.resumed, "tensor"));
+        }
+        print::stdout(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in
+            [("4GB", 4_000_000_000), ("2GiB", 2 << 30), ("1.5 mb", 1_500_000), ("77", 77), ("3k", 3000)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "-1GB", "0", "4XB", "1e99", "4G B"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nan_and_infinities_become_zero_in_every_type() {
+        let odd = [f32::NAN, 1.0, f32::INFINITY, -f32::INFINITY, 65504.0, -0.0];
+        let f32s = Tensor::from_f32([6], odd.to_vec()).unwrap();
+        let f16s = Tensor::from_f16([6], &odd.map(half::f16::from_f32)).unwrap();
+        let bytes = odd.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+        let bf16s = Tensor::from_bytes([6], DType::Bf16, bytes).unwrap();
+        for tensor in [f32s, f16s, bf16s] {
+            let kept = tensor.to_f32()[4];
+            let (finite, n) = zero_nonfinite(tensor).unwrap();
+            assert_eq!((n, &*finite.to_f32()), (3, &[0.0, 1.0, 0.0, 0.0, kept, -0.0][..]));
+        }
+    }
 }

@@ -1,12 +1,13 @@
-//! `lowbit schemes`: the names that `--scheme` takes.
+//! `lowbit schemes`: the names that `--scheme` takes, schemes and mixes.
 
 use super::print::{self, Align, Table};
+use crate::scheme::mix::MIXES;
 use crate::scheme::preset::FAMILY_SAMPLES;
 use crate::scheme::{Group, PRESETS};
 use crate::{Result, Scheme};
 use serde_json::json;
 
-/// List the weight formats and their bits per weight
+/// List the weight formats with their bits per weight, and the mixes of them
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  lowbit schemes")]
 pub struct Args {
@@ -23,13 +24,18 @@ pub fn run(args: &Args) -> Result<()> {
     let samples = FAMILY_SAMPLES.iter().map(|name| name.parse::<Scheme>()).collect::<Result<Vec<_>>>()?;
     let schemes: Vec<Scheme> = PRESETS.iter().map(|p| p.scheme).chain(samples).collect();
     if args.json {
-        let all: Vec<_> = schemes
+        let mut all: Vec<_> = schemes
             .iter()
             .map(|s| {
                 json!({"scheme": s.to_string(), "bits": s.bits, "bits_per_weight": s.bits_per_weight(LARGE, LARGE),
                        "group": s.group.to_string(), "k_multiple_of": s.ggml.map_or(1, |g| g.block())})
             })
             .collect();
+        all.extend(
+            MIXES
+                .iter()
+                .map(|m| json!({"mix": m.name, "base": m.base().to_string(), "file_type": m.file_type})),
+        );
         return print::json(&all);
     }
     let mut table = Table::new(&[
@@ -51,5 +57,11 @@ pub fn run(args: &Args) -> Result<()> {
     let families = "\nThe families are open: int{1..8}-{tensor,row,gN}[-asym|-bias|-fzero], {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN},\n\
 codebook{1..6,8}-gN (a learned table), with any group size N that is a multiple of 4; then the type of the scales if it is not the usual one,\n\
 -f32, -f16, -bf16 (-e8m0 for fp4, e4m3, e5m2), and -perm for columns in an order of their own. Bits per weight are those of a large matrix.\n";
-    print::stdout(&(table.render() + families))
+    let mut mixes =
+        Table::new(&[("mix", Align::Left), ("most weights", Align::Left), ("GGUF file type", Align::Right)]);
+    for mix in MIXES {
+        mixes.row(vec![mix.name.into(), mix.base().to_string(), mix.file_type.to_string()]);
+    }
+    let about = "\nMixes are llama.cpp's file types, for `quantize --scheme`: a scheme for each tensor, by its role and layer. Norms and routers stay as they are.\n";
+    print::stdout(&(table.render() + families + "\n" + &mixes.render() + about))
 }

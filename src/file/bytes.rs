@@ -12,6 +12,7 @@ use crate::{Error, Result};
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 /// The bytes of one file.
@@ -28,6 +29,22 @@ impl Bytes {
             Self::Map(map) => map,
             Self::Memory(bytes) => bytes,
         }
+    }
+
+    /// Lets the operating system take back the memory behind a part of a map that has been read and will not be soon: else a model that is gone through once
+    /// would count as being in memory in the end. It stays readable.
+    pub fn release(&self, range: &Range<usize>) {
+        #[cfg(all(feature = "mmap", unix))]
+        if let Self::Map(map) = self {
+            let len = range.end.saturating_sub(range.start);
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // Whether it helps is not looked at: only memory is at stake.
+            // SAFETY: pages of a map of a file that is only read hold nothing of their own; a read after this finds the file's bytes again.
+            #[allow(unsafe_code)]
+            let _ = unsafe { map.unchecked_advise_range(advice, range.start, len) };
+        }
+        #[cfg(not(all(feature = "mmap", unix)))]
+        let _ = range;
     }
 }
 

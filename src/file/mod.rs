@@ -6,7 +6,9 @@
 //!   safetensors   headers, planes of lowbit's own layout
 //!   gguf          headers, key-values, tensor types
 //! checkpoint    folders of GPTQ, AWQ, bitsandbytes, ... <-> PackedTensor, bit for bit
+//! hf            a HuggingFace folder -> the model that a GGUF file of it holds
 //! imatrix       importance matrices, both forms
+//! recast        the same weights in another scheme, where only the way of writing differs
 //! metadata      keys and typed values, in order
 //! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
 //! codes         rows of codes <-> code planes in quad order, for the transcoders
@@ -14,7 +16,7 @@
 //! ```
 //!
 //! Parsers of bytes from outside cannot panic: nothing here is indexed and no integer arithmetic is unchecked. Nothing here
-//! rounds: numbers are moved, not computed.
+//! rounds, but for `hf` where another element type was asked for: numbers are moved, not computed.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod bytes;
@@ -22,9 +24,11 @@ pub mod checkpoint;
 pub mod codes;
 pub mod ggml;
 pub mod gguf;
+pub mod hf;
 pub mod imatrix;
 pub mod metadata;
 pub mod model;
+pub mod recast;
 pub mod safetensors;
 pub mod write;
 

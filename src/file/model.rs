@@ -10,7 +10,7 @@
 use super::bytes::{Bytes, bad, io, load};
 use super::metadata::Metadata;
 use super::write::Format;
-use super::{Dtype, float_type, gguf, safetensors};
+use super::{Dtype, float_type, gguf, hf, safetensors};
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -49,11 +49,15 @@ pub struct Entry {
     /// The dimensions, outermost first.
     pub shape: Vec<usize>,
     pub content: Content,
-    /// Bytes in the file, planes together.
+    /// Bytes of its data, planes together.
     pub bytes: u64,
+    /// Whether the type belongs to the tensor, which is not to be quantized then.
+    pub fixed: bool,
     pub(super) format: &'static Format,
     /// As the format's `encode` makes them, in order.
     pub(super) parts: Vec<Part>,
+    /// How a dense tensor is made of what lies in the file; none: it is taken as it lies there.
+    pub(super) mapped: Option<hf::Mapped>,
 }
 
 impl Entry {
@@ -185,6 +189,18 @@ impl Model {
         Ok(Self { parsed, by_name })
     }
 
+    /// Number of files that hold data.
+    pub(super) fn shard_count(&self) -> usize {
+        self.parsed.shards.len()
+    }
+
+    /// The model that `to` says, whose entries are parts of this one's shards and of those that it brings, counted behind them.
+    pub(super) fn mapped_to(self, mut to: Parsed) -> Result<Self> {
+        let mut shards = self.parsed.shards;
+        shards.append(&mut to.shards);
+        Self::build(Parsed { index: self.parsed.index, shards, ..to })
+    }
+
     /// All tensors: those of safetensors in the natural order of their names (`layer.2` before `layer.10`), those of GGUF in the file's.
     pub fn entries(&self) -> &[Entry] {
         &self.parsed.entries
@@ -225,9 +241,32 @@ impl Model {
         self.parsed.shards.get(part.shard).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
     }
 
-    /// The bytes of a dense entry; of a packed one, of its first plane or its blocks.
+    /// The elements of a dense entry, as its type and shape say; of another, as [`Self::raw`].
+    ///
+    /// # Errors
+    /// [`Error::NotRepresentable`] if the entry is rounded and a number is beyond the range of its type.
+    pub fn data(&self, entry: &Entry) -> Result<Cow<'_, [u8]>> {
+        match (&entry.mapped, entry.float()) {
+            (Some(mapped), Some(dtype)) => {
+                let made = hf::make(self.raw(entry), &entry.shape, mapped, dtype);
+                made.map_err(|e| e.in_tensor(&entry.name))
+            }
+            _ => Ok(Cow::Borrowed(self.raw(entry))),
+        }
+    }
+
+    /// The bytes that lie in the file: of a dense entry its elements, of a packed one its first plane or its blocks.
     pub fn raw(&self, entry: &Entry) -> &[u8] {
         entry.parts.first().map_or(&[], |part| self.slice(part))
+    }
+
+    /// Says that an entry has been read and will not be soon, so that its part of a mapped file need not stay in memory.
+    pub fn release(&self, entry: &Entry) {
+        for part in &entry.parts {
+            if let Some(shard) = self.parsed.shards.get(part.shard) {
+                shard.bytes.release(&part.range);
+            }
+        }
     }
 
     /// The file of an entry and the byte at which its data starts.
@@ -249,7 +288,7 @@ impl Model {
                 "f32, f16 and bf16 are read as numbers",
             )
         })?;
-        Tensor::from_bytes(entry.shape.clone(), dtype, self.raw(entry).to_vec())
+        Tensor::from_bytes(entry.shape.clone(), dtype, self.data(entry)?.into_owned())
     }
 
     /// A packed entry with its planes.

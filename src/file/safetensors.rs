@@ -42,11 +42,15 @@ const MAX_HEADER: u64 = 100_000_000;
 pub(super) static FORMAT: Format = Format {
     name: "lowbit",
     extension: "safetensors",
+    runs: false,
     holds: write::holds,
     lay_out: write::lay_out,
     encode: write::encode,
     decode: write::decode,
     bits_per_weight: crate::Scheme::bits_per_weight,
+    data_bytes: write::data_bytes,
+    split: write::split,
+    index: Some((".safetensors.index.json", write::index)),
 };
 
 /// What `lowbit.tensors` says of one packed tensor.

@@ -5,13 +5,14 @@
 //! ```
 //!
 //! A file format is a row of [`FORMATS`]: what it can hold, its header, and the bytes of a packed tensor in both directions. Nothing
-//! but the tensor at hand is in memory. Equal plans give equal bytes. Where the bytes go, and whether a file is replaced atomically, is
-//! up to the caller's `Write`.
+//! but the tensor at hand is in memory. Equal plans give equal bytes, so that a file that was cut behind an item is gone on with
+//! ([`Writer::resume`]). A plan that is too large for one file is cut into those of shards ([`Format::shards`]). Where the bytes go, and whether a file is
+//! replaced atomically, is up to the caller's `Write`.
 
 use super::{Dtype, Metadata, gguf, safetensors};
 use crate::{DType, Error, PackedTensor, Result, Scheme};
 use std::borrow::Cow;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The pieces of a packed tensor's data, in order.
@@ -27,6 +28,8 @@ pub struct Format {
     pub name: &'static str,
     /// Of files that are in it, without the dot.
     pub extension: &'static str,
+    /// Whether programs run files of it: the model in a HuggingFace folder is mapped to what they expect.
+    pub runs: bool,
     /// Whether it can hold an item; the error says why not.
     pub(super) holds: fn(&Item) -> Result<()>,
     /// Brings the items into data order and gives the header.
@@ -36,7 +39,19 @@ pub struct Format {
     pub(super) decode: Decode,
     /// Of `rows` and `k`.
     pub(super) bits_per_weight: fn(&Scheme, usize, usize) -> f64,
+    /// The bytes of an item's data, padding left out.
+    pub(super) data_bytes: fn(&Item) -> Result<usize>,
+    /// The plans of shards, by what each of them holds, in order.
+    pub(super) split: Split,
+    /// The file beside shards that says what is where, if there is one: what its name ends in, and its bytes by the shards' names.
+    pub(super) index: Option<(&'static str, MakeIndex)>,
 }
+
+/// The plans of shards of a plan, whose items are parted already.
+type Split = fn(&Plan, Vec<Vec<Item>>, &Path) -> Result<Vec<Plan>>;
+
+/// The bytes of an index, from the names of shards and their plans.
+type MakeIndex = fn(&[(String, Plan)]) -> Result<Vec<u8>>;
 
 /// The start of a file.
 pub(super) struct Laid {
@@ -76,11 +91,68 @@ impl Format {
     }
 
     /// Bits per weight of a tensor in a file of this format; padding of rows and tables do not count.
-    pub fn bits_per_weight(&self, tensor: &PackedTensor) -> f64 {
-        let (rows, k) = tensor.matrix();
-        (self.bits_per_weight)(tensor.scheme(), rows, k)
+    ///
+    /// # Errors
+    /// As [`Scheme::check_shape`].
+    pub fn bits_per_weight(&self, scheme: &Scheme, shape: &[usize]) -> Result<f64> {
+        let (rows, k) = scheme.check_shape(shape)?;
+        Ok((self.bits_per_weight)(scheme, rows, k))
+    }
+
+    /// Whether metadata are keys with kinds, as those that llama.cpp writes.
+    pub fn typed_metadata(&self) -> bool {
+        std::ptr::eq(self, &gguf::FORMAT)
+    }
+
+    /// The bytes of an item's data in a file of this format.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn data_bytes(&self, item: &Item) -> Result<u64> {
+        (self.data_bytes)(item).map(|n| n as u64).map_err(|e| e.in_tensor(item.name()))
+    }
+
+    /// Cuts a plan into those of shards with at most `limit` bytes of data each (more only where a single tensor has more), in the plan's
+    /// order. One that fits stays whole. `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`Self::check`]; [`Error::Format`] for more shards than can be numbered.
+    pub fn shards(&self, plan: Plan, limit: u64, path: &Path) -> Result<Vec<Plan>> {
+        let mut parts: Vec<Vec<Item>> = Vec::new();
+        let mut filled = u64::MAX;
+        for item in &plan.items {
+            self.check(item)?;
+            let bytes = self.data_bytes(item)?;
+            match parts.last_mut().filter(|_| filled.saturating_add(bytes) <= limit) {
+                Some(part) => part.push(item.clone()),
+                None => {
+                    parts.push(vec![item.clone()]);
+                    filled = 0;
+                }
+            }
+            filled = filled.saturating_add(bytes);
+        }
+        if parts.len() <= 1 {
+            return Ok(vec![plan]);
+        }
+        if parts.len() > MAX_SHARDS {
+            let what = format!("{} shards of {limit} bytes; at most {MAX_SHARDS} have numbers", parts.len());
+            return Err(Error::Format { path: path.to_path_buf(), what });
+        }
+        (self.split)(&plan, parts, path)
+    }
+
+    /// The file beside shards of these names that says what is where, if the format has one: what comes behind the stem in its name, and its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if it cannot be made.
+    pub fn index(&self, shards: &[(String, Plan)]) -> Result<Option<(&'static str, Vec<u8>)>> {
+        self.index.map(|(end, make)| Ok((end, make(shards)?))).transpose()
     }
 }
+
+/// Shards have numbers of five digits, and of 16 bits in GGUF.
+const MAX_SHARDS: usize = u16::MAX as usize;
 
 /// One tensor to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,17 +185,31 @@ pub struct Plan {
     pub(super) items: Vec<Item>,
     pub(super) metadata: Metadata,
     pub(super) changed: bool,
+    /// `general.file_type` of GGUF, where it is not what most weights say.
+    pub(super) file_type: Option<u32>,
+    /// One of several, with its metadata complete.
+    pub(super) shard: bool,
 }
 
 impl Plan {
     /// A plan with the user's metadata; keys of the format's own are added by the writer.
     pub fn new(metadata: Metadata) -> Self {
-        Self { items: Vec::new(), metadata, changed: false }
+        Self { metadata, ..Self::default() }
     }
 
     /// As [`Self::new`], where tensors will not have the types that the metadata was written for: what it says of types is made anew.
     pub fn changing(metadata: Metadata) -> Self {
         Self { changed: true, ..Self::new(metadata) }
+    }
+
+    /// Says which mix of types the file is, in the numbers of llama.cpp.
+    pub fn set_file_type(&mut self, id: u32) {
+        self.file_type = Some(id);
+    }
+
+    /// The metadata, to be added to.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
     }
 
     /// What is planned so far.
@@ -188,16 +274,61 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// As [`Format::check`]; [`Error::Format`] if two tensors have one name or the header is too large for readers; [`Error::Io`].
-    pub fn new(out: W, path: impl Into<PathBuf>, format: &'static Format, mut plan: Plan) -> Result<Self> {
-        let path = path.into();
+    pub fn new(out: W, path: impl Into<PathBuf>, format: &'static Format, plan: Plan) -> Result<Self> {
+        let (mut writer, header) = Self::start(out, path.into(), format, plan)?;
+        writer.write(&header)?;
+        Ok(writer)
+    }
+
+    /// The writer before its header.
+    fn start(out: W, path: PathBuf, format: &'static Format, mut plan: Plan) -> Result<(Self, Vec<u8>)> {
         for item in &plan.items {
             format.check(item)?;
         }
         let Laid { header, alignment } = (format.lay_out)(&mut plan, &path)?;
         plan.items.reverse();
-        let mut writer = Self { out, path, format, alignment, written: 0, left: plan.items };
-        writer.write(&header)?;
+        Ok((Self { out, path, format, alignment, written: 0, left: plan.items }, header))
+    }
+
+    /// Goes on with a file of the same plan behind its first `done` items. `out` is read from its start, where the plan's header must be, and is then
+    /// left where the next item goes; what is behind that is to be cut off ([`Self::written`] bytes are good).
+    ///
+    /// # Errors
+    /// As [`Self::new`]; [`Error::Format`] if the file starts otherwise or the plan has fewer items.
+    pub fn resume(
+        out: W,
+        path: impl Into<PathBuf>,
+        format: &'static Format,
+        plan: Plan,
+        done: usize,
+    ) -> Result<Self>
+    where
+        W: Read + Seek,
+    {
+        let (mut writer, header) = Self::start(out, path.into(), format, plan)?;
+        let bad = |path: &Path, what: &str| Error::Format { path: path.to_path_buf(), what: what.into() };
+        let mut start = Vec::new();
+        let read = Read::by_ref(&mut writer.out).take(header.len() as u64).read_to_end(&mut start);
+        read.map_err(|source| Error::Io { path: writer.path.clone(), source })?;
+        if start != header {
+            return Err(bad(&writer.path, "does not start with the header of what is to be written"));
+        }
+        writer.written = header.len() as u64;
+        for _ in 0..done {
+            let item =
+                writer.left.pop().ok_or_else(|| bad(&writer.path, "has fewer tensors than are done"))?;
+            let end = writer.written.checked_add(format.data_bytes(&item)?);
+            let end = end.and_then(|end| end.checked_next_multiple_of(writer.alignment as u64));
+            writer.written = end.ok_or_else(|| bad(&writer.path, "more bytes than can be counted"))?;
+        }
+        let at = writer.out.seek(SeekFrom::Start(writer.written));
+        at.map_err(|source| Error::Io { path: writer.path.clone(), source })?;
         Ok(writer)
+    }
+
+    /// Where it is written to.
+    pub fn out(&self) -> &W {
+        &self.out
     }
 
     /// Bytes written so far, header included.
@@ -208,6 +339,11 @@ impl<W: Write> Writer<W> {
     /// The tensor to be written now.
     pub fn next_item(&self) -> Option<&Item> {
         self.left.last()
+    }
+
+    /// All that are to be written, the next one last.
+    pub fn left(&self) -> &[Item] {
+        &self.left
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -304,6 +440,7 @@ fn unexpected(item: Option<&Item>, got: String) -> Error {
 #[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use std::io::Cursor;
 
     /// GGUF's blocks with one bit wrong.
     fn flipped(tensor: &PackedTensor) -> Result<Pieces<'_>> {
@@ -315,11 +452,15 @@ mod tests {
     static FLIPPED: Format = Format {
         name: "flipped",
         extension: "flipped",
+        runs: false,
         holds: |item| (gguf::FORMAT.holds)(item),
         lay_out: |plan, path| (gguf::FORMAT.lay_out)(plan, path),
         encode: flipped,
         decode: |scheme, shape, data| (gguf::FORMAT.decode)(scheme, shape, data),
         bits_per_weight: Scheme::bits_per_weight,
+        data_bytes: |item| (gguf::FORMAT.data_bytes)(item),
+        split: |plan, parts, path| (gguf::FORMAT.split)(plan, parts, path),
+        index: None,
     };
 
     #[test]
@@ -334,6 +475,57 @@ mod tests {
         assert!(message.contains("'w'") && message.contains("flipped"), "{message}");
         assert_eq!(writer.written(), before);
         Writer::new(Vec::new(), "out", &gguf::FORMAT, plan).unwrap().packed_exactly(&tensor).unwrap();
+    }
+
+    #[test]
+    fn a_cut_file_is_gone_on_with() {
+        let mut plan = Plan::default();
+        for (name, n) in [("a", 5), ("b", 40), ("c", 1)] {
+            plan.dense(name, Dtype::I8, [n]).unwrap();
+        }
+        for format in FORMATS {
+            let mut writer = Writer::new(Cursor::new(Vec::new()), "out", format, plan.clone()).unwrap();
+            let mut ends = Vec::new();
+            while let Some(item) = writer.next_item().cloned() {
+                ends.push(writer.written());
+                writer.dense(&vec![7; item.shape()[0]]).unwrap();
+            }
+            let whole = writer.finish().unwrap().into_inner();
+            for (done, end) in ends.iter().enumerate() {
+                // What lies behind the items that are done is written over.
+                let mut cut = whole[..*end as usize].to_vec();
+                cut.push(9);
+                let mut writer = Writer::resume(Cursor::new(cut), "out", format, plan.clone(), done).unwrap();
+                assert_eq!((writer.written(), writer.left().len()), (*end, 3 - done));
+                while let Some(item) = writer.next_item().cloned() {
+                    writer.dense(&vec![7; item.shape()[0]]).unwrap();
+                }
+                assert_eq!(writer.finish().unwrap().into_inner(), whole, "{} {done}", format.name);
+            }
+            let resume =
+                |bytes: Vec<u8>, done| Writer::resume(Cursor::new(bytes), "out", format, plan.clone(), done);
+            let mut other = whole.clone();
+            other[9] ^= 1;
+            assert!(matches!(resume(other, 1), Err(Error::Format { .. })));
+            assert!(matches!(resume(whole[..9].to_vec(), 1), Err(Error::Format { .. })));
+            assert!(matches!(resume(whole.clone(), 4), Err(Error::Format { .. })));
+        }
+    }
+
+    #[test]
+    fn shards_take_what_fits_in_order() {
+        let mut plan = Plan::default();
+        for (name, n) in [("a", 5), ("b", 40), ("c", 1), ("d", 9), ("e", 1)] {
+            plan.dense(name, Dtype::I8, [n]).unwrap();
+        }
+        for format in FORMATS {
+            let shards = |limit| -> String {
+                let plans = format.shards(plan.clone(), limit, Path::new("out")).unwrap();
+                let names = |p: &Plan| p.items().iter().map(Item::name).collect::<String>();
+                plans.iter().map(names).collect::<Vec<_>>().join(" ")
+            };
+            assert_eq!([56, 45, 10, 1].map(shards), ["abcde", "ab cde", "a b cd e", "a b c d e"]);
+        }
     }
 
     #[test]

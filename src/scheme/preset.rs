@@ -338,12 +338,16 @@ fn parse_group(name: &str, text: &str) -> Result<Group> {
 
 /// The error for a name that is none, with the nearest name that is one.
 fn unknown(name: &str) -> Error {
+    unknown_among(name, PRESETS.iter().map(|p| p.name).chain(FAMILY_SAMPLES.iter().copied()))
+}
+
+/// As [`unknown`], with the names that may be suggested.
+pub(super) fn unknown_among(name: &str, names: impl Iterator<Item = &'static str>) -> Error {
     // A family without its group: `int4`, `nf4`.
     let grouped = format!("{name}-g32");
     if !name.contains('-') && grouped.parse::<Scheme>().is_ok() {
         return Error::UnknownScheme { name: name.into(), suggestion: Some(grouped) };
     }
-    let names = PRESETS.iter().map(|p| p.name).chain(FAMILY_SAMPLES.iter().copied());
     let best = names.map(|n| (edit_distance(name, n), n)).min();
     let suggestion = best.filter(|(d, n)| *d <= n.len().div_ceil(2)).map(|(_, n)| n.to_string());
     Error::UnknownScheme { name: name.into(), suggestion }

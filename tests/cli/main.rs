@@ -8,6 +8,8 @@
 //! that test says so, and fails under `CI`.
 
 mod bad_files;
+#[path = "../common/binary.rs"]
+mod binary;
 #[path = "../files/build.rs"]
 mod build;
 #[path = "../common/mod.rs"]
@@ -15,9 +17,11 @@ mod common;
 mod demo;
 mod gguf;
 mod harness;
+mod mixes;
 mod models;
 mod outputs;
 mod real_model;
+mod resume;
 
 use harness::*;
 use serde_json::{Value, json};
@@ -141,23 +145,4 @@ fn selftest_checks_a_device() {
     assert_eq!(report["failures"], json!([]));
     let text = folder.run(&["selftest", "--device", "cpu", "--scheme", "q4_0"]);
     assert!(text.code == Some(0) && text.stdout.contains("all passed"), "{}{}", text.stdout, text.stderr);
-}
-
-/// Every line of the README's shell blocks that calls `lowbit`, in order, in one folder with a model.
-#[test]
-fn the_commands_of_the_readme_run() {
-    let folder = Folder::new();
-    folder.write("model.safetensors", model());
-    let readme = include_str!("../../README.md");
-    let mut blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let lines: Vec<&str> =
-        blocks.by_ref().flat_map(str::lines).filter(|l| l.starts_with("lowbit ")).collect();
-    assert!(lines.len() >= 6, "{lines:?}");
-    for line in lines {
-        let command = line.split(" # ").next().unwrap_or_default();
-        let args: Vec<&str> = command.split_whitespace().skip(1).collect();
-        let ran = folder.run(&args);
-        assert_eq!(ran.code, Some(0), "{command}: {}{}", ran.stdout, ran.stderr);
-        assert!(!ran.stdout.is_empty(), "{command}");
-    }
 }

@@ -1,7 +1,6 @@
 //! Outputs appear whole or not at all: existing files, full disks, closed pipes, interruptions, links.
 
 use crate::harness::*;
-use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -76,28 +75,12 @@ fn a_closed_pipe_ends_quietly() {
     }
 }
 
-/// A model of zeros that takes no room on disk: `n` tensors of 16 MiB.
-#[cfg(unix)]
-fn sparse_model(path: &Path, n: usize) {
-    use std::io::Write;
-    const SIZE: usize = 16 << 20;
-    let mut header = serde_json::Map::new();
-    for i in 0..n {
-        let info = json!({"dtype": "F32", "shape": [SIZE / 4 / 4096, 4096], "data_offsets": [i * SIZE, (i + 1) * SIZE]});
-        header.insert(format!("layers.{i}.w"), info);
-    }
-    let start = with_header(&Value::from(header).to_string(), &[]);
-    let mut file = std::fs::File::create(path).unwrap();
-    file.write_all(&start).unwrap();
-    file.set_len((start.len() + n * SIZE) as u64).unwrap();
-}
-
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_leaves_no_half_file() {
     use std::time::{Duration, Instant};
     let folder = Folder::new();
-    sparse_model(&folder.path("m.safetensors"), 128);
+    sparse_model(&folder.path("m.safetensors"), 128, 16 << 20);
     for signal in ["TERM", "INT"] {
         for existing in [None, Some("mine")] {
             if let Some(text) = existing {
@@ -106,13 +89,10 @@ fn an_interrupted_run_leaves_no_half_file() {
             let args = [&QUANTIZE[..], &["--scheme", "q6_k", "--force"]].concat();
             let child = folder.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
-            // The temporary has its name as long as the run lasts; wait until some of it is written.
-            let half = || {
-                let name = folder.names().into_iter().find(|n| n.starts_with(".q.safetensors.lowbit-"))?;
-                std::fs::metadata(folder.path(&name)).ok().filter(|m| m.len() > 1 << 16)
-            };
-            while half().is_none() {
-                assert!(Instant::now() < deadline, "no temporary: {:?}", folder.names());
+            // The partial file has its name as long as the run lasts; wait until some of it is written.
+            let partial = folder.path("q.safetensors.partial");
+            while std::fs::metadata(&partial).map_or(0, |m| m.len()) <= 1 << 16 {
+                assert!(Instant::now() < deadline, "nothing is written: {:?}", folder.names());
                 std::thread::sleep(Duration::from_millis(1));
             }
             let kill =

@@ -24,8 +24,12 @@ const VERSION: u32 = 3;
 /// Where data starts, unless the file says otherwise.
 const ALIGNMENT: u32 = 32;
 const ALIGNMENT_KEY: &str = "general.alignment";
+/// The version of the block layouts, the only one there is.
+pub(super) const QUANTIZATION_VERSION: u32 = 2;
 const QUANTIZATION_VERSION_KEY: &str = "general.quantization_version";
 const FILE_TYPE_KEY: &str = "general.file_type";
+/// What a shard says of itself: its number from 0, how many there are, the tensors of all.
+const SPLIT_KEYS: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
 /// Dimensions of a tensor, at most.
 const MAX_RANK: usize = 4;
 /// Bytes of a tensor's name that ggml has room for.
@@ -39,9 +43,13 @@ const MAX_LENGTH: u64 = 1 << 30;
 pub(super) static FORMAT: Format = Format {
     name: "gguf",
     extension: "gguf",
+    runs: true,
     holds: write::holds,
     lay_out: write::lay_out,
     encode: write::encode,
     decode: write::decode,
     bits_per_weight: write::bits_per_weight,
+    data_bytes: write::data_bytes,
+    split: write::split,
+    index: None,
 };

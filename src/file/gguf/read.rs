@@ -147,7 +147,16 @@ fn join(shards: Vec<(Shard, Header)>, tensors: Option<u64>) -> Result<Parsed> {
             };
             let bytes = range.len() as u64;
             let parts = vec![Part { shard: i, range }];
-            parsed.entries.push(Entry { name, shape, content, bytes, format: &FORMAT, parts });
+            parsed.entries.push(Entry {
+                name,
+                shape,
+                content,
+                bytes,
+                fixed: false,
+                format: &FORMAT,
+                parts,
+                mapped: None,
+            });
         }
         parsed.shards.push(shard);
     }

@@ -9,8 +9,8 @@
 
 use super::types::{self, Holds};
 use super::{
-    ALIGNMENT, ALIGNMENT_KEY, FILE_TYPE_KEY, MAGIC, MAX_KEY, MAX_NAME, MAX_RANK, QUANTIZATION_VERSION_KEY,
-    VERSION,
+    ALIGNMENT, ALIGNMENT_KEY, FILE_TYPE_KEY, MAGIC, MAX_KEY, MAX_NAME, MAX_RANK, QUANTIZATION_VERSION,
+    QUANTIZATION_VERSION_KEY, SPLIT_KEYS, VERSION,
 };
 use crate::file::bytes::bad;
 use crate::file::ggml;
@@ -22,8 +22,6 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
-/// The version of the block layouts, the only one there is.
-const QUANTIZATION_VERSION: u32 = 2;
 /// More would be a file of padding.
 const MAX_ALIGNMENT: u32 = 1 << 20;
 
@@ -57,7 +55,7 @@ fn kind(item: &Item) -> Result<&'static types::Type> {
 }
 
 /// The bytes of an item's data.
-fn data_bytes(item: &Item) -> Result<usize> {
+pub fn data_bytes(item: &Item) -> Result<usize> {
     match item {
         Item::Dense { bytes, .. } => Ok(*bytes),
         Item::Packed { scheme, shape, .. } => match float_bytes(scheme) {
@@ -72,7 +70,7 @@ fn data_bytes(item: &Item) -> Result<usize> {
 
 /// The header of a plan, whose items stay in order.
 pub fn lay_out(plan: &mut Plan, path: &Path) -> Result<Laid> {
-    let metadata = completed(plan, path)?;
+    let metadata = if plan.shard { plan.metadata.clone() } else { completed(plan, path)? };
     let alignment = match metadata.get(ALIGNMENT_KEY) {
         None => ALIGNMENT,
         Some(Value::U32(n)) if n.is_power_of_two() && *n <= MAX_ALIGNMENT => *n,
@@ -119,6 +117,26 @@ pub fn lay_out(plan: &mut Plan, path: &Path) -> Result<Laid> {
     Ok(Laid { header, alignment: alignment as usize })
 }
 
+/// The plans of shards: the first has all metadata, the others what their own reading takes.
+pub fn split(plan: &Plan, parts: Vec<Vec<Item>>, path: &Path) -> Result<Vec<Plan>> {
+    let whole = completed(plan, path)?;
+    let (count, tensors) = (parts.len(), plan.items.len());
+    let number =
+        |n: usize| u16::try_from(n).map_err(|_| bad(path, format!("{count} shards; GGUF numbers 65535")));
+    let tensors = i32::try_from(tensors).map_err(|_| bad(path, format!("{tensors} tensors in shards")))?;
+    let mut plans = Vec::with_capacity(count);
+    for (no, items) in parts.into_iter().enumerate() {
+        let mut metadata = whole.clone();
+        if no > 0 {
+            metadata.retain(|key| key == ALIGNMENT_KEY);
+        }
+        let values = [Value::U16(number(no)?), Value::U16(number(count)?), Value::I32(tensors)];
+        SPLIT_KEYS.into_iter().zip(values).for_each(|(key, value)| metadata.set(key, value));
+        plans.push(Plan { items, metadata, shard: true, ..Plan::default() });
+    }
+    Ok(plans)
+}
+
 /// The plan's metadata with what GGUF says about its own tensors.
 fn completed(plan: &Plan, path: &Path) -> Result<Metadata> {
     let mut metadata = plan.metadata.clone();
@@ -139,7 +157,9 @@ fn completed(plan: &Plan, path: &Path) -> Result<Metadata> {
         metadata.set(QUANTIZATION_VERSION_KEY, Value::U32(QUANTIZATION_VERSION));
     }
     let stated = metadata.get(FILE_TYPE_KEY).is_some();
-    if (stated && plan.changed) || (!stated && packed) {
+    if let Some(id) = plan.file_type {
+        metadata.set(FILE_TYPE_KEY, Value::U32(id));
+    } else if (stated && plan.changed) || (!stated && packed) {
         let most = weights.iter().max_by_key(|(kind, n)| (*n, std::cmp::Reverse(kind.id)));
         match most.and_then(|(kind, _)| types::file_type_id(kind.name)) {
             Some(id) => metadata.set(FILE_TYPE_KEY, Value::U32(id)),

@@ -41,8 +41,10 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
                 shape: info.shape.clone(),
                 content: Content::Dense(info.dtype),
                 bytes: to.saturating_sub(from) as u64,
+                fixed: false,
                 format: &FORMAT,
                 parts: vec![Part { shard, range: from..to }],
+                mapped: None,
             });
         }
     }
@@ -164,7 +166,16 @@ fn join_planes(path: &Path, dense: Vec<Entry>, described: BTreeMap<String, Descr
         }
         let bytes = parts.iter().map(|p| p.range.len() as u64).fold(0, u64::saturating_add);
         let content = Content::Packed { scheme, source };
-        entries.push(Entry { name, shape, content, bytes, format: &FORMAT, parts });
+        entries.push(Entry {
+            name,
+            shape,
+            content,
+            bytes,
+            fixed: false,
+            format: &FORMAT,
+            parts,
+            mapped: None,
+        });
     }
     entries.extend(dense.into_iter().filter(|e| !used.contains(&e.name)));
     Ok(entries)

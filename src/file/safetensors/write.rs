@@ -9,7 +9,7 @@
 use super::{Described, MAX_HEADER, METADATA_KEY, OWN, TENSORS_KEY, VERSION, VERSION_KEY};
 use crate::file::write::{Item, Laid, Plan};
 use crate::file::{Dtype, file_type};
-use crate::scheme::{Layout, PlaneKind};
+use crate::scheme::{Layout, Plane, PlaneKind};
 use crate::{Error, PackedTensor, Result, Scheme};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -33,6 +33,51 @@ pub fn lay_out(plan: &mut Plan, path: &Path) -> Result<Laid> {
         Item::Packed { .. } => (true, std::cmp::Reverse(8)),
     });
     Ok(Laid { header: header(plan, path)?, alignment: 1 })
+}
+
+/// The bytes of an item's data.
+pub fn data_bytes(item: &Item) -> Result<usize> {
+    match item {
+        Item::Dense { bytes, .. } => Ok(*bytes),
+        Item::Packed { scheme, shape, .. } => {
+            Ok(planes(scheme, shape)?.iter().map(|p| p.len).fold(0, usize::saturating_add))
+        }
+    }
+}
+
+/// The planes of a tensor that are stored.
+fn planes(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Plane>> {
+    let (rows, k) = scheme.check_shape(shape)?;
+    let mut planes = Layout::new(scheme, rows, k).planes().to_vec();
+    planes.retain(|p| stored(scheme, p.kind));
+    Ok(planes)
+}
+
+/// The plans of shards: each with all metadata, as each is a file of its own.
+pub fn split(plan: &Plan, parts: Vec<Vec<Item>>, _: &Path) -> Result<Vec<Plan>> {
+    Ok(parts.into_iter().map(|items| Plan { items, shard: true, ..plan.clone() }).collect())
+}
+
+/// The index of shards: which tensor is where, a packed one by its planes.
+pub fn index(shards: &[(String, Plan)]) -> Result<Vec<u8>> {
+    let mut total = 0usize;
+    let mut places = BTreeMap::new();
+    for (file, plan) in shards {
+        for item in &plan.items {
+            total = total.saturating_add(data_bytes(item)?);
+            match item {
+                Item::Dense { name, .. } => drop(places.insert(name.clone(), file)),
+                Item::Packed { name, scheme, shape, .. } => {
+                    let planes = planes(scheme, shape)?;
+                    places.extend(planes.iter().map(|p| (format!("{name}.{}", p.kind.name()), file)));
+                }
+            }
+        }
+    }
+    let index = json!({"metadata": {"total_size": total}, "weight_map": places});
+    let path = Path::new("index").to_path_buf();
+    let text = serde_json::to_string_pretty(&index);
+    Ok((text.map_err(|e| Error::Format { path, what: e.to_string() })? + "\n").into_bytes())
 }
 
 /// The stored planes.
@@ -70,8 +115,8 @@ fn header(plan: &Plan, path: &Path) -> Result<Vec<u8>> {
         match item {
             Item::Dense { name, dtype, shape, bytes } => push(name.clone(), *dtype, shape.clone(), *bytes)?,
             Item::Packed { name, scheme, shape, source } => {
-                let (rows, k) = scheme.check_shape(shape)?;
-                for plane in Layout::new(scheme, rows, k).planes().iter().filter(|p| stored(scheme, p.kind)) {
+                let (rows, _) = scheme.check_shape(shape)?;
+                for plane in planes(scheme, shape)? {
                     let shape =
                         if plane.row_stride == 0 { vec![plane.len] } else { vec![rows, plane.row_stride] };
                     push(format!("{name}.{}", plane.kind.name()), Dtype::U8, shape, plane.len)?;
