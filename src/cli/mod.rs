@@ -25,6 +25,7 @@ mod shaders;
 
 use crate::engine::{Engine, EngineOptions};
 use crate::file::Model;
+use crate::file::checkpoint;
 use crate::file::hf::{self, Weights};
 use crate::file::write::{FORMATS, Format};
 use crate::{DType, Error, Result};
@@ -128,9 +129,10 @@ impl Float {
     }
 }
 
-/// Whether a HuggingFace folder is mapped on its way into a file of this format.
+/// Whether a HuggingFace folder is mapped on its way into a file of this format: those that are quantized keep their names.
 fn is_mapped(input: &Path, format: &Format) -> bool {
-    format.runs && hf::is_one(input)
+    let quantized = || matches!(checkpoint::settings(input), Ok(Some(_)));
+    format.runs && hf::is_one(input) && !quantized()
 }
 
 /// Opens what is to be written in `format`: as it is, or mapped, then with weights of these types.

@@ -127,18 +127,18 @@ pub fn recast(tensor: &PackedTensor, to: Scheme) -> Result<PackedTensor> {
     let (rows, k) = tensor.matrix();
     to.check_shape(tensor.shape())?;
     let (len, new_len) = (from.group_len(k), to.group_len(k));
-    if len != k && len.checked_rem(new_len) != Some(0) || to.group == Group::Tensor && from.group != to.group {
+    if len != k && len.checked_rem(new_len) != Some(0) || to.group == Group::Tensor && from.group != to.group
+    {
         return Err(refuse("groups do not divide".into()));
     }
     let (groups, new_groups) = (from.groups_per_row(k), to.groups_per_row(k));
     let (scales, zeros) = (tensor.plane(PlaneKind::Scales), tensor.plane(PlaneKind::Zeros));
     let at = |index: usize| -> Option<(f32, Origin)> {
-        let bytes = |plane: &'_ [u8], size: usize| plane.chunks(size).nth(index).map(<[u8]>::to_vec);
-        let scale = read(&bytes(scales, kind.size())?, kind)?;
+        let scale = read(scales.chunks(kind.size()).nth(index)?, kind)?;
         let origin = match from.zero {
             Zero::None => Origin::Point(old),
             Zero::Point => Origin::Point(old.checked_add(i32::from(*zeros.get(index)?))?),
-            Zero::Bias if old == 0 => Origin::Bias(read(&bytes(zeros, kind.size())?, kind)?),
+            Zero::Bias if old == 0 => Origin::Bias(read(zeros.chunks(kind.size()).nth(index)?, kind)?),
             Zero::Bias | Zero::Float => return None,
         };
         Some((scale, origin))
@@ -169,11 +169,10 @@ pub fn recast(tensor: &PackedTensor, to: Scheme) -> Result<PackedTensor> {
     for row in 0..new_rows {
         for group in 0..new_groups {
             let of_row = group.saturating_mul(new_len).checked_div(len).unwrap_or(0);
-            let index =
-                if tensors_own { 0 } else { row.saturating_mul(groups).saturating_add(of_row) };
-            at(index).and_then(&mut put).ok_or_else(|| {
-                refuse(format!("group {group} of row {row} would have to be rounded"))
-            })?;
+            let index = if tensors_own { 0 } else { row.saturating_mul(groups).saturating_add(of_row) };
+            at(index)
+                .and_then(&mut put)
+                .ok_or_else(|| refuse(format!("group {group} of row {row} would have to be rounded")))?;
         }
     }
     let mut all = planes(tensor, &[PlaneKind::Scales, PlaneKind::Zeros]);
@@ -193,7 +192,6 @@ pub fn forms(scheme: &Scheme) -> Vec<Scheme> {
     let of_bits = crate::scheme::PRESETS.iter().map(|p| p.scheme).filter(|s| s.bits == scheme.bits);
     let mut named = of_bits.collect::<Vec<_>>();
     named.extend("fp4-g32-e8m0".parse::<Scheme>().ok());
-    found.extend(named.iter().filter(|s| alike(s, scheme)));
     if offset(scheme).is_some() && direct(scheme).is_some() {
         for group in &groups {
             for zero in ["", "-asym", "-bias"] {
@@ -208,6 +206,7 @@ pub fn forms(scheme: &Scheme) -> Vec<Scheme> {
             }
         }
     }
+    found.extend(named.iter().filter(|s| alike(s, scheme)));
     let mut seen = std::collections::HashSet::new();
     found.retain(|form| seen.insert(*form));
     found
@@ -259,15 +258,11 @@ mod tests {
         let made = recast(&w, to.parse().unwrap()).unwrap_or_else(|e| panic!("{from} as {to}: {e}"));
         // Plus zero makes one zero of both.
         let decoded = |w: &PackedTensor| -> Vec<u32> {
-            reference_decoded(w).iter().map(|v| (v + 0.0).to_bits()).collect()
+            reference::dequantize(w).iter().map(|v| (v + 0.0).to_bits()).collect()
         };
         assert_eq!(decoded(&w), decoded(&made), "{from} as {to}");
         assert!(decoded(&w).iter().any(|v| *v != 0));
         made
-    }
-
-    fn reference_decoded(w: &PackedTensor) -> Vec<f32> {
-        reference::dequantize(w)
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub static FORMAT: Format = Format {
 
 pub static GEMM: Target = Target {
     name: "awq",
+    aliases: &[],
     about: "AWQ, version gemm",
     parts,
     encode,

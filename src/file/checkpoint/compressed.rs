@@ -42,6 +42,7 @@ pub static FORMAT: Format = Format {
 
 pub static PACK: Target = Target {
     name: "compressed-tensors",
+    aliases: &["ct"],
     about: "compressed-tensors, pack-quantized",
     parts: pack_parts,
     encode: encode_packed,
@@ -52,6 +53,7 @@ pub static PACK: Target = Target {
 
 pub static INT: Target = Target {
     name: "compressed-tensors-int",
+    aliases: &["ct-int"],
     about: "compressed-tensors, int-quantized",
     parts: int_parts,
     encode: encode_int,
@@ -62,6 +64,7 @@ pub static INT: Target = Target {
 
 pub static FLOAT: Target = Target {
     name: "compressed-tensors-float",
+    aliases: &["ct-float"],
     about: "compressed-tensors, float-quantized",
     parts: float_parts,
     encode: encode_float,

@@ -43,6 +43,7 @@ pub static FORMAT: Format = Format {
 
 pub static V1: Target = Target {
     name: "gptq",
+    aliases: &[],
     about: "GPTQ, version 1",
     parts,
     encode: |tensor, suffix| encode(tensor, suffix, true),
@@ -53,6 +54,7 @@ pub static V1: Target = Target {
 
 pub static V2: Target = Target {
     name: "gptq_v2",
+    aliases: &[],
     about: "GPTQ, version 2",
     parts,
     encode: |tensor, suffix| encode(tensor, suffix, false),

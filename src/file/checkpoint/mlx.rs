@@ -36,6 +36,7 @@ pub static FORMAT: Format = Format {
 
 pub static AFFINE: Target = Target {
     name: "mlx",
+    aliases: &[],
     about: "MLX, affine",
     parts,
     encode,

@@ -27,7 +27,8 @@ mod write;
 pub use config::Config;
 pub use write::{Data, Item, TARGETS, Target};
 
-use super::{Content, Model};
+use super::model::{self, Part};
+use super::{Content, Model, safetensors};
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -85,10 +86,16 @@ pub struct Checkpoint {
     format: &'static Format,
     model: Model,
     entries: Vec<Entry>,
+    /// Of each entry.
+    parts: Vec<Vec<Part>>,
     by_name: HashMap<String, usize>,
 }
 
-fn read_configs(folder: &Path) -> Result<Option<Config>> {
+/// The settings of the checkpoint in a folder; none if its files do not say that it is quantized.
+///
+/// # Errors
+/// [`Error::Format`] for files that are no JSON; [`Error::Io`].
+pub fn settings(folder: &Path) -> Result<Option<Config>> {
     let mut files = Vec::new();
     for name in ["config.json"].into_iter().chain(config::FILES) {
         let path = folder.join(name);
@@ -105,7 +112,7 @@ fn read_configs(folder: &Path) -> Result<Option<Config>> {
 /// # Errors
 /// [`Error::Format`] for a method that is not known and for files that are no JSON; [`Error::Io`].
 pub fn detect(folder: impl AsRef<Path>) -> Result<Option<&'static str>> {
-    let config = read_configs(folder.as_ref())?;
+    let config = settings(folder.as_ref())?;
     config.map(|config| format_of(&config).map(|format| format.name)).transpose()
 }
 
@@ -116,7 +123,11 @@ fn format_of(config: &Config) -> Result<&'static Format> {
         let method = config.method();
         let what =
             if method.is_empty() { "no quant_method".into() } else { format!("quant_method '{method}'") };
-        config.bad(format!("{}: {what}; lowbit reads {}", config.found, names.join(", ")))
+        let names = names.join(", ");
+        config.bad(format!(
+            "{}: {what}; lowbit reads {names}; the safetensors file by its own name has the tensors as they are",
+            config.found
+        ))
     })
 }
 
@@ -127,11 +138,11 @@ fn format_of(config: &Config) -> Result<&'static Format> {
 /// [`Error::Shape`] for tensors that are missing or of other types and shapes than they should be; [`Error::Unsupported`] for what no scheme holds.
 pub fn open(folder: impl AsRef<Path>) -> Result<Checkpoint> {
     let folder = folder.as_ref();
-    let config = read_configs(folder)?.ok_or_else(|| Error::Format {
+    let config = settings(folder)?.ok_or_else(|| Error::Format {
         path: folder.to_path_buf(),
         what: format!("no settings of a quantization in config.json, {}", config::FILES.join(" or ")),
     })?;
-    Checkpoint::new(config, Model::open(folder)?)
+    Checkpoint::new(config, Model::open_files(folder)?)
 }
 
 impl Checkpoint {
@@ -147,13 +158,16 @@ impl Checkpoint {
             layer_of.extend(layer.tensors.iter().map(|name| (name.as_str(), i)));
         }
         let mut bytes = vec![0u64; layers.len()];
+        let mut of_layer: Vec<Vec<Part>> = vec![Vec::new(); layers.len()];
         for entry in model.entries() {
-            if let Some(total) = layer_of.get(entry.name.as_str()).and_then(|&i| bytes.get_mut(i)) {
+            let i = layer_of.get(entry.name.as_str()).copied();
+            if let Some((total, all)) = i.and_then(|i| bytes.get_mut(i).zip(of_layer.get_mut(i))) {
                 *total = total.saturating_add(entry.bytes);
+                all.extend_from_slice(&entry.parts);
             }
         }
         let mut seen = HashSet::new();
-        let mut entries = Vec::new();
+        let (mut entries, mut parts) = (Vec::new(), Vec::new());
         for entry in model.entries() {
             let Some(&i) = layer_of.get(entry.name.as_str()) else {
                 if let Some(suffix) = format.companions.iter().find(|suffix| entry.name.ends_with(**suffix)) {
@@ -161,6 +175,7 @@ impl Checkpoint {
                     let expected = format!("the rest of the quantized layer that '{suffix}' belongs to");
                     return Err(Error::shape(what, expected, "none"));
                 }
+                parts.push(entry.parts.clone());
                 entries.push(Entry {
                     name: entry.name.clone(),
                     shape: entry.shape.clone(),
@@ -171,6 +186,7 @@ impl Checkpoint {
                 continue;
             };
             if let Some(layer) = layers.get(i).filter(|_| seen.insert(i)) {
+                parts.push(of_layer.get_mut(i).map(std::mem::take).unwrap_or_default());
                 entries.push(Entry {
                     name: format!("{}.weight", layer.module),
                     shape: layer.shape.clone(),
@@ -186,7 +202,7 @@ impl Checkpoint {
                 return Err(config.bad(format!("tensor '{}' is both quantized and dense", entry.name)));
             }
         }
-        Ok(Self { config, format, model, entries, by_name })
+        Ok(Self { config, format, model, entries, parts, by_name })
     }
 
     /// The format's name.
@@ -197,6 +213,36 @@ impl Checkpoint {
     /// All of `config.json`.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config.root
+    }
+
+    /// The file that the settings are in.
+    pub fn settings_path(&self) -> &Path {
+        &self.config.path
+    }
+
+    /// The tensors as they lie in the files.
+    pub(super) fn files(&self) -> &Model {
+        &self.model
+    }
+
+    /// Whether a tensor is the weight of a quantized layer.
+    pub(super) fn is_layer(&self, name: &str) -> bool {
+        self.entry(name).is_some_and(|e| e.module.is_some())
+    }
+
+    /// All tensors as entries of a model.
+    pub(super) fn as_entries(&self) -> Vec<model::Entry> {
+        let entry = |(entry, parts): (&Entry, &Vec<Part>)| model::Entry {
+            name: entry.name.clone(),
+            shape: entry.shape.clone(),
+            content: entry.content.clone(),
+            bytes: entry.bytes,
+            fixed: false,
+            format: &safetensors::FORMAT,
+            parts: parts.clone(),
+            mapped: None,
+        };
+        self.entries.iter().zip(&self.parts).map(entry).collect()
     }
 
     /// The files of tensors.

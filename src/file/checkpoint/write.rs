@@ -5,12 +5,15 @@
 //!                                                -> settings -> config.json, its other keys kept
 //! ```
 //!
+//! Each layer is read from the bytes made of it, under the settings of the whole, and must be the same tensor, before a byte of it is written.
 //! A tensor is fetched once per element type of its parts, because files are ordered by it, and is not kept longer. What a format cannot hold without loss is
-//! refused before anything is written, except where it depends on values.
+//! refused before any tensor is written, except where it depends on values.
 
+use super::super::Model;
+use super::super::recast::recast;
 use super::super::{Content, Dtype, Item as Planned, Plan, Writer, safetensors};
-use super::config::KEYS;
-use super::{awq, compressed, gptq, mlx};
+use super::config::{Config, KEYS};
+use super::{Checkpoint, awq, compressed, gptq, mlx};
 use crate::{Error, PackedTensor, Result, Scheme};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -25,6 +28,8 @@ pub(super) type Settings = fn(&[Held], &[&str]) -> Result<Map<String, Value>>;
 /// A form of checkpoint that is written.
 pub struct Target {
     pub name: &'static str,
+    /// Other names.
+    pub aliases: &'static [&'static str],
     /// What it is, for listings.
     pub about: &'static str,
     /// The tensors of a weight of a scheme and shape; the error says what the format holds.
@@ -92,6 +97,16 @@ pub struct Item {
     pub content: Content,
 }
 
+impl From<&Planned> for Item {
+    fn from(item: &Planned) -> Self {
+        let content = match item {
+            Planned::Dense { dtype, .. } => Content::Dense(*dtype),
+            Planned::Packed { scheme, source, .. } => Content::Packed { scheme: *scheme, source: *source },
+        };
+        Self { name: item.name().to_string(), shape: item.shape().to_vec(), content }
+    }
+}
+
 /// The content of an [`Item`].
 pub enum Data<'a> {
     Dense(Cow<'a, [u8]>),
@@ -99,12 +114,17 @@ pub enum Data<'a> {
 }
 
 impl Target {
+    /// Its names, the first one first.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
+    }
+
     /// The target of this name.
     ///
     /// # Errors
     /// [`Error::Usage`], with the names there are.
     pub fn named(name: &str) -> Result<&'static Self> {
-        let found = TARGETS.iter().copied().find(|t| t.name.eq_ignore_ascii_case(name));
+        let found = TARGETS.iter().copied().find(|t| t.names().any(|n| n.eq_ignore_ascii_case(name)));
         found.ok_or_else(|| {
             let names: Vec<&str> = TARGETS.iter().map(|t| t.name).collect();
             Error::Usage(format!("no form of checkpoint '{name}'; there are {}", names.join(", ")))
@@ -187,21 +207,64 @@ impl Target {
                 // Not two tensors at a time.
                 drop(last.take());
                 match fetch(item)? {
-                    Data::Packed(tensor) => last = Some((&item.name, tensor)),
+                    Data::Packed(tensor) => {
+                        self.check(&root, path, item, &tensor)?;
+                        last = Some((&item.name, tensor));
+                    }
                     Data::Dense(_) => return Err(other_content(item)),
                 }
             }
             if let Some((_, tensor)) = &last {
-                let of_scheme =
-                    matches!(item.content, Content::Packed { scheme, .. } if scheme == *tensor.scheme());
-                if !of_scheme || tensor.shape() != item.shape {
-                    return Err(other_content(item));
-                }
                 let bytes = (self.encode)(tensor, suffix).map_err(|e| e.in_tensor(&item.name))?;
                 writer.dense(&bytes)?;
             }
         }
         Ok((writer.finish()?, root.into()))
+    }
+
+    /// Whether the format holds a scheme; values may still be refused when they are written.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], with what it holds.
+    pub fn holds(&self, scheme: &Scheme, shape: &[usize]) -> Result<()> {
+        (self.parts)(scheme, shape).map(drop)
+    }
+
+    /// Reads a layer from what would be written of it, under the settings of the whole.
+    fn check(
+        &self,
+        root: &Map<String, Value>,
+        path: &Path,
+        item: &Item,
+        tensor: &PackedTensor,
+    ) -> Result<()> {
+        let of_scheme = matches!(item.content, Content::Packed { scheme, .. } if scheme == *tensor.scheme());
+        if !of_scheme || tensor.shape() != item.shape {
+            return Err(other_content(item));
+        }
+        let in_tensor = |e: Error| e.in_tensor(&item.name);
+        let module = item.name.strip_suffix(".weight").unwrap_or(&item.name);
+        let parts = (self.parts)(tensor.scheme(), tensor.shape()).map_err(in_tensor)?;
+        let mut plan = Plan::default();
+        for part in &parts {
+            plan.dense(format!("{module}{}", part.suffix), part.dtype, part.shape.clone())?;
+        }
+        let mut writer = Writer::new(Vec::new(), path, &safetensors::FORMAT, plan)?;
+        while let Some(name) = writer.next_item().map(Planned::name) {
+            let suffix = name.get(module.len()..).unwrap_or_default();
+            let bytes = (self.encode)(tensor, suffix).map_err(in_tensor)?;
+            writer.dense(&bytes)?;
+        }
+        let text = Value::from(root.clone()).to_string().into_bytes();
+        let config = Config::parse(&[("config.json".into(), text)])?;
+        let config =
+            config.ok_or_else(|| Error::Check { what: "settings that were made are none".into() })?;
+        let read = Checkpoint::new(config, Model::from_bytes(path, writer.finish()?)?)?.packed(&item.name)?;
+        if read == *tensor || recast(tensor, *read.scheme()).is_ok_and(|same| same == read) {
+            return Ok(());
+        }
+        let what = format!("tensor '{}': read back from {} it would be another", item.name, self.name);
+        Err(Error::Check { what })
     }
 
     /// Writes `model.safetensors` and `config.json` into a folder, which is made if it is not there. Both appear when they are complete.
