@@ -15,7 +15,7 @@ use std::path::PathBuf;
     after_help = "Example:\n  lowbit inspect model-q4_0.safetensors\n  lowbit inspect --json model/ | jq .total"
 )]
 pub struct Args {
-    /// A safetensors or GGUF file, plain or packed, an index of shards, or a folder with one of them
+    /// A safetensors or GGUF file, plain or packed, an index of shards, or a folder with one of them or with a quantized checkpoint
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Print JSON
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<()> {
         let details: Map<String, Value> =
             model.details().iter().map(|(k, n)| (k.to_string(), (*n).into())).collect();
         return print::json(&json!({
-            "format": model.format().name, "details": details, "files": model.paths().collect::<Vec<_>>(),
+            "format": model.format_name(), "details": details, "files": model.paths().collect::<Vec<_>>(),
             "tensors": tensors,
             "total": {"tensors": entries.len(), "packed": packed, "weights": weights, "bits_per_weight": bits,
                       "bytes": model.bytes()},
@@ -131,7 +131,7 @@ fn importance(found: &Imatrix, json: bool) -> Result<()> {
 
 /// The format, its numbers and the metadata, arrays abbreviated.
 fn about(model: &Model) -> String {
-    let mut line = format!("\nformat {}", model.format().name);
+    let mut line = format!("\nformat {}", model.format_name());
     for (what, n) in model.details() {
         line += &format!(", {what} {n}");
     }

@@ -24,9 +24,10 @@ mod selftest;
 mod shaders;
 
 use crate::engine::{Engine, EngineOptions};
-use crate::file::Model;
+use crate::file::checkpoint;
 use crate::file::hf::{self, Weights};
 use crate::file::write::{FORMATS, Format};
+use crate::file::{Content, Model};
 use crate::{DType, Error, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
@@ -128,9 +129,12 @@ impl Float {
     }
 }
 
-/// Whether a HuggingFace folder is mapped on its way into a file of this format.
+/// Whether a HuggingFace folder is mapped on its way into a file of this format: those that are quantized keep their names.
 fn is_mapped(input: &Path, format: &Format) -> bool {
-    format.runs && hf::is_one(input)
+    let packed = |model: Model| model.entries().iter().any(|e| matches!(e.content, Content::Packed { .. }));
+    let quantized =
+        || matches!(checkpoint::settings(input), Ok(Some(_))) && Model::open(input).map_or(true, packed);
+    format.runs && hf::is_one(input) && !quantized()
 }
 
 /// Opens what is to be written in `format`: as it is, or mapped, then with weights of these types.

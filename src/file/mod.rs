@@ -5,8 +5,10 @@
 //! write         a plan in any format -> header, tensors one by one; the table of formats
 //!   safetensors   headers, planes of lowbit's own layout
 //!   gguf          headers, key-values, tensor types
+//! checkpoint    folders of GPTQ, AWQ, bitsandbytes, ... <-> PackedTensor, bit for bit
 //! hf            a HuggingFace folder -> the model that a GGUF file of it holds
 //! imatrix       importance matrices, both forms
+//! recast        the same weights in another scheme, where only the way of writing differs
 //! metadata      keys and typed values, in order
 //! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
 //! codes         rows of codes <-> code planes in quad order, for the transcoders
@@ -18,6 +20,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod bytes;
+pub mod checkpoint;
 pub mod codes;
 pub mod ggml;
 pub mod gguf;
@@ -25,6 +28,7 @@ pub mod hf;
 pub mod imatrix;
 pub mod metadata;
 pub mod model;
+pub mod recast;
 pub mod safetensors;
 pub mod write;
 

@@ -8,6 +8,7 @@
 //! row of [`super::write::FORMATS`] that an entry carries.
 
 use super::bytes::{Bytes, bad, io, load};
+use super::checkpoint::{self, Checkpoint};
 use super::metadata::Metadata;
 use super::write::Format;
 use super::{Dtype, float_type, gguf, hf, safetensors};
@@ -144,17 +145,38 @@ impl Parsed {
 pub struct Model {
     parsed: Parsed,
     by_name: HashMap<String, usize>,
+    /// What has the files and reads the quantized layers, if the model is one of another quantizer.
+    checkpoint: Option<Box<Checkpoint>>,
 }
 
 impl Model {
     /// Opens a safetensors or GGUF file (any shard of a GGUF model), a `*.safetensors.index.json`, or a folder with one of them. A file's
-    /// content decides, and not its name.
+    /// content decides, and not its name. Of a folder whose `config.json` says that it is quantized, the layers are packed entries: see
+    /// [`checkpoint`].
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read; [`Error::Format`] if a header is truncated or broken, or describes other data than
     /// the file has; if an index names files or tensors that are not there; if shards or planes are missing.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let settings = if path.is_dir() { checkpoint::settings(path)? } else { None };
+        let model = Self::open_files(path)?;
+        match settings.filter(|_| std::ptr::eq(model.format(), &safetensors::FORMAT)) {
+            Some(config) => Self::of_checkpoint(Checkpoint::new(config, model)?),
+            None => Ok(model),
+        }
+    }
+
+    fn of_checkpoint(checkpoint: Checkpoint) -> Result<Self> {
+        let files = checkpoint.files();
+        let metadata = files.metadata().clone();
+        let mut parsed = Parsed { metadata, ..Parsed::new(&safetensors::FORMAT) };
+        parsed.entries = checkpoint.as_entries();
+        Ok(Self { checkpoint: Some(Box::new(checkpoint)), ..Self::build(parsed)? })
+    }
+
+    /// The tensors as they lie in the files, whatever settings say of them.
+    pub(super) fn open_files(path: &Path) -> Result<Self> {
         let info = std::fs::metadata(path).map_err(io(path))?;
         let path = if info.is_dir() { find_in_folder(path)? } else { path.to_path_buf() };
         if path.extension().is_some_and(|e| e == "json") {
@@ -186,7 +208,7 @@ impl Model {
                 return Err(bad(&first, format!("tensor '{}' occurs twice", entry.name)));
             }
         }
-        Ok(Self { parsed, by_name })
+        Ok(Self { parsed, by_name, checkpoint: None })
     }
 
     /// Number of files that hold data.
@@ -221,14 +243,31 @@ impl Model {
         self.parsed.format
     }
 
+    /// What the model is in: the format's name, or that of the checkpoint.
+    pub fn format_name(&self) -> &'static str {
+        self.checkpoint.as_ref().map_or(self.format().name, |c| c.format())
+    }
+
+    /// The quantized checkpoint that the model is, if it is one.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_deref()
+    }
+
+    fn shards(&self) -> &[Shard] {
+        self.checkpoint.as_ref().map_or(&self.parsed.shards, |c| &c.files().parsed.shards)
+    }
+
     /// Numbers of the format's own (version, alignment), for listings.
     pub fn details(&self) -> &[(&'static str, u64)] {
         &self.parsed.details
     }
 
-    /// The files behind the model, an index included.
+    /// The files behind the model, an index and settings included.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.parsed.shards.iter().map(|s| s.path.as_path()).chain(self.parsed.index.as_deref())
+        let files = self.checkpoint.as_ref().map_or(self, |c| c.files());
+        let settings = self.checkpoint.as_ref().map(|c| c.settings_path());
+        let shards = files.parsed.shards.iter().map(|s| s.path.as_path());
+        shards.chain(files.parsed.index.as_deref()).chain(settings)
     }
 
     /// Bytes of all tensors.
@@ -238,7 +277,7 @@ impl Model {
 
     fn slice(&self, part: &Part) -> &[u8] {
         // Ranges were checked against the file when the header was read.
-        self.parsed.shards.get(part.shard).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
+        self.shards().get(part.shard).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
     }
 
     /// The elements of a dense entry, as its type and shape say; of another, as [`Self::raw`].
@@ -263,7 +302,7 @@ impl Model {
     /// Says that an entry has been read and will not be soon, so that its part of a mapped file need not stay in memory.
     pub fn release(&self, entry: &Entry) {
         for part in &entry.parts {
-            if let Some(shard) = self.parsed.shards.get(part.shard) {
+            if let Some(shard) = self.shards().get(part.shard) {
                 shard.bytes.release(&part.range);
             }
         }
@@ -272,8 +311,7 @@ impl Model {
     /// The file of an entry and the byte at which its data starts.
     pub(super) fn place(&self, entry: &Entry) -> (&Path, usize) {
         let part = entry.parts.first();
-        let path =
-            part.and_then(|p| self.parsed.shards.get(p.shard)).map_or(Path::new(""), |s| s.path.as_path());
+        let path = part.and_then(|p| self.shards().get(p.shard)).map_or(Path::new(""), |s| s.path.as_path());
         (path, part.map_or(0, |p| p.range.start))
     }
 
@@ -303,16 +341,28 @@ impl Model {
                 "it is a dense one",
             ));
         };
+        if let Some(checkpoint) = self.layers(entry) {
+            return checkpoint.packed(&entry.name);
+        }
         let data: Vec<&[u8]> = entry.parts.iter().map(|part| self.slice(part)).collect();
         (entry.format.decode)(scheme, &entry.shape, &data)
     }
 
-    /// A packed entry as [`Self::packed`], once it is sure that the file's bytes could be made from it again.
+    /// The checkpoint, if the entry is one of its quantized layers.
+    fn layers(&self, entry: &Entry) -> Option<&Checkpoint> {
+        self.checkpoint().filter(|c| c.is_layer(&entry.name))
+    }
+
+    /// A packed entry as [`Self::packed`], once it is sure that the file's bytes could be made from it again. Layers of checkpoints have
+    /// several forms (words that borrow, indices of groups) and are not asked.
     ///
     /// # Errors
     /// [`Error::Check`] if they could not, with the first byte that would differ; as [`Self::packed`].
     pub fn packed_exactly(&self, entry: &Entry) -> Result<PackedTensor> {
         let packed = self.packed(entry)?;
+        if self.layers(entry).is_some() {
+            return Ok(packed);
+        }
         let again = (entry.format.encode)(&packed)?;
         let data = || entry.parts.iter().flat_map(|part| self.slice(part));
         let made = || again.iter().flat_map(|piece| piece.iter());

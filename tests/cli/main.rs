@@ -12,6 +12,7 @@ mod bad_files;
 mod binary;
 #[path = "../files/build.rs"]
 mod build;
+mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;

@@ -1,0 +1,636 @@
+//! compressed-tensors (llm-compressor, vLLM): integers of 2 to 8 bits, FP8, NVFP4 and MXFP4 read; integers and FP8 written.
+//!
+//! ```text
+//! pack-quantized    X.weight_packed I32 [out, words]            fields of code = q + 2^(bits - 1); X.weight_shape [2]
+//!                   X.weight_zero_point I32 [words, groups]     the same along dimension 0, or I8 [out, groups]
+//!                   X.weight_g_idx I32 [in]                     the group of each input, in act-order
+//! int-quantized     X.weight I8 [out, in]                       X.weight_zero_point I8 [out, groups]
+//! float-quantized   X.weight F8_E4M3 [out, in]
+//!   all of these    X.weight_scale [out, groups], [out, 1], [1], or [out / rows, in / columns] of blocks
+//! nvfp4             X.weight_packed U8 [out, in / 2], X.weight_scale F8_E4M3 [out, in / 16], X.weight_global_scale F32 [1]
+//! mxfp4             X.weight_packed U8 [out, in / 2], X.weight_scale U8 [out, in / 32], exponents
+//!
+//! w = scale * (q - zero)                      NVFP4: w = e2m1 * (weight_scale / weight_global_scale)
+//! ```
+//!
+//! The scale of a block of FP8 is repeated for its rows. Which settings a module has is said by `config_groups`: by its name, by an expression,
+//! by the name of its class (which every quantized module here is taken to be of).
+//!
+//! Source: compressed-tensors `compressors/quantized_compressors`, `quantization/quant_args.py`.
+
+use super::super::{Dtype, Model};
+use super::bits::{pack_fields, per_word, turned, unpack_fields, unpack_stream};
+use super::config::{Config, Settings};
+use super::parts::{
+    FLOATS, Grouping, Integers, Planes, View, check_zeros, each_row, gather_scales, group_of, modules_with,
+    scheme, source_of, two_dimensions,
+};
+use super::write::{Held, Part, Target, refuse};
+use super::{Format, Layer};
+use crate::scheme::{Codebook, Group, PlaneKind, Scale, ScaleType, Scheme, Value as Values};
+use crate::{DType, Error, PackedTensor, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+pub static FORMAT: Format = Format {
+    name: "compressed-tensors",
+    claims: |config| config.method() == "compressed-tensors",
+    layers,
+    packed,
+    companions: &[".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_g_idx"],
+};
+
+pub static PACK: Target = Target {
+    name: "compressed-tensors",
+    aliases: &["ct"],
+    about: "compressed-tensors, pack-quantized",
+    parts: pack_parts,
+    encode: encode_packed,
+    settings: |held, dense| settings(held, dense, "pack-quantized"),
+    key: "quantization_config",
+    metadata: "pt",
+};
+
+pub static INT: Target = Target {
+    name: "compressed-tensors-int",
+    aliases: &["ct-int"],
+    about: "compressed-tensors, int-quantized",
+    parts: int_parts,
+    encode: encode_int,
+    settings: |held, dense| settings(held, dense, "int-quantized"),
+    key: "quantization_config",
+    metadata: "pt",
+};
+
+pub static FLOAT: Target = Target {
+    name: "compressed-tensors-float",
+    aliases: &["ct-float"],
+    about: "compressed-tensors, float-quantized",
+    parts: float_parts,
+    encode: encode_float,
+    settings: |held, dense| settings(held, dense, "float-quantized"),
+    key: "quantization_config",
+    metadata: "pt",
+};
+
+const BITS: [u32; 7] = [2, 3, 4, 5, 6, 7, 8];
+
+/// What the codes of a module are.
+enum Codes {
+    /// Fields of words.
+    Packed,
+    /// A signed byte each.
+    Bytes,
+    /// The bytes of FP8.
+    Float,
+    /// Nibbles of FP4, with E4M3 scales and a global one.
+    Nvfp4 { global: f32 },
+    /// Nibbles of FP4, with exponents.
+    Mxfp4,
+}
+
+/// Which weights share a scale in the file.
+enum Sharing {
+    Tensor,
+    Groups(Grouping),
+    Blocks { rows: usize },
+}
+
+struct Linear<'a> {
+    bits: u32,
+    codes_as: Codes,
+    sharing: Sharing,
+    shape: [usize; 2],
+    groups: usize,
+    scale: ScaleType,
+    codes: View<'a>,
+    scales: View<'a>,
+    zeros: Option<View<'a>>,
+    scheme: Scheme,
+}
+
+fn wrong_strategy(config: &Config, strategy: &str, codes: &str) -> Error {
+    config.bad(format!("strategy: '{strategy}' is none that {codes} weights have"))
+}
+
+/// The group of `config_groups` that a module belongs to.
+fn group_of_module<'c>(config: &'c Config, module: &str) -> Result<&'c Map<String, Value>> {
+    let groups = config.of_model().object("config_groups")?;
+    let groups = groups.ok_or_else(|| config.bad("no 'config_groups'"))?;
+    let rank = |target: &str| {
+        Ok(match target.strip_prefix("re:") {
+            _ if target == module => Some(0),
+            Some(pattern) if config.matches(pattern, module)? => Some(1),
+            None if target.starts_with(|c: char| c.is_ascii_uppercase()) => Some(2),
+            _ => None,
+        })
+    };
+    for ignored in config.of_model().strings("ignore")? {
+        if rank(ignored)?.is_some_and(|rank| rank < 2) {
+            let what = format!("ignore: '{ignored}' excludes '{module}', which is quantized in the files");
+            return Err(config.bad(what));
+        }
+    }
+    let mut best: Option<(i32, &Map<String, Value>)> = None;
+    for (name, group) in groups {
+        let group = group.as_object();
+        let group = group.ok_or_else(|| config.bad(format!("config_groups: {name}: expected an object")))?;
+        for target in config.only(group).strings("targets")? {
+            if let Some(rank) = rank(target)?
+                && best.is_none_or(|(of_best, _)| rank < of_best)
+            {
+                best = Some((rank, group));
+            }
+        }
+    }
+    best.map(|(_, group)| group)
+        .ok_or_else(|| config.bad(format!("config_groups: no targets match '{module}'")))
+}
+
+impl<'a> Linear<'a> {
+    fn new(config: &Config, model: &'a Model, module: &str) -> Result<Self> {
+        let group = group_of_module(config, module)?;
+        let weights = config.only(group).object("weights")?;
+        let weights =
+            weights.ok_or_else(|| config.bad(format!("config_groups: no 'weights' for '{module}'")))?;
+        let settings = config.only(weights);
+        let format = match config.only(group).text("format")? {
+            Some(format) => format,
+            None => config.of_model().text("format")?.ok_or_else(|| config.bad("no 'format'"))?,
+        };
+        match format.as_str() {
+            "pack-quantized" => Self::integers(config, model, module, &settings, true),
+            "int-quantized" => Self::integers(config, model, module, &settings, false),
+            "float-quantized" => Self::fp8(config, model, module, &settings),
+            "naive-quantized" if settings.text("type")?.as_deref() == Some("float") => {
+                Self::fp8(config, model, module, &settings)
+            }
+            "naive-quantized" => Self::integers(config, model, module, &settings, false),
+            "nvfp4-pack-quantized" => Self::nvfp4(model, module),
+            "mxfp4-pack-quantized" => Self::mxfp4(model, module),
+            other => Err(config.bad(format!("format: '{other}' is none that lowbit reads"))),
+        }
+    }
+
+    /// Strategy and group size.
+    fn strategy(settings: &Settings) -> Result<(String, Option<usize>)> {
+        let size = match settings.integer("group_size")? {
+            None | Some(-1) => None,
+            Some(_) => settings.group_size()?,
+        };
+        let strategy = settings.text("strategy")?;
+        let strategy = strategy.unwrap_or_else(|| if size.is_some() { "group" } else { "tensor" }.into());
+        Ok((strategy, size))
+    }
+
+    fn integers(
+        config: &Config,
+        model: &'a Model,
+        module: &str,
+        settings: &Settings,
+        pack: bool,
+    ) -> Result<Self> {
+        if settings.text("type")?.is_some_and(|t| t != "int") {
+            return Err(config.bad("type: expected int for integer codes"));
+        }
+        let bits = settings.bits("num_bits", &BITS)?;
+        let symmetric = settings.flag("symmetric")?.unwrap_or(true);
+        let (codes, shape) = if pack {
+            let codes = View::of(model, module, ".weight_packed")?;
+            let shape_view = View::of(model, module, ".weight_shape")?;
+            let dims = shape_view.integers()?;
+            let shape = two_dimensions(shape_view, &dims)?;
+            let [out, k] = shape;
+            (codes.expect(&[Dtype::I32], &[out, k.div_ceil(per_word(bits))])?, shape)
+        } else {
+            let codes = View::of(model, module, ".weight")?;
+            (codes, codes.matrix(&[Dtype::I8])?)
+        };
+        let [out, k] = shape;
+        let (strategy, size) = Self::strategy(settings)?;
+        let scales = View::of(model, module, ".weight_scale")?;
+        let scale = scales.scale_type()?;
+        let g_idx = View::get(model, &format!("{module}.weight_g_idx"));
+        let sharing = match (strategy.as_str(), size) {
+            ("tensor", _) if symmetric => Sharing::Tensor,
+            ("channel", _) => Sharing::Groups(Grouping::sequential(k, None)),
+            ("group", Some(size)) => {
+                let groups = k.div_ceil(size);
+                Sharing::Groups(match g_idx {
+                    Some(g_idx) if pack => {
+                        g_idx.expect(&[Dtype::I32, Dtype::I64], &[k])?;
+                        Grouping::of_indices(g_idx, &g_idx.integers()?, Some(size), groups)?
+                    }
+                    _ => Grouping::sequential(k, Some(size)),
+                })
+            }
+            _ => {
+                return Err(wrong_strategy(
+                    config,
+                    &strategy,
+                    if symmetric { "integer" } else { "asymmetric" },
+                ));
+            }
+        };
+        let (groups, group, permuted) = match &sharing {
+            Sharing::Groups(grouping) => {
+                let n = size.filter(|_| strategy == "group").map_or(1, |size| k.div_ceil(size));
+                (n, group_of(grouping.size), grouping.order.is_some())
+            }
+            _ => (1, Group::Tensor, false),
+        };
+        match &sharing {
+            Sharing::Tensor if scales.data.len() == scale.size() => {}
+            Sharing::Tensor => return Err(scales.wrong("one number", format!("{:?}", scales.shape))),
+            _ if groups == 1 && scales.shape == [out] => {}
+            _ => {
+                scales.expect(&FLOATS, &[out, groups])?;
+            }
+        }
+        let zeros = match (symmetric, pack) {
+            (true, _) => None,
+            (false, _) => {
+                let zeros = View::of(model, module, ".weight_zero_point")?;
+                if pack && zeros.dtype == Dtype::I32 {
+                    Some(zeros.expect(&[Dtype::I32], &[out.div_ceil(per_word(bits)), groups])?)
+                } else {
+                    Some(zeros.expect(&[Dtype::I8], &[out, groups])?)
+                }
+            }
+        };
+        let zero = if symmetric { "" } else { "-asym" };
+        let scheme = scheme(&format!("int{bits}"), group, zero, scale, permuted);
+        let scheme = scheme.map_err(|e| e.in_tensor(codes.name))?;
+        let codes_as = if pack { Codes::Packed } else { Codes::Bytes };
+        Ok(Self { bits, codes_as, sharing, shape, groups, scale, codes, scales, zeros, scheme })
+    }
+
+    fn fp8(config: &Config, model: &'a Model, module: &str, settings: &Settings) -> Result<Self> {
+        settings.bits("num_bits", &[8])?;
+        let codes = View::of(model, module, ".weight")?;
+        let shape @ [out, k] = codes.matrix(&[Dtype::F8_E4M3])?;
+        let scales = View::of(model, module, ".weight_scale")?;
+        let scale = scales.scale_type()?;
+        let (strategy, size) = Self::strategy(settings)?;
+        let (sharing, group, expected) = match (strategy.as_str(), size) {
+            ("tensor", _) => (Sharing::Tensor, Group::Tensor, vec![1]),
+            ("channel", _) => (Sharing::Groups(Grouping::sequential(k, None)), Group::Row, vec![out, 1]),
+            ("group", Some(size)) => {
+                let grouping = Grouping::sequential(k, Some(size));
+                let expected = vec![out, k.div_ceil(size)];
+                (Sharing::Groups(grouping), group_of(Some(size)), expected)
+            }
+            ("block", _) => {
+                let block = settings.counts("block_structure")?;
+                let Ok([rows, columns]) = <[usize; 2]>::try_from(block) else {
+                    return Err(config.bad("block_structure: expected two numbers from 1 on"));
+                };
+                let expected = vec![out.div_ceil(rows), k.div_ceil(columns)];
+                (Sharing::Blocks { rows }, group_of(Some(columns)), expected)
+            }
+            _ => return Err(wrong_strategy(config, &strategy, "FP8")),
+        };
+        let one = expected.iter().product::<usize>() == 1 && scales.data.len() == scale.size();
+        let flat = expected == [out, 1] && scales.shape == [out];
+        if !one && !flat {
+            scales.expect(&FLOATS, &expected)?;
+        }
+        let scheme = scheme("e4m3", group, "", scale, false).map_err(|e| e.in_tensor(codes.name))?;
+        let groups = expected.get(1).copied().unwrap_or(1);
+        let codes_as = Codes::Float;
+        Ok(Self { bits: 8, codes_as, sharing, shape, groups, scale, codes, scales, zeros: None, scheme })
+    }
+
+    /// FP4 in bytes of two, with a scale of `dtype` for each `group` columns.
+    fn fp4(
+        model: &'a Model,
+        module: &str,
+        group: usize,
+        dtype: Dtype,
+        codes_as: Codes,
+        scheme: &str,
+    ) -> Result<Self> {
+        let codes = View::of(model, module, ".weight_packed")?;
+        let [out, bytes] = codes.matrix(&[Dtype::U8])?;
+        let k = bytes.saturating_mul(2);
+        if k.checked_rem(group) != Some(0) {
+            return Err(codes.wrong(format!("columns in groups of {group}"), k));
+        }
+        let groups = k.checked_div(group).unwrap_or(0);
+        let scales = View::of(model, module, ".weight_scale")?.expect(&[dtype], &[out, groups])?;
+        Ok(Self {
+            bits: 4,
+            codes_as,
+            sharing: Sharing::Groups(Grouping::sequential(k, Some(group))),
+            shape: [out, k],
+            groups,
+            scale: ScaleType::E8M0,
+            codes,
+            scales,
+            zeros: None,
+            scheme: scheme.parse()?,
+        })
+    }
+
+    fn nvfp4(model: &'a Model, module: &str) -> Result<Self> {
+        let global = View::of(model, module, ".weight_global_scale")?.expect(&[Dtype::F32], &[1])?;
+        let value = global.floats().first().copied().unwrap_or(0.0);
+        if !value.is_finite() || value <= 0.0 {
+            return Err(global.wrong("a number above 0", value));
+        }
+        Self::fp4(model, module, 16, Dtype::F8_E4M3, Codes::Nvfp4 { global: value }, "nvfp4-global")
+    }
+
+    fn mxfp4(model: &'a Model, module: &str) -> Result<Self> {
+        Self::fp4(model, module, 32, Dtype::U8, Codes::Mxfp4, "fp4-g32-e8m0")
+    }
+
+    fn scales(&self) -> Result<Vec<u8>> {
+        let [out, _] = self.shape;
+        let nan = |is: fn(u8) -> bool| match self.scales.data.iter().find(|&&b| is(b)) {
+            Some(byte) => Err(self.scales.wrong("numbers", format!("NaN (byte {byte:#04x})"))),
+            None => Ok(self.scales.data.to_vec()),
+        };
+        match (&self.codes_as, &self.sharing) {
+            (Codes::Nvfp4 { .. }, _) => nan(|byte| byte & 0x7f == 0x7f),
+            (Codes::Mxfp4, _) => nan(|byte| byte == 0xff),
+            (_, Sharing::Tensor) => Ok(self.scales.data.to_vec()),
+            (_, Sharing::Groups(grouping)) => {
+                Ok(gather_scales(grouping, self.scales.data, self.groups, self.scale))
+            }
+            (_, Sharing::Blocks { rows }) => {
+                let of_block = self.groups.saturating_mul(self.scale.size()).max(1);
+                let repeated =
+                    self.scales.data.chunks(of_block).flat_map(|row| std::iter::repeat_n(row, *rows));
+                Ok(repeated.take(out).flatten().copied().collect())
+            }
+        }
+    }
+
+    /// Zero-points [out, groups of the file].
+    fn zeros(&self, view: View) -> Result<Vec<u8>> {
+        let [out, _] = self.shape;
+        let zeros = if view.dtype == Dtype::I32 {
+            let columns = turned::<4>(view.data, self.groups);
+            let mut all = Vec::with_capacity(out.saturating_mul(self.groups));
+            let mut codes = vec![0; out];
+            for words in columns.chunks(columns.len().checked_div(self.groups).unwrap_or(0).max(1)) {
+                unpack_fields(words, self.bits, &mut codes);
+                all.extend_from_slice(&codes);
+            }
+            turned::<1>(&all, out)
+        } else {
+            self.unsigned(view)?
+        };
+        check_zeros(&zeros, self.bits).map_err(|e| e.in_tensor(view.name))?;
+        Ok(zeros)
+    }
+
+    /// Signed bytes as codes of the bits there are.
+    fn unsigned(&self, view: View) -> Result<Vec<u8>> {
+        let middle = Integers::middle(self.bits);
+        let codes: Vec<u8> = view.data.iter().map(|byte| byte.wrapping_add(middle)).collect();
+        let limit = u8::MAX.wrapping_shr(8u32.saturating_sub(self.bits));
+        match view.data.iter().zip(&codes).find(|(_, code)| **code > limit) {
+            Some((byte, _)) => Err(view.wrong(format!("signed numbers of {} bits", self.bits), *byte as i8)),
+            None => Ok(codes),
+        }
+    }
+
+    fn packed(&self) -> Result<PackedTensor> {
+        let [out, k] = self.shape;
+        let mut planes = Planes::new(self.scheme, &self.shape)?;
+        if let Sharing::Groups(grouping) = &self.sharing {
+            planes.order(grouping.order.as_deref());
+        }
+        let row_bytes = self.codes.data.len().checked_div(out).unwrap_or(0).max(1);
+        let mut codes = vec![0; k];
+        match &self.codes_as {
+            Codes::Bytes => self.unsigned(self.codes)?.chunks(k).for_each(|row| planes.row(row)),
+            Codes::Float => self.codes.data.chunks(k).for_each(|row| planes.row(row)),
+            Codes::Packed => self.codes.data.chunks(row_bytes).for_each(|row| {
+                unpack_fields(row, self.bits, &mut codes);
+                planes.row(&codes);
+            }),
+            Codes::Nvfp4 { .. } | Codes::Mxfp4 => self.codes.data.chunks(row_bytes).for_each(|row| {
+                unpack_stream(row, 4, &mut codes);
+                planes.row(&codes);
+            }),
+        }
+        planes.plane(PlaneKind::Scales, self.scales()?);
+        if let Codes::Nvfp4 { global } = self.codes_as {
+            let entry = |v: &f32| if v.is_nan() { 0.0 } else { v / global };
+            let table = Codebook::E4M3.entries().iter().flat_map(|v| entry(v).to_le_bytes()).collect();
+            planes.plane(PlaneKind::ScaleTable, table);
+        }
+        if let (Some(view), Sharing::Groups(grouping)) = (self.zeros, &self.sharing) {
+            planes.plane(PlaneKind::Zeros, grouping.gather::<1>(&self.zeros(view)?, self.groups));
+        }
+        planes.finish()
+    }
+}
+
+fn layers(config: &Config, model: &Model) -> Result<Vec<Layer>> {
+    let suffixes = [".weight_packed", ".weight_scale"];
+    let all = modules_with(model, &suffixes, &[Dtype::I8, Dtype::F8_E4M3]);
+    let layer = |module: &str| {
+        let linear = Linear::new(config, model, module)?;
+        let suffixes = [
+            ".weight",
+            ".weight_packed",
+            ".weight_scale",
+            ".weight_shape",
+            ".weight_zero_point",
+            ".weight_g_idx",
+            ".weight_global_scale",
+        ];
+        let source = match linear.codes_as {
+            Codes::Nvfp4 { .. } | Codes::Mxfp4 => DType::Bf16,
+            _ => source_of(linear.scale),
+        };
+        Ok(Layer::new(module, &linear.shape, linear.scheme, source, &suffixes))
+    };
+    all.into_iter().map(layer).collect()
+}
+
+fn packed(config: &Config, model: &Model, module: &str) -> Result<PackedTensor> {
+    Linear::new(config, model, module)?.packed()
+}
+
+fn float_of(scale: ScaleType) -> Dtype {
+    match scale {
+        ScaleType::F32 => Dtype::F32,
+        ScaleType::Bf16 => Dtype::BF16,
+        _ => Dtype::F16,
+    }
+}
+
+/// What the three targets ask of integers.
+fn integers_of(scheme: &Scheme, shape: &[usize]) -> Result<(Integers, [usize; 2])> {
+    let (integers, shape @ [_, k]) = Integers::of(scheme)
+        .zip(<[usize; 2]>::try_from(shape).ok())
+        .filter(|(i, _)| BITS.contains(&i.bits))
+        .ok_or_else(|| refuse(scheme, "matrices of integers of 2 to 8 bits with or without zero-points"))?;
+    if integers.group.is_some_and(|g| k.checked_rem(g) != Some(0)) {
+        return Err(refuse(scheme, "no short last group"));
+    }
+    Ok((integers, shape))
+}
+
+fn pack_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
+    let (integers, [out, k]) = integers_of(scheme, shape)?;
+    let words = |n: usize| n.div_ceil(per_word(integers.bits));
+    let groups = integers.groups(k);
+    let mut parts = vec![
+        Part::new(".weight_packed", Dtype::I32, [out, words(k)]),
+        Part::new(".weight_scale", float_of(integers.scale), [out, groups]),
+        Part::new(".weight_shape", Dtype::I64, [2]),
+    ];
+    if !integers.symmetric() {
+        parts.push(Part::new(".weight_zero_point", Dtype::I32, [words(out), groups]));
+    }
+    if integers.permuted {
+        parts.push(Part::new(".weight_g_idx", Dtype::I32, [k]));
+    }
+    Ok(parts)
+}
+
+fn encode_packed(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
+    let (out, k) = tensor.matrix();
+    let integers = Integers::of(tensor.scheme()).ok_or_else(|| refuse(tensor.scheme(), "integers"))?;
+    let groups = integers.groups(k);
+    let mut bytes = Vec::new();
+    match suffix {
+        ".weight_packed" => each_row(tensor, |codes| pack_fields(codes, integers.bits, &mut bytes)),
+        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
+        ".weight_shape" => bytes = [out as u64, k as u64].iter().flat_map(|d| d.to_le_bytes()).collect(),
+        ".weight_zero_point" => {
+            for column in turned::<1>(&integers.zeros(tensor)?, groups).chunks(out.max(1)) {
+                pack_fields(column, integers.bits, &mut bytes);
+            }
+            bytes = turned::<4>(&bytes, out.div_ceil(per_word(integers.bits)));
+        }
+        ".weight_g_idx" => {
+            let order = tensor.permutation().unwrap_or_default();
+            let size = integers.group.unwrap_or(k).max(1);
+            let group = |(j, column): (usize, u32)| (column, j.div_euclid(size) as u32);
+            let mut of: Vec<(u32, u32)> = order.into_iter().enumerate().map(group).collect();
+            of.sort_unstable();
+            bytes = of.into_iter().flat_map(|(_, group)| group.to_le_bytes()).collect();
+        }
+        other => {
+            return Err(Error::shape("part of a compressed-tensors layer", "one of pack-quantized", other));
+        }
+    }
+    Ok(bytes)
+}
+
+fn int_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
+    let (integers, [out, k]) = integers_of(scheme, shape)?;
+    if integers.permuted {
+        return Err(refuse(scheme, "columns where they are"));
+    }
+    let groups = integers.groups(k);
+    let mut parts = vec![
+        Part::new(".weight", Dtype::I8, [out, k]),
+        Part::new(".weight_scale", float_of(integers.scale), [out, groups]),
+    ];
+    if !integers.symmetric() {
+        parts.push(Part::new(".weight_zero_point", Dtype::I8, [out, groups]));
+    }
+    Ok(parts)
+}
+
+fn encode_int(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
+    let integers = Integers::of(tensor.scheme()).ok_or_else(|| refuse(tensor.scheme(), "integers"))?;
+    let middle = Integers::middle(integers.bits);
+    let signed = |code: &u8| code.wrapping_sub(middle);
+    let mut bytes = Vec::new();
+    match suffix {
+        ".weight" => each_row(tensor, |codes| bytes.extend(codes.iter().map(signed))),
+        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
+        ".weight_zero_point" => bytes = integers.zeros(tensor)?.iter().map(signed).collect(),
+        other => {
+            return Err(Error::shape("part of a compressed-tensors layer", "one of int-quantized", other));
+        }
+    }
+    Ok(bytes)
+}
+
+fn float_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
+    let scale = match (scheme.value, scheme.scale) {
+        (
+            Values::Codebook(Codebook::E4M3),
+            Scale::Direct(scale @ (ScaleType::F32 | ScaleType::F16 | ScaleType::Bf16)),
+        ) if !scheme.is_permuted() => scale,
+        _ => return Err(refuse(scheme, "E4M3 with f32, f16 or bf16 scales, columns where they are")),
+    };
+    let &[out, k] = shape else { return Err(refuse(scheme, "matrices")) };
+    let scales = match scheme.group {
+        Group::Tensor => vec![1],
+        Group::Row => vec![out, 1],
+        Group::Cols(g) if k.checked_rem(g as usize) == Some(0) => vec![out, k.div_ceil(g as usize)],
+        Group::Cols(_) => return Err(refuse(scheme, "no short last group")),
+    };
+    Ok(vec![
+        Part::new(".weight", Dtype::F8_E4M3, [out, k]),
+        Part::new(".weight_scale", float_of(scale), scales),
+    ])
+}
+
+fn encode_float(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match suffix {
+        ".weight" => each_row(tensor, |codes| bytes.extend_from_slice(codes)),
+        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
+        other => {
+            return Err(Error::shape("part of a compressed-tensors layer", "one of float-quantized", other));
+        }
+    }
+    Ok(bytes)
+}
+
+/// The settings of the weights of a scheme.
+fn weights_of(scheme: &Scheme) -> Value {
+    let integers = Integers::of(scheme);
+    let (strategy, size) = match scheme.group {
+        Group::Tensor => ("tensor", None),
+        Group::Row => ("channel", None),
+        Group::Cols(g) => ("group", Some(g)),
+    };
+    json!({
+        "num_bits": scheme.bits,
+        "type": if integers.is_some() { "int" } else { "float" },
+        "symmetric": integers.is_none_or(|i| i.symmetric()),
+        "strategy": strategy,
+        "group_size": size,
+        "actorder": scheme.is_permuted().then_some("group"),
+        "dynamic": false,
+        "observer": "minmax",
+    })
+}
+
+fn settings(held: &[Held], dense: &[&str], format: &str) -> Result<Map<String, Value>> {
+    let mut kinds: BTreeMap<String, (Value, Vec<&str>)> = BTreeMap::new();
+    for h in held {
+        let weights = weights_of(&h.scheme);
+        kinds.entry(weights.to_string()).or_insert((weights, Vec::new())).1.push(&h.module);
+    }
+    let one = kinds.len() == 1;
+    let mut groups = Map::new();
+    for (i, (weights, targets)) in kinds.into_values().enumerate() {
+        let targets = if one { vec!["Linear"] } else { targets };
+        let group = json!({
+            "targets": targets, "weights": weights, "input_activations": null, "output_activations": null,
+        });
+        groups.insert(format!("group_{i}"), group);
+    }
+    let mut settings = Map::new();
+    settings.insert("quant_method".into(), "compressed-tensors".into());
+    settings.insert("format".into(), format.into());
+    settings.insert("quantization_status".into(), "compressed".into());
+    settings.insert("config_groups".into(), groups.into());
+    settings.insert("ignore".into(), dense.to_vec().into());
+    settings.insert("kv_cache_scheme".into(), Value::Null);
+    Ok(settings)
+}

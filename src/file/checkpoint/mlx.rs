@@ -1,0 +1,255 @@
+//! MLX: affine of 2, 3, 4, 5, 6 and 8 bits (read and written), mxfp4, nvfp4 and mxfp8 (read).
+//!
+//! ```text
+//! X.weight U32 [.., out, in * bits / 32]    a row is the stream of its codes
+//! X.scales, X.biases [.., out, groups]      affine: f16 or bf16; w = scale * code + bias
+//! X.scales U8 [.., out, groups]             mxfp4, mxfp8: exponents; nvfp4: E4M3; no biases
+//! ```
+//!
+//! Bits and group of a module are not in its tensors: they are in its own entry of the settings, or else in those of the model. Written is what has biases, and
+//! integers with zero-points where `-scale * zero` is a number of the scale's type.
+//!
+//! Source: mlx `mlx/ops.cpp`, `python/mlx/nn/layers/quantized.py`.
+
+use super::super::{Dtype, Model};
+use super::bits::{pack_stream, unpack_stream};
+use super::config::{Config, Settings};
+use super::parts::{Integers, Planes, View, each_row, group_of, modules, scheme, source_of};
+use super::write::{Held, Part, Target, most_common, refuse};
+use super::{Format, Layer};
+use crate::scheme::{Group, PlaneKind, Scale, ScaleType, Scheme, Value as Values, Zero};
+use crate::{DType, Error, PackedTensor, Result};
+use half::{bf16, f16};
+use serde_json::{Map, Value, json};
+
+pub static FORMAT: Format = Format {
+    name: "mlx",
+    claims: |config| {
+        config.method().is_empty()
+            && matches!(config.found, "quantization" | "quantization_config")
+            && ["bits", "group_size"].iter().all(|key| config.settings.contains_key(*key))
+    },
+    layers,
+    packed,
+    companions: &[".scales", ".biases"],
+};
+
+pub static AFFINE: Target = Target {
+    name: "mlx",
+    aliases: &[],
+    about: "MLX, affine",
+    parts,
+    encode,
+    settings,
+    key: "quantization",
+    metadata: "mlx",
+};
+
+const BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
+const GROUPS: [usize; 3] = [32, 64, 128];
+
+/// A mode with block scales of a byte: its name, bits, group, scheme, and the largest byte that is a scale.
+const BLOCK_MODES: [(&str, u32, usize, &str, u8); 3] = [
+    ("mxfp4", 4, 32, "fp4-g32-e8m0", 0xfe),
+    ("nvfp4", 4, 16, "nvfp4", 0x7e),
+    ("mxfp8", 8, 32, "mxfp8", 0xfe),
+];
+
+struct Linear<'a> {
+    bits: u32,
+    shape: Vec<usize>,
+    codes: View<'a>,
+    scales: View<'a>,
+    /// Affine has them.
+    biases: Option<View<'a>>,
+    /// Of block scales.
+    largest: u8,
+    scheme: Scheme,
+}
+
+impl<'a> Linear<'a> {
+    fn new(config: &Config, model: &'a Model, module: &str) -> Result<Self> {
+        let settings: Settings = match config.settings.get(module) {
+            None | Some(Value::Bool(true)) => config.of_model(),
+            // Nothing of the model's: what the entry leaves out has the default.
+            Some(Value::Object(own)) => config.only(own),
+            Some(other) => {
+                let what = format!("'{module}' is {other}, and is quantized in the files");
+                return Err(config.bad(what));
+            }
+        };
+        let mode = settings.text("mode")?.unwrap_or_else(|| "affine".into());
+        let block_mode = BLOCK_MODES.iter().find(|m| m.0 == mode);
+        let (bits, size) = match block_mode {
+            Some(&(_, bits, size, ..)) => (bits, size),
+            None if mode == "affine" => (4, 64),
+            None => {
+                let what = format!("mode: expected affine, mxfp4, nvfp4 or mxfp8, got {mode}");
+                return Err(config.bad(what));
+            }
+        };
+        let known = if block_mode.is_some() { &[bits][..] } else { &BITS };
+        let bits = if settings.integer("bits")?.is_some() { settings.bits("bits", known)? } else { bits };
+        let size =
+            if settings.integer("group_size")?.is_some() { settings.count("group_size")? } else { size };
+        if block_mode.is_some_and(|m| m.2 != size) {
+            return Err(config.bad(format!("group_size: {mode} has groups of another size than {size}")));
+        }
+
+        let codes = View::of(model, module, ".weight")?;
+        let (&words, lead) = codes.shape.split_last().unwrap_or((&0, &[]));
+        let k = words.saturating_mul(32).checked_div(bits as usize).unwrap_or(0);
+        let whole = k.saturating_mul(bits as usize) == words.saturating_mul(32);
+        if codes.dtype != Dtype::U32 || lead.is_empty() || lead.contains(&0) || words == 0 || !whole {
+            let got = format!("{} {:?}", codes.dtype, codes.shape);
+            return Err(codes.wrong(format!("U32 [.., rows, words of {bits}-bit codes]"), got));
+        }
+        if k.checked_rem(size) != Some(0) {
+            return Err(codes.wrong(format!("columns in groups of {size}"), k));
+        }
+        let shape = [lead, &[k]].concat();
+        let grouped = [lead, &[k.checked_div(size).unwrap_or(0)]].concat();
+        let scales = View::of(model, module, ".scales")?;
+        let (scheme, biases, largest) = match block_mode {
+            None => {
+                let biases = View::of(model, module, ".biases")?;
+                scales.expect(&[Dtype::F16, Dtype::BF16], &grouped)?;
+                biases.expect(&[scales.dtype], &grouped)?;
+                let scale = scales.scale_type()?;
+                let scheme = scheme(&format!("int{bits}"), group_of(Some(size)), "-bias", scale, false);
+                (scheme.map_err(|e| e.in_tensor(codes.name))?, Some(biases), 0)
+            }
+            Some(&(_, _, _, scheme, largest)) => {
+                scales.expect(&[Dtype::U8], &grouped)?;
+                if let Some(global) = View::get(model, &format!("{module}.global_scale")) {
+                    return Err(global.wrong("no such tensor", "one"));
+                }
+                (scheme.parse::<Scheme>()?, None, largest)
+            }
+        };
+        scheme.check_shape(&shape).map_err(|e| e.in_tensor(codes.name))?;
+        Ok(Self { bits, shape, codes, scales, biases, largest, scheme })
+    }
+
+    fn packed(&self) -> Result<PackedTensor> {
+        let k = self.shape.last().copied().unwrap_or(1);
+        let mut planes = Planes::new(self.scheme, &self.shape)?;
+        let mut codes = vec![0; k];
+        for row in self.codes.data.chunks(k.saturating_mul(self.bits as usize).div_euclid(8).max(1)) {
+            unpack_stream(row, self.bits, &mut codes);
+            planes.row(&codes);
+        }
+        planes.plane(PlaneKind::Scales, self.scales.data.to_vec());
+        match self.biases {
+            Some(biases) => planes.plane(PlaneKind::Zeros, biases.data.to_vec()),
+            None => {
+                if let Some(byte) = self.scales.data.iter().find(|&&byte| byte > self.largest) {
+                    return Err(self.scales.wrong(format!("bytes up to {}", self.largest), byte));
+                }
+            }
+        }
+        planes.finish()
+    }
+}
+
+fn layers(config: &Config, model: &Model) -> Result<Vec<Layer>> {
+    let layer = |module: &str| {
+        let linear = Linear::new(config, model, module)?;
+        let source = match linear.biases {
+            Some(_) => source_of(linear.scales.scale_type()?),
+            None => DType::Bf16,
+        };
+        let suffixes = [".weight", ".scales", ".biases"];
+        Ok(Layer::new(module, &linear.shape, linear.scheme, source, &suffixes))
+    };
+    modules(model, ".scales").into_iter().map(layer).collect()
+}
+
+fn packed(config: &Config, model: &Model, module: &str) -> Result<PackedTensor> {
+    Linear::new(config, model, module)?.packed()
+}
+
+/// The group and the type of scales and biases of a scheme that can be written.
+fn affine(scheme: &Scheme) -> Option<(usize, ScaleType)> {
+    let Values::Linear { step: 1, offset } = scheme.value else { return None };
+    let Scale::Direct(scale @ (ScaleType::F16 | ScaleType::Bf16)) = scheme.scale else { return None };
+    let Group::Cols(group) = scheme.group else { return None };
+    let biased = scheme.zero == Zero::Bias && offset == 0;
+    let known = BITS.contains(&u32::from(scheme.bits)) && GROUPS.contains(&(group as usize));
+    let held = biased || Integers::of(scheme).is_some();
+    (held && known && !scheme.is_permuted()).then_some((group as usize, scale))
+}
+
+fn parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
+    let needs = "integers of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 with f16 or bf16 scales";
+    let (group, scale) = affine(scheme).ok_or_else(|| refuse(scheme, needs))?;
+    let (&k, lead) = shape.split_last().unwrap_or((&0, &[]));
+    if lead.is_empty() || k.checked_rem(group) != Some(0) {
+        return Err(refuse(scheme, "matrices without a short last group"));
+    }
+    let words = k.saturating_mul(usize::from(scheme.bits)).div_euclid(32);
+    let groups = k.checked_div(group).unwrap_or(0);
+    let float = if scale == ScaleType::F16 { Dtype::F16 } else { Dtype::BF16 };
+    let with = |last: usize| [lead, &[last]].concat();
+    Ok(vec![
+        Part::new(".weight", Dtype::U32, with(words)),
+        Part::new(".scales", float, with(groups)),
+        Part::new(".biases", float, with(groups)),
+    ])
+}
+
+/// `-scale * zero`, if the scale's type has this number.
+fn bias(scale: [u8; 2], zero: u8, kind: ScaleType) -> Option<[u8; 2]> {
+    let zero = f32::from(zero);
+    let same = |exact: f32, rounded: f32| (exact == rounded && rounded.is_finite()).then_some(());
+    if kind == ScaleType::F16 {
+        // 11 and 8 bits: exact in f32.
+        let exact = -(f16::from_le_bytes(scale).to_f32() * zero);
+        let rounded = f16::from_f32(exact);
+        same(exact, rounded.to_f32()).map(|()| rounded.to_le_bytes())
+    } else {
+        let exact = -(bf16::from_le_bytes(scale).to_f32() * zero);
+        let rounded = bf16::from_f32(exact);
+        same(exact, rounded.to_f32()).map(|()| rounded.to_le_bytes())
+    }
+}
+
+fn encode(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
+    let scheme = tensor.scheme();
+    let mut bytes = Vec::new();
+    match suffix {
+        ".weight" => each_row(tensor, |codes| pack_stream(codes, u32::from(scheme.bits), &mut bytes)),
+        ".scales" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
+        ".biases" if scheme.zero == Zero::Bias => bytes = tensor.plane(PlaneKind::Zeros).to_vec(),
+        ".biases" => {
+            let (integers, (_, kind)) = Integers::of(scheme)
+                .zip(affine(scheme))
+                .ok_or_else(|| refuse(scheme, "integers with zero-points"))?;
+            let scales = tensor.plane(PlaneKind::Scales).as_chunks::<2>().0;
+            for (group, (scale, zero)) in scales.iter().zip(integers.zeros(tensor)?).enumerate() {
+                let inexact = || {
+                    let why = format!("scale * zero of group {group} has to be rounded to be a bias");
+                    Error::unsupported(format!("scheme {scheme} in MLX"), why)
+                };
+                bytes.extend(bias(*scale, zero, kind).ok_or_else(inexact)?);
+            }
+        }
+        other => return Err(Error::shape("part of an MLX layer", ".weight, .scales or .biases", other)),
+    }
+    Ok(bytes)
+}
+
+fn settings(held: &[Held], _: &[&str]) -> Result<Map<String, Value>> {
+    let key = |h: &Held| affine(&h.scheme).map(|(group, _)| (group, h.scheme.bits));
+    let (group, bits) = most_common(held.iter().filter_map(key)).unwrap_or((64, 4));
+    let mut settings = Map::new();
+    settings.insert("group_size".into(), group.into());
+    settings.insert("bits".into(), bits.into());
+    settings.insert("mode".into(), "affine".into());
+    for h in held {
+        if let Some((g, b)) = key(h).filter(|k| *k != (group, bits)) {
+            settings.insert(h.module.clone(), json!({"group_size": g, "bits": b}));
+        }
+    }
+    Ok(settings)
+}

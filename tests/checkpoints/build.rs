@@ -1,0 +1,103 @@
+//! Checkpoints in memory.
+
+use half::f16;
+use lowbit::file::checkpoint::{Checkpoint, Config};
+use lowbit::file::{Dtype, Model};
+use lowbit::scheme::{PlaneKind, Zero};
+use lowbit::{PackedTensor, Result};
+use safetensors::tensor::TensorView;
+use serde_json::Value;
+
+/// Name, type, shape, bytes.
+pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+pub fn tensor(name: &str, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Tensor {
+    (name.into(), dtype, shape.to_vec(), bytes)
+}
+
+pub fn words(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+pub fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+pub fn f16s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
+}
+
+pub fn file(tensors: &[Tensor]) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+pub fn config(json: &Value) -> Config {
+    Config::parse(&[("config.json".into(), json.to_string().into_bytes())]).unwrap().unwrap()
+}
+
+/// Opens tensors under `quantization_config`.
+pub fn open(settings: &Value, tensors: &[Tensor]) -> Result<Checkpoint> {
+    let root = serde_json::json!({"model_type": "test", "quantization_config": settings});
+    Checkpoint::new(config(&root), Model::from_bytes("model.safetensors", file(tensors))?)
+}
+
+/// Numbers from a seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
+    }
+}
+
+/// A tensor of a scheme with random codes, scales, zeros up to the largest code, and columns in a random order.
+pub fn random(scheme: &str, shape: &[usize], seed: u64) -> PackedTensor {
+    let mut random = Random::new(seed);
+    let mut w = PackedTensor::zeroed(scheme.parse().unwrap(), shape).unwrap();
+    let (scheme, (rows, k)) = (*w.scheme(), w.matrix());
+    for row in 0..rows {
+        for col in 0..k {
+            w.set_code(row, col, random.below(1 << scheme.bits) as u8);
+        }
+    }
+    // Bytes of f16, bf16 or f32 with an exponent that is neither the smallest nor the largest, of either sign.
+    let number = |random: &mut Random, bytes: &mut [u8]| {
+        bytes.iter_mut().for_each(|b| *b = random.below(256) as u8);
+        if let Some(last) = bytes.last_mut() {
+            *last = *last & 0x83 | 0x20;
+        }
+    };
+    let width = match scheme.scale {
+        lowbit::scheme::Scale::Direct(t) => t.size(),
+        other => panic!("{other:?}"),
+    };
+    for scale in w.plane_mut(PlaneKind::Scales).chunks_mut(width) {
+        number(&mut random, scale);
+    }
+    let zeros = w.plane_mut(PlaneKind::Zeros);
+    match scheme.zero {
+        Zero::Point => zeros.iter_mut().for_each(|z| *z = random.below(1 << scheme.bits) as u8),
+        _ => zeros.chunks_mut(width).for_each(|bytes| number(&mut random, bytes)),
+    }
+    if scheme.is_permuted() {
+        let mut columns: Vec<u32> = (0..k as u32).collect();
+        for i in (1..k).rev() {
+            columns.swap(i, random.below(i + 1));
+        }
+        // Within a group the file has no order: ascending.
+        let group = scheme.group_len(k);
+        columns.chunks_mut(group).for_each(|c| c.sort_unstable());
+        w.set_permutation(&columns).unwrap();
+    }
+    w
+}
