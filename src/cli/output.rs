@@ -237,10 +237,11 @@ impl Write for Output {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn names(folder: &Path) -> Vec<String> {
+    /// All names in a folder, hidden ones too.
+    pub fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())

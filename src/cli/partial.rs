@@ -410,6 +410,7 @@ impl Drop for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::tests::names;
 
     fn request<'a>(path: &'a Path, resume: bool, scheme: &str) -> Request<'a> {
         Request {
@@ -421,15 +422,6 @@ mod tests {
             index: Some(("index".into(), b"a b".to_vec())),
             made_of: vec![("--scheme".into(), scheme.into()), ("files".into(), "a\nb\nindex".into())],
         }
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
     }
 
     /// Writes a byte for each item, and a line for each.

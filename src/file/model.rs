@@ -62,6 +62,18 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// An entry that lies in the file as it is read. Its bytes are those of its parts.
+    pub(super) fn new(
+        name: String,
+        shape: Vec<usize>,
+        content: Content,
+        format: &'static Format,
+        parts: Vec<Part>,
+    ) -> Self {
+        let bytes = parts.iter().map(|p| p.range.len() as u64).fold(0, u64::saturating_add);
+        Self { name, shape, content, bytes, fixed: false, format, parts, mapped: None }
+    }
+
     /// The element type, if it is plain f32, f16 or bf16.
     pub fn float(&self) -> Option<DType> {
         match self.content {

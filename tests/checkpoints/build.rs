@@ -1,12 +1,12 @@
-//! Checkpoints in memory.
+//! Checkpoints in memory, and what targets write of one tensor.
 
 use half::f16;
-use lowbit::file::checkpoint::{Checkpoint, Config};
-use lowbit::file::{Dtype, Model};
+use lowbit::file::checkpoint::{Checkpoint, Config, Data, Item, Target};
+use lowbit::file::{Content, Dtype, Model};
 use lowbit::scheme::{PlaneKind, Zero};
-use lowbit::{PackedTensor, Result};
+use lowbit::{DType, PackedTensor, Result};
 use safetensors::tensor::TensorView;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Name, type, shape, bytes.
 pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
@@ -100,4 +100,33 @@ pub fn random(scheme: &str, shape: &[usize], seed: u64) -> PackedTensor {
         w.set_permutation(&columns).unwrap();
     }
     w
+}
+
+/// What a target writes of one tensor: names, bytes, settings.
+pub fn written(target: &str, w: &PackedTensor) -> (Model, Map<String, serde_json::Value>) {
+    let content = Content::Packed { scheme: *w.scheme(), source: DType::F16 };
+    let items = [Item { name: "l.weight".into(), shape: w.shape().to_vec(), content }];
+    let (bytes, config) = Target::named(target)
+        .unwrap()
+        .write(Vec::new(), "out".as_ref(), &Map::new(), &items, &mut |_| Ok(Data::Packed(w.clone())))
+        .unwrap();
+    (Model::from_bytes("out", bytes).unwrap(), config.as_object().cloned().unwrap())
+}
+
+pub fn reopen(model: Model, config: Map<String, serde_json::Value>) -> Checkpoint {
+    let config = self::config(&config.into());
+    Checkpoint::new(config, model).unwrap()
+}
+
+/// The tensors of a model that are no packed ones.
+pub fn tensors_of(model: &Model) -> Vec<Tensor> {
+    let dense = |e: &lowbit::file::Entry| match e.content {
+        Content::Dense(dtype) => tensor(&e.name, dtype, &e.shape, model.raw(e).to_vec()),
+        Content::Packed { .. } | Content::Listed { .. } => panic!("{e:?}"),
+    };
+    model.entries().iter().map(dense).collect()
+}
+
+pub fn raw(model: &Model, name: &str) -> Vec<u8> {
+    model.raw(model.entry(name).unwrap_or_else(|| panic!("no {name}"))).to_vec()
 }

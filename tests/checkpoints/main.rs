@@ -15,3 +15,4 @@ mod recasts;
 mod refused;
 mod round_trips;
 mod vectors;
+mod written;

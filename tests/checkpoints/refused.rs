@@ -1,7 +1,7 @@
 //! One fault at a time in checkpoints that are read without it: the error names the tensor or the key.
 
-use crate::build::{Tensor, f16s, f32s, open, random, tensor};
-use crate::vectors::{bnb_layer, bnb_settings, written};
+use crate::build::{Tensor, f16s, f32s, open, random, tensor, tensors_of, written};
+use crate::vectors::{bnb_layer, bnb_settings};
 use lowbit::Error;
 use lowbit::file::checkpoint::{Checkpoint, Config};
 use lowbit::file::{Content, Dtype, Model};
@@ -17,14 +17,7 @@ fn of_target(target: &str, scheme: &str) -> Good {
     let (model, config) = written(target, &random(scheme, &[32, 64], 1));
     let key = if config.contains_key("quantization") { "quantization" } else { "quantization_config" };
     let settings = config[key].clone();
-    let tensors = model
-        .entries()
-        .iter()
-        .map(|e| match e.content {
-            Content::Dense(dtype) => tensor(&e.name, dtype, &e.shape, model.raw(e).to_vec()),
-            Content::Packed { .. } | Content::Listed { .. } => panic!("{e:?}"),
-        })
-        .collect();
+    let tensors = tensors_of(&model);
     Good { settings, tensors }
 }
 

@@ -1,7 +1,6 @@
 //! What is written is read again, bit for bit.
 
-use crate::build::{f16s, file, random, tensor};
-use crate::vectors::{reopen, written};
+use crate::build::{f16s, file, random, reopen, tensor, tensors_of, written};
 use lowbit::file::checkpoint::{self, Data, Item, Target};
 use lowbit::file::{Content, Dtype};
 use lowbit::{DType, Error, PackedTensor, reference};
@@ -212,14 +211,7 @@ fn shards_and_settings_files() {
     // AutoAWQ's own names.
     let (model, _) = written("awq", &w);
     let folder = tempfile::tempdir().unwrap();
-    let tensors: Vec<_> = model
-        .entries()
-        .iter()
-        .map(|e| match e.content {
-            Content::Dense(dtype) => tensor(&e.name, dtype, &e.shape, model.raw(e).to_vec()),
-            Content::Packed { .. } | Content::Listed { .. } => panic!("{e:?}"),
-        })
-        .collect();
+    let tensors = tensors_of(&model);
     std::fs::write(folder.path().join("model.safetensors"), file(&tensors)).unwrap();
     let settings = json!({"zero_point": true, "q_group_size": 32, "w_bit": 4, "version": "GEMM"});
     std::fs::write(folder.path().join("quant_config.json"), settings.to_string()).unwrap();

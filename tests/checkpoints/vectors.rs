@@ -1,15 +1,14 @@
 //! What other implementations wrote, and the formulas of the formats, weight by weight.
 
-use crate::build::{Tensor, f16s, f32s, open, random, tensor, words};
+use crate::build::{Tensor, f16s, f32s, open, random, raw, tensor, words, written};
 use half::{bf16, f16};
 use lowbit::file::checkpoint::onnx::{MatMulNBits, ZeroPoints};
-use lowbit::file::checkpoint::{Checkpoint, Data, Item, Target};
 use lowbit::file::{Content, Dtype, Model};
 use lowbit::scheme::Codebook;
 use lowbit::{DType, PackedTensor, reference};
-use serde_json::{Map, json};
+use serde_json::json;
 
-fn assert_bits(got: &[f32], want: &[f32], what: &str) {
+pub fn assert_bits(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         assert!(g.to_bits() == w.to_bits() || *g == 0.0 && *w == 0.0, "{what}, weight {i}: {g} {w}");
@@ -303,10 +302,6 @@ fn mlx_blocks() {
 
 fn golden() -> Model {
     Model::open("tests/data/bnb.safetensors").unwrap()
-}
-
-fn raw(model: &Model, name: &str) -> Vec<u8> {
-    model.raw(model.entry(name).unwrap_or_else(|| panic!("no {name}"))).to_vec()
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -649,99 +644,4 @@ fn compressed_tensors_floats() {
     let want: Vec<f32> =
         (0..128).map(|i| f32::from_bits([120u32, 127, 130, 140][i / 32] << 23) * e2m1[nibble(i)]).collect();
     assert_bits(&reference::dequantize(&w), &want, "mxfp4");
-}
-
-/// What a target writes of one tensor: names, bytes, settings.
-pub fn written(target: &str, w: &PackedTensor) -> (Model, Map<String, serde_json::Value>) {
-    let content = Content::Packed { scheme: *w.scheme(), source: DType::F16 };
-    let items = [Item { name: "l.weight".into(), shape: w.shape().to_vec(), content }];
-    let (bytes, config) = Target::named(target)
-        .unwrap()
-        .write(Vec::new(), "out".as_ref(), &Map::new(), &items, &mut |_| Ok(Data::Packed(w.clone())))
-        .unwrap();
-    (Model::from_bytes("out", bytes).unwrap(), config.as_object().cloned().unwrap())
-}
-
-/// Bits `at..at + bits` of words that lie `stride` apart, from word `first`.
-fn field(words: &[u32], first: usize, stride: usize, at: usize, bits: usize) -> u32 {
-    (0..bits).fold(0, |code, b| code | (words[first + (at + b) / 32 * stride] >> ((at + b) % 32) & 1) << b)
-}
-
-/// Every weight of what is written, found bit by bit where its format's text says.
-#[test]
-fn written_words_by_formula() {
-    let u32s = |bytes: &[u8]| -> Vec<u32> {
-        bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect()
-    };
-    let halves = |bytes: &[u8]| -> Vec<f32> {
-        bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect()
-    };
-    let (out, k) = (64usize, 96usize);
-    for bits in [2usize, 3, 4, 8] {
-        let w = random(&format!("int{bits}-g32-asym-perm"), &[out, k], bits as u64);
-        let (model, _) = written("gptq_v2", &w);
-        let (q, z) = (u32s(&raw(&model, "l.qweight")), u32s(&raw(&model, "l.qzeros")));
-        let (s, g) = (halves(&raw(&model, "l.scales")), u32s(&raw(&model, "l.g_idx")));
-        let want: Vec<f32> = (0..out * k)
-            .map(|i| {
-                let (n, k) = (i / k, i % k);
-                let group = g[k] as usize;
-                let zero = field(&z, group * out * bits / 32, 1, n * bits, bits);
-                s[group * out + n] * (field(&q, n, out, k * bits, bits) as f32 - zero as f32)
-            })
-            .collect();
-        assert_bits(&reference::dequantize(&w), &want, &format!("gptq {bits}"));
-    }
-    let w = random("int4-g32-asym", &[out, k], 9);
-    let (model, _) = written("awq", &w);
-    let (q, z) = (u32s(&raw(&model, "l.qweight")), u32s(&raw(&model, "l.qzeros")));
-    let s = halves(&raw(&model, "l.scales"));
-    let nibble = [0, 4, 1, 5, 2, 6, 3, 7];
-    let at = |words: &[u32], row: usize, n: usize| {
-        (words[row * out / 8 + n / 8] >> (4 * nibble[n % 8]) & 15) as f32
-    };
-    let want: Vec<f32> = (0..out * k)
-        .map(|i| {
-            let (n, k) = (i / k, i % k);
-            s[k / 32 * out + n] * (at(&q, k, n) - at(&z, k / 32, n))
-        })
-        .collect();
-    assert_bits(&reference::dequantize(&w), &want, "awq");
-    for bits in 2..=8usize {
-        let w = random(&format!("int{bits}-g24-asym"), &[out, k], 20 + bits as u64);
-        let (model, _) = written("compressed-tensors", &w);
-        let (q, z) = (u32s(&raw(&model, "l.weight_packed")), u32s(&raw(&model, "l.weight_zero_point")));
-        let s = halves(&raw(&model, "l.weight_scale"));
-        let per = 32 / bits;
-        let middle = (1 << (bits - 1)) as f32;
-        let at = |word: u32, j: usize| (word >> (bits * j) & ((1u32 << bits) - 1)) as f32 - middle;
-        let want: Vec<f32> = (0..out * k)
-            .map(|i| {
-                let (n, c) = (i / k, i % k);
-                let code = at(q[n * k.div_ceil(per) + c / per], c % per);
-                let zero = at(z[n / per * 4 + c / 24], n % per);
-                s[4 * n + c / 24] * (code - zero)
-            })
-            .collect();
-        assert_bits(&reference::dequantize(&w), &want, &format!("compressed-tensors {bits}"));
-    }
-    for bits in [2usize, 3, 4, 5, 6, 8] {
-        let w = random(&format!("int{bits}-g32-bias"), &[out, k], 40 + bits as u64);
-        let (model, _) = written("mlx", &w);
-        let q = u32s(&raw(&model, "l.weight"));
-        let (s, b) = (halves(&raw(&model, "l.scales")), halves(&raw(&model, "l.biases")));
-        let want: Vec<f32> = (0..out * k)
-            .map(|i| {
-                let (n, c) = (i / k, i % k);
-                let code = field(&q, n * k * bits / 32, 1, c * bits, bits) as f32;
-                s[3 * n + c / 32] * code + b[3 * n + c / 32]
-            })
-            .collect();
-        assert_bits(&reference::dequantize(&w), &want, &format!("mlx {bits}"));
-    }
-}
-
-pub fn reopen(model: Model, config: Map<String, serde_json::Value>) -> Checkpoint {
-    let config = crate::build::config(&config.into());
-    Checkpoint::new(config, model).unwrap()
 }

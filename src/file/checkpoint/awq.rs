@@ -75,10 +75,7 @@ struct Linear<'a> {
 
 impl<'a> Linear<'a> {
     fn new(config: &Config, model: &'a Model, module: &str) -> Result<Self> {
-        if config.lists("modules_to_not_convert", module)? {
-            let what = format!("modules_to_not_convert lists '{module}', which is quantized in the files");
-            return Err(config.bad(what));
-        }
+        config.check_not_listed("modules_to_not_convert", module)?;
         let settings = config.of_model();
         // AutoAWQ's own file has other names for the same.
         let mut renamed = Map::new();

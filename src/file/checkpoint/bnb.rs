@@ -220,13 +220,7 @@ fn state_of(model: &Model, module: &str) -> Option<&'static str> {
 }
 
 fn layers(config: &Config, model: &Model) -> Result<Vec<Layer>> {
-    let excluded = |module: &str| {
-        if config.lists("llm_int8_skip_modules", module)? {
-            let what = format!("llm_int8_skip_modules lists '{module}', which is quantized in the files");
-            return Err(config.bad(what));
-        }
-        Ok(())
-    };
+    let excluded = |module: &str| config.check_not_listed("llm_int8_skip_modules", module);
     let mut layers = Vec::new();
     for state in STATES {
         for module in modules(model, state) {

@@ -109,15 +109,18 @@ impl Config {
         Ok(regex.is_match(name))
     }
 
-    /// Whether a list of modules names `module` or one that it is in.
+    /// That a list of modules left alone does not name `module`, which is quantized in the files, or one that it is in.
     ///
     /// # Errors
-    /// [`Error::Format`] if the value is not a list of strings.
-    pub fn lists(&self, key: &str, module: &str) -> Result<bool> {
+    /// [`Error::Format`] if it does, or if the value is not a list of strings.
+    pub fn check_not_listed(&self, key: &str, module: &str) -> Result<()> {
         let listed = |name: &str| {
             module.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        Ok(self.of_model().strings(key)?.iter().any(|name| listed(name)))
+        match self.of_model().strings(key)?.iter().any(|name| listed(name)) {
+            true => Err(self.bad(format!("{key} lists '{module}', which is quantized in the files"))),
+            false => Ok(()),
+        }
     }
 }
 

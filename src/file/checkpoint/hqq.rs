@@ -71,10 +71,7 @@ struct Linear<'a> {
 
 impl<'a> Linear<'a> {
     fn new(config: &Config, model: &'a Model, module: &str) -> Result<Self> {
-        if config.lists("skip_modules", module)? {
-            let what = format!("skip_modules lists '{module}', which is quantized in the files");
-            return Err(config.bad(what));
-        }
+        config.check_not_listed("skip_modules", module)?;
         let number = |suffix: &str| {
             let view = View::of(model, module, suffix)?;
             Ok((view, view.number()?))

@@ -232,15 +232,13 @@ impl Checkpoint {
 
     /// All tensors as entries of a model.
     pub(super) fn as_entries(&self) -> Vec<model::Entry> {
-        let entry = |(entry, parts): (&Entry, &Vec<Part>)| model::Entry {
-            name: entry.name.clone(),
-            shape: entry.shape.clone(),
-            content: entry.content.clone(),
-            bytes: entry.bytes,
-            fixed: false,
-            format: &safetensors::FORMAT,
-            parts: parts.clone(),
-            mapped: None,
+        let entry = |(entry, parts): (&Entry, &Vec<Part>)| {
+            let Entry { name, shape, content, .. } = entry.clone();
+            // Its companions, and not only the first part, count.
+            model::Entry {
+                bytes: entry.bytes,
+                ..model::Entry::new(name, shape, content, &safetensors::FORMAT, parts.clone())
+            }
         };
         self.entries.iter().zip(&self.parts).map(entry).collect()
     }

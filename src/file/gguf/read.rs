@@ -145,18 +145,8 @@ fn join(shards: Vec<(Shard, Header)>, tensors: Option<u64>) -> Result<Parsed> {
                     None => Content::Listed { name: kind.name },
                 },
             };
-            let bytes = range.len() as u64;
             let parts = vec![Part { shard: i, range }];
-            parsed.entries.push(Entry {
-                name,
-                shape,
-                content,
-                bytes,
-                fixed: false,
-                format: &FORMAT,
-                parts,
-                mapped: None,
-            });
+            parsed.entries.push(Entry::new(name, shape, content, &FORMAT, parts));
         }
         parsed.shards.push(shard);
     }

@@ -116,7 +116,8 @@ pub struct Architecture {
     pub last: &'static [Row],
     /// Names that begin or end so are left out.
     pub dropped: &'static [Drop],
-    pub fields: &'static [Field],
+    /// Metadata, in lists that architectures share.
+    pub fields: &'static [&'static [Field]],
     pub expected: &'static [Expected],
     pub rope: Option<Rope>,
     /// The width of a head where the config does not say it and the class has one of its own.
@@ -158,6 +159,17 @@ const LANGUAGE_MODEL_LAST: &[Row] = &[
     row("model.norm.weight", "output_norm.weight", &[Hidden]),
     row("lm_head.weight", "output.weight", &[Vocab, Hidden]).optional(),
 ];
+const LANGUAGE_MODEL_FIELDS: &[Field] = &[
+    ("context_length", Source::Size(Positions)),
+    ("embedding_length", Source::Size(Hidden)),
+    ("block_count", Source::Size(Layers)),
+    ("feed_forward_length", Source::Size(Inner)),
+    ("attention.head_count", Source::Size(Heads)),
+    ("attention.head_count_kv", Source::Size(KvHeads)),
+    ("attention.key_length", Source::Size(HeadDim)),
+    ("attention.value_length", Source::Size(HeadDim)),
+    ("attention.layer_norm_rms_epsilon", Source::Real("rms_norm_eps")),
+];
 const LM_HEAD: Output = Output { from: "lm_head.weight", tied_to: "model.embed_tokens.weight" };
 /// Buffers that older versions of transformers saved.
 const ROTARY: &[Drop] = &[
@@ -196,18 +208,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
         ],
         last: LANGUAGE_MODEL_LAST,
         dropped: ROTARY,
-        fields: &[
-            ("vocab_size", Source::Size(Vocab)),
-            ("context_length", Source::Size(Positions)),
-            ("embedding_length", Source::Size(Hidden)),
-            ("block_count", Source::Size(Layers)),
-            ("feed_forward_length", Source::Size(Inner)),
-            ("attention.head_count", Source::Size(Heads)),
-            ("attention.head_count_kv", Source::Size(KvHeads)),
-            ("attention.key_length", Source::Size(HeadDim)),
-            ("attention.value_length", Source::Size(HeadDim)),
-            ("attention.layer_norm_rms_epsilon", Source::Real("rms_norm_eps")),
-        ],
+        fields: &[&[("vocab_size", Source::Size(Vocab))], LANGUAGE_MODEL_FIELDS],
         expected: SILU,
         rope: Some(Rope { types: &["default", "linear", "yarn", "llama3"], dimensions: true }),
         head_dim: None,
@@ -235,17 +236,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
         ],
         last: LANGUAGE_MODEL_LAST,
         dropped: ROTARY,
-        fields: &[
-            ("context_length", Source::Size(Positions)),
-            ("embedding_length", Source::Size(Hidden)),
-            ("block_count", Source::Size(Layers)),
-            ("feed_forward_length", Source::Size(Inner)),
-            ("attention.head_count", Source::Size(Heads)),
-            ("attention.head_count_kv", Source::Size(KvHeads)),
-            ("attention.key_length", Source::Size(HeadDim)),
-            ("attention.value_length", Source::Size(HeadDim)),
-            ("attention.layer_norm_rms_epsilon", Source::Real("rms_norm_eps")),
-        ],
+        fields: &[LANGUAGE_MODEL_FIELDS],
         expected: SILU,
         rope: Some(Rope { types: &["default", "linear", "yarn"], dimensions: false }),
         head_dim: Some(128),
@@ -291,7 +282,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
             Drop::Begins("cls.predictions."),
             Drop::Begins("cls.seq_relationship."),
         ],
-        fields: &[
+        fields: &[&[
             ("context_length", Source::Size(Positions)),
             ("embedding_length", Source::Size(Hidden)),
             ("block_count", Source::Size(Layers)),
@@ -299,7 +290,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
             ("attention.head_count", Source::Size(Heads)),
             ("attention.layer_norm_epsilon", Source::Real("layer_norm_eps")),
             ("attention.causal", Source::Bool(false)),
-        ],
+        ]],
         expected: &[("hidden_act", &["gelu"]), ("position_embedding_type", &["absolute"])],
         rope: None,
         head_dim: None,

@@ -84,17 +84,10 @@ pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
     let shards = source.shard_count();
     if let Some(factors) = &factors {
         let bytes: Vec<u8> = factors.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let entry = Entry {
-            name: ROPE_FACTORS.into(),
-            shape: vec![factors.len()],
-            content: Content::Dense(file_type(DType::F32)),
-            bytes: bytes.len() as u64,
-            fixed: true,
-            format: &safetensors::FORMAT,
-            parts: vec![Part { shard: shards, range: 0..bytes.len() }],
-            mapped: None,
-        };
-        entries.insert(0, entry);
+        let (shape, content) = (vec![factors.len()], Content::Dense(file_type(DType::F32)));
+        let parts = vec![Part { shard: shards, range: 0..bytes.len() }];
+        let entry = Entry::new(ROPE_FACTORS.into(), shape, content, &safetensors::FORMAT, parts);
+        entries.insert(0, Entry { fixed: true, ..entry });
         let bytes = Bytes::Memory(bytes.into());
         parsed.shards.push(Shard { path, bytes });
     }
@@ -212,7 +205,7 @@ impl Map<'_> {
         }
         let weights: u64 = entries.iter().map(|e| e.len() as u64).fold(0, u64::saturating_add);
         out.set("general.size_label", text(&size_label(weights)));
-        for (key, source) in architecture.fields {
+        for (key, source) in architecture.fields.iter().copied().flatten() {
             let value = match source {
                 // A u32 when it was read.
                 Source::Size(size) => Value::U32(sizes.get(*size) as u32),

@@ -36,16 +36,8 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
             let (from, to) = info.data_offsets;
             let range = (start.checked_add(from), start.checked_add(to));
             let (Some(from), Some(to)) = range else { return Err(bad(path, "data offsets overflow")) };
-            dense.push(Entry {
-                name,
-                shape: info.shape.clone(),
-                content: Content::Dense(info.dtype),
-                bytes: to.saturating_sub(from) as u64,
-                fixed: false,
-                format: &FORMAT,
-                parts: vec![Part { shard, range: from..to }],
-                mapped: None,
-            });
+            let parts = vec![Part { shard, range: from..to }];
+            dense.push(Entry::new(name, info.shape.clone(), Content::Dense(info.dtype), &FORMAT, parts));
         }
     }
     let first = shards.first().map(|s| s.path.clone()).unwrap_or_default();
@@ -164,18 +156,7 @@ fn join_planes(path: &Path, dense: Vec<Entry>, described: BTreeMap<String, Descr
         {
             return Err(wrong(format!("'{plane}' is no plane of {scheme}")));
         }
-        let bytes = parts.iter().map(|p| p.range.len() as u64).fold(0, u64::saturating_add);
-        let content = Content::Packed { scheme, source };
-        entries.push(Entry {
-            name,
-            shape,
-            content,
-            bytes,
-            fixed: false,
-            format: &FORMAT,
-            parts,
-            mapped: None,
-        });
+        entries.push(Entry::new(name, shape, Content::Packed { scheme, source }, &FORMAT, parts));
     }
     entries.extend(dense.into_iter().filter(|e| !used.contains(&e.name)));
     Ok(entries)
