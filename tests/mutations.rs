@@ -170,6 +170,11 @@ fn safetensors() {
 }
 
 #[test]
+fn onnx() {
+    smoke("onnx", model::read);
+}
+
+#[test]
 fn imatrix() {
     smoke("imatrix", |bytes| Imatrix::from_bytes("fuzz", bytes.to_vec()).is_ok());
 }
@@ -178,7 +183,10 @@ fn imatrix() {
 fn an_unchecked_length_would_be_seen() {
     let before = ASKED.get();
     drop(std::hint::black_box(Vec::<u8>::with_capacity(10_000_000)));
-    let longest =
-        ["gguf", "safetensors", "imatrix"].into_iter().flat_map(seeds).map(|(_, bytes)| bytes.len()).max();
+    let longest = ["gguf", "safetensors", "onnx", "imatrix"]
+        .into_iter()
+        .flat_map(seeds)
+        .map(|(_, bytes)| bytes.len())
+        .max();
     assert!(ASKED.get() - before > allowed(2 * longest.unwrap()));
 }

@@ -10,6 +10,7 @@
 //! format has no room for is refused, with the commands that requantize. The formats are the rows of [`FORMATS`], the
 //! checkpoints those of [`TARGETS`].
 
+use super::model_output::ModelOutput;
 use super::output::Output;
 use super::print;
 use super::quantize::{missing, plan_copy};
@@ -26,7 +27,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Move a model to another file format, bit for bit: packed safetensors, GGUF, checkpoints of GPTQ, AWQ, ...; a HuggingFace folder to GGUF
+/// Move a model to another file format, bit for bit: packed safetensors, GGUF, ONNX, checkpoints of GPTQ, AWQ, ...; a HuggingFace folder to GGUF
 ///
 /// Codes and scales are moved and nothing is quantized anew; every tensor is decoded again from what is written and compared. Metadata is
 /// kept, with its kinds and in its order. Several files become one.
@@ -36,6 +37,10 @@ use std::time::Instant;
 /// model.safetensors and config.json, whose other keys are kept; a tokenizer is not copied. Where the output holds the same numbers in another
 /// scheme only (symmetric int4-g32 as q4_0, zero-points as biases, groups as shorter ones), the scheme changes and not a number does.
 ///
+/// Of an ONNX model the MatMulNBits nodes are read as packed tensors, and the other constants of the main graph as dense ones. `--to onnx` writes OUT.onnx and, beside it, the
+/// tensors in OUT.onnx.data. lowbit knows weights and no graphs: every packed weight gets a MatMulNBits node of its own with an input NAME.input [M, K] and
+/// an output NAME.output [M, N], to be called or to be copied into a graph; a graph that was there is not kept.
+///
 /// A folder with config.json, tokenizer.json and safetensors files (LlamaForCausalLM, MistralForCausalLM, Qwen3ForCausalLM, BertModel,
 /// BertForMaskedLM) that goes into GGUF becomes what llama.cpp runs: its tensor names and row order, metadata and tokenizer. Norms, biases
 /// and tables of positions are f32, weights what --dtype says. To move tensors with the names they have, name the safetensors file itself.
@@ -43,15 +48,15 @@ use std::time::Instant;
 #[command(after_help = "Examples:\n  lowbit convert model-q4_k.gguf -o model.safetensors\n  \
 lowbit convert model-q4_0.safetensors -o model.gguf\n  lowbit convert model-00001-of-00003.gguf -o whole.gguf\n  \
 lowbit convert llama-folder/ -o llama-f16.gguf --dtype f16\n  lowbit convert gptq-folder/ -o awq-folder --to awq\n  \
-lowbit convert model-q4_0.gguf -o mlx-folder --to mlx")]
+lowbit convert model-q4_0.gguf -o mlx-folder --to mlx\n  lowbit convert gptq-folder/ -o model.onnx")]
 pub struct Args {
-    /// A safetensors or GGUF file, an index of shards, or a folder with one of them or with a quantized checkpoint
+    /// A safetensors, GGUF or ONNX file, an index of shards, or a folder with one of them or with a quantized checkpoint
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write; of a checkpoint the folder
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The output's format: `lowbit` (safetensors), `gguf`, or a checkpoint: `gptq`, `gptq_v2`, `awq`, `ct`, `ct-int`, `ct-float`, `mlx`;
+    /// The output's format: `lowbit` (safetensors), `gguf`, `onnx`, or a checkpoint: `gptq`, `gptq_v2`, `awq`, `ct`, `ct-int`, `ct-float`, `mlx`;
     /// default: by its extension
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
@@ -208,7 +213,8 @@ fn moved(model: &Model, entry: &Entry, scheme: Scheme) -> Result<PackedTensor> {
 
 /// Writes a file, and returns its length.
 fn write_file(args: &Args, model: &Model, format: &'static Format, plan: Plan) -> Result<u64> {
-    let output = Output::create(&args.output, args.force, model.paths())?;
+    let inputs: Vec<_> = model.paths().collect();
+    let output = ModelOutput::create(&args.output, args.force, &inputs, format, &plan)?;
     let bar = print::progress(model.entries().len() as u64, "convert");
     let mut writer = Writer::new(output, &args.output, format, plan)?;
     while let Some(item) = writer.next_item().cloned() {
@@ -303,15 +309,22 @@ fn in_tensor(error: Error, name: &str) -> Error {
 /// The error of an entry that the output cannot hold, with what to do instead.
 fn with_command(error: Error, entry: &Entry, to: To, args: &Args) -> Error {
     let Content::Packed { scheme, .. } = entry.content else { return error };
-    let k = entry.shape.last().copied().unwrap_or(0);
     let (input, output) = (args.input.display(), args.output.display());
     let plain =
         format!("lowbit dequantize {input} -o plain.safetensors && lowbit quantize plain.safetensors");
     let commands = match to {
-        // A block type of as many bits that divides K, else the one that comes closest to not losing anything.
-        To::File(_) => {
-            let fits = |s: &&preset::Preset| s.scheme.ggml.is_some_and(|g| k % g.block() == 0);
-            let like = PRESETS.iter().filter(fits).find(|p| p.scheme.bits == scheme.bits);
+        // What the format holds in as many bits, else the one that comes closest to not losing anything.
+        To::File(format) => {
+            let holds = |p: &&preset::Preset| {
+                let mut plan = Plan::default();
+                let planned = plan.packed(&entry.name, p.scheme, entry.shape.clone(), DType::F32);
+                planned.is_ok() && plan.items().iter().all(|item| format.check(item).is_ok())
+            };
+            let low = |p: &&preset::Preset| !p.scheme.is_float() && holds(p);
+            let like = PRESETS.iter().filter(low).min_by_key(|p| match p.scheme.bits.abs_diff(scheme.bits) {
+                0 => (0, 0),
+                _ => (1, 8u8.abs_diff(p.scheme.bits)),
+            });
             format!("{plain} -o {output} --scheme {}", like.map_or("q8_0", |p| p.name))
         }
         To::Folder(target) => {

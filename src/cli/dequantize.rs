@@ -2,7 +2,7 @@
 
 use super::print;
 use super::quantize::{copy, missing, plan_copy};
-use super::{Float, open_engine, output::Output, output_format};
+use super::{Float, model_output::ModelOutput, open_engine, output_format};
 use crate::file::{Content, Item, Model, Plan, Writer, file_type, float_type};
 use crate::{DType, Engine, Error, PackedTensor, Result, Tensor};
 use half::bf16;
@@ -10,13 +10,13 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Turn a packed model back into plain tensors (safetensors or GGUF)
+/// Turn a packed model back into plain tensors (safetensors, GGUF or ONNX)
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  lowbit dequantize model-q4_0.safetensors -o model-f16.safetensors --dtype f16"
 )]
 pub struct Args {
-    /// A packed model: safetensors or GGUF
+    /// A packed model: safetensors, GGUF, ONNX or a quantized checkpoint
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write
@@ -25,7 +25,7 @@ pub struct Args {
     /// The element type of the weights; default: the one they had before they were quantized, f32 where the file does not say (GGUF)
     #[arg(long, value_enum)]
     dtype: Option<Float>,
-    /// The output's format, `lowbit` (safetensors) or `gguf`; default: by its extension
+    /// The output's format, `lowbit` (safetensors), `gguf` or `onnx`; default: by its extension
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
     /// Overwrite an existing output
@@ -42,7 +42,6 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let wanted = args.dtype.map(Float::dtype);
     let format = output_format(args.to.as_deref(), &args.output)?;
     let model = Model::open(&args.input)?;
-    let output = Output::create(&args.output, args.force, model.paths())?;
     let mut plan = Plan::changing(model.metadata().clone());
     let mut packed = 0;
     for entry in model.entries() {
@@ -57,6 +56,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     if packed == 0 {
         return Err(Error::Nothing { path: args.input.clone(), what: "no packed tensor in it".into() });
     }
+    let inputs: Vec<_> = model.paths().collect();
+    let output = ModelOutput::create(&args.output, args.force, &inputs, format, &plan)?;
     let engine = pollster::block_on(open_engine(device))?;
     let bar = print::progress(model.entries().len() as u64, "dequantize");
     let mut writer = Writer::new(output, &args.output, format, plan)?;

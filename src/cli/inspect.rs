@@ -15,7 +15,7 @@ use std::path::PathBuf;
     after_help = "Example:\n  lowbit inspect model-q4_0.safetensors\n  lowbit inspect --json model/ | jq .total"
 )]
 pub struct Args {
-    /// A safetensors or GGUF file, plain or packed, an index of shards, or a folder with one of them or with a quantized checkpoint
+    /// A safetensors, GGUF or ONNX file, plain or packed, an index of shards, or a folder with one of them or with a quantized checkpoint
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Print JSON

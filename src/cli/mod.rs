@@ -14,6 +14,7 @@ mod dequantize;
 mod devices;
 mod digits;
 mod inspect;
+mod model_output;
 mod output;
 mod partial;
 mod print;

@@ -45,7 +45,7 @@ pub struct Request<'a> {
     pub inputs: Vec<&'a Path>,
     /// The names of the files beside `path`, shards in order; one that is `path`'s own name if there are none.
     pub names: Vec<String>,
-    /// Name and content of the file that lists the shards.
+    /// Name and content of the file that says what is where in them.
     pub index: Option<(String, Vec<u8>)>,
     /// What has to be the same in a run that goes on, and what it is called.
     pub made_of: Vec<(String, String)>,
@@ -160,12 +160,12 @@ impl Partial {
     /// goes on right now.
     pub fn open(request: Request) -> Result<Self> {
         let Request { path, force, resume, inputs, names, index, made_of } = request;
-        let sole = names.len() == 1;
+        let sole = names.len() == 1 && index.is_none();
         let full = match output::place(path, force || !sole || journal_of(path).is_file(), &inputs)? {
             Place::File(full) => full,
             Place::Direct(file) if sole && !resume => return Ok(Self::Direct(file, path.into())),
             Place::Direct(_) => {
-                let what = "is no regular file; it has no shards and cannot be gone on with";
+                let what = "is no regular file; it has no other files beside it and cannot be gone on with";
                 return Err(Error::Usage(format!("{} {what}", path.display())));
             }
         };

@@ -15,7 +15,7 @@ use super::scheme_file::SchemeFile;
 use super::{Filter, open_engine, open_for, output_format};
 use crate::engine::Engine;
 use crate::file::hf;
-use crate::file::{Content, Entry, Format, Item, Model, Plan, Writer};
+use crate::file::{Content, Entry, Files, Format, Item, Model, Plan, Writer};
 use crate::scheme::mix::Choice;
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-/// Quantize the weights of a model (safetensors or GGUF, in and out)
+/// Quantize the weights of a model (safetensors, GGUF or ONNX, in and out)
 ///
 /// Tensors of f32, f16 or bf16 with two or more dimensions are quantized over their last dimension; leading dimensions (experts)
 /// are kept. The rest is copied untouched, and so are tensors that the scheme does not fit, which are named. A HuggingFace folder whose
@@ -49,7 +49,7 @@ default = \"q4_k_m\"            # a scheme, a mix or \"copy\"\n  \
 'attn_v|ffn_down' = \"q6_k\"\n  \
 '^output\\.' = \"copy\"")]
 pub struct Args {
-    /// A safetensors or GGUF file, an index of shards (model.safetensors.index.json), or a folder with one of them
+    /// A safetensors, GGUF or ONNX file, an index of shards (model.safetensors.index.json), or a folder with one of them
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write
@@ -72,7 +72,7 @@ pub struct Args {
     /// Fail if the scheme does not fit a selected tensor, instead of copying that tensor
     #[arg(long)]
     strict: bool,
-    /// The output's format, `lowbit` (safetensors) or `gguf`, which has no other schemes than GGUF's own; default: by its extension
+    /// The output's format, `lowbit` (safetensors), or `gguf` and `onnx`, which have schemes of their own; default: by its extension
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
     /// Write shards of so much data, as OUT-00001-of-00003 (with an index for safetensors): 4GB, 500MB, 2GiB. A model that fits stays one file
@@ -184,7 +184,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         Some(limit) => format.shards(plan, limit, &args.output)?,
         None => vec![plan],
     };
-    let (names, index) = job.names(&plans)?;
+    let name = args.output.file_name().unwrap_or_default().to_string_lossy();
+    let Files { tensors: names, index } = format.files(&name, &plans)?;
     let mut partial = Partial::open(Request {
         path: &args.output,
         force: args.force,
@@ -285,22 +286,6 @@ impl Job<'_> {
             weights.provenance().into_iter().for_each(|(key, value)| plan.metadata_mut().set(key, value));
         }
         Ok(plan)
-    }
-
-    /// The files' names, and the name and content of the index of shards.
-    #[allow(clippy::type_complexity)]
-    fn names(&self, plans: &[Plan]) -> Result<(Vec<String>, Option<(String, Vec<u8>)>)> {
-        let name = self.args.output.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if plans.len() == 1 {
-            return Ok((vec![name], None));
-        }
-        let end = format!(".{}", self.format.extension);
-        let stem = name.strip_suffix(&end).unwrap_or(&name);
-        let names: Vec<String> =
-            (1..=plans.len()).map(|n| format!("{stem}-{n:05}-of-{:05}{end}", plans.len())).collect();
-        let shards: Vec<(String, Plan)> = names.iter().cloned().zip(plans.iter().cloned()).collect();
-        let index = self.format.index(&shards)?;
-        Ok((names, index.map(|(end, bytes)| (format!("{stem}{end}"), bytes))))
     }
 
     /// What has to be the same for a run to go on.

@@ -5,6 +5,7 @@
 //! write         a plan in any format -> header, tensors one by one; the table of formats
 //!   safetensors   headers, planes of lowbit's own layout
 //!   gguf          headers, key-values, tensor types
+//!   onnx          messages, MatMulNBits nodes, external data
 //! checkpoint    folders of GPTQ, AWQ, bitsandbytes, ... <-> PackedTensor, bit for bit
 //! hf            a HuggingFace folder -> the model that a GGUF file of it holds
 //! imatrix       importance matrices, both forms
@@ -26,6 +27,7 @@ pub mod hf;
 pub mod imatrix;
 pub mod metadata;
 pub mod model;
+mod onnx;
 pub mod recast;
 pub mod safetensors;
 pub mod write;
@@ -33,7 +35,7 @@ pub mod write;
 pub use ::safetensors::Dtype;
 pub use metadata::{Metadata, Value};
 pub use model::{Content, Entry, Model};
-pub use write::{Format, Item, Plan, Writer};
+pub use write::{Files, Format, Item, Plan, Writer};
 
 use crate::DType;
 

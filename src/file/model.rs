@@ -4,14 +4,14 @@
 //! path -> file, index or folder -> format by content -> Parsed (shards mapped, entries, metadata) -> Tensor | PackedTensor | raw bytes
 //! ```
 //!
-//! What is asked of a [`Model`] is the same for every format; the formats differ in how they are opened (`safetensors`, `gguf`) and in the
+//! What is asked of a [`Model`] is the same for every format; the formats differ in how they are opened (`safetensors`, `gguf`, `onnx`) and in the
 //! row of [`super::write::FORMATS`] that an entry carries.
 
 use super::bytes::{Bytes, bad, io, load};
 use super::checkpoint::{self, Checkpoint};
 use super::metadata::Metadata;
 use super::write::Format;
-use super::{Dtype, float_type, gguf, hf, safetensors};
+use super::{Dtype, float_type, gguf, hf, onnx, safetensors};
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -162,7 +162,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a safetensors or GGUF file (any shard of a GGUF model), a `*.safetensors.index.json`, or a folder with one of them. A file's
+    /// Opens a safetensors, GGUF (any shard of a model) or ONNX file, a `*.safetensors.index.json`, or a folder with one of them. A file's
     /// content decides, and not its name. Of a folder whose `config.json` says that it is quantized, the layers are packed entries: see
     /// [`checkpoint`].
     ///
@@ -207,8 +207,11 @@ impl Model {
     }
 
     pub(super) fn from_loaded(path: &Path, bytes: Bytes) -> Result<Self> {
-        let open =
-            if bytes.get().starts_with(gguf::MAGIC) { gguf::read::open } else { safetensors::read::open };
+        let open = match bytes.get() {
+            b if b.starts_with(gguf::MAGIC) => gguf::read::open,
+            b if onnx::is_one(b) => onnx::read::open,
+            _ => safetensors::read::open,
+        };
         Self::build(open(path, bytes)?)
     }
 
@@ -278,8 +281,10 @@ impl Model {
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let files = self.checkpoint.as_ref().map_or(self, |c| c.files());
         let settings = self.checkpoint.as_ref().map(|c| c.settings_path());
-        let shards = files.parsed.shards.iter().map(|s| s.path.as_path());
-        shards.chain(files.parsed.index.as_deref()).chain(settings)
+        let mut shards: Vec<&Path> = files.parsed.shards.iter().map(|s| s.path.as_path()).collect();
+        // Numbers that were made of a file's fields are a shard of its path.
+        shards.dedup();
+        shards.into_iter().chain(files.parsed.index.as_deref()).chain(settings)
     }
 
     /// Bytes of all tensors.
@@ -375,14 +380,14 @@ impl Model {
         self.checkpoint().filter(|c| c.is_layer(&entry.name))
     }
 
-    /// A packed entry as [`Self::packed`], once it is sure that the file's bytes could be made from it again. Layers of checkpoints have
-    /// several forms (words that borrow, indices of groups) and are not asked.
+    /// A packed entry as [`Self::packed`], once it is sure that the file's bytes could be made from it again. Layers of checkpoints and ONNX nodes have
+    /// several forms (words that borrow, indices of groups, blocks filled up with anything) and are not asked.
     ///
     /// # Errors
     /// [`Error::Check`] if they could not, with the first byte that would differ; as [`Self::packed`].
     pub fn packed_exactly(&self, entry: &Entry) -> Result<PackedTensor> {
         let packed = self.packed(entry)?;
-        if self.layers(entry).is_some() {
+        if self.layers(entry).is_some() || !entry.format.one_form {
             return Ok(packed);
         }
         let again = (entry.format.encode)(&packed)?;

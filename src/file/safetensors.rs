@@ -23,12 +23,12 @@ pub(super) mod read;
 pub(super) mod write;
 
 use super::Dtype;
-use super::write::Format;
+use super::write::{Format, Index};
 
 /// The version of the packed layout that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
 /// What lowbit's own metadata keys begin with.
-const OWN: &str = "lowbit.";
+pub(super) const OWN: &str = "lowbit.";
 /// Metadata key of the layout's version.
 pub const VERSION_KEY: &str = "lowbit.version";
 /// Metadata key of the JSON object that describes the packed tensors.
@@ -36,13 +36,14 @@ pub const TENSORS_KEY: &str = "lowbit.tensors";
 /// Metadata key of the JSON list that holds metadata with kinds.
 pub const METADATA_KEY: &str = "lowbit.metadata";
 /// Headers beyond this are refused, as the safetensors library does.
-const MAX_HEADER: u64 = 100_000_000;
+pub(super) const MAX_HEADER: u64 = 100_000_000;
 
 /// Safetensors, plain or with packed tensors, as a row of the table of formats.
 pub(super) static FORMAT: Format = Format {
     name: "lowbit",
     extension: "safetensors",
     runs: false,
+    one_form: true,
     holds: write::holds,
     lay_out: write::lay_out,
     encode: write::encode,
@@ -50,7 +51,7 @@ pub(super) static FORMAT: Format = Format {
     bits_per_weight: crate::Scheme::bits_per_weight,
     data_bytes: write::data_bytes,
     split: write::split,
-    index: Some((".safetensors.index.json", write::index)),
+    index: Some(Index::OfShards(".safetensors.index.json", write::index)),
 };
 
 /// What `lowbit.tensors` says of one packed tensor.

@@ -9,7 +9,7 @@
 //! ([`Writer::resume`]). A plan that is too large for one file is cut into those of shards ([`Format::shards`]). Where the bytes go, and whether a file is
 //! replaced atomically, is up to the caller's `Write`.
 
-use super::{Dtype, Metadata, gguf, safetensors};
+use super::{Dtype, Metadata, gguf, onnx, safetensors};
 use crate::{DType, Error, PackedTensor, Result, Scheme};
 use std::borrow::Cow;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -30,6 +30,8 @@ pub struct Format {
     pub extension: &'static str,
     /// Whether programs run files of it: the model in a HuggingFace folder is mapped to what they expect.
     pub runs: bool,
+    /// Whether there is one way only to write a tensor's data, so that other bytes cannot be kept.
+    pub(super) one_form: bool,
     /// Whether it can hold an item; the error says why not.
     pub(super) holds: fn(&Item) -> Result<()>,
     /// Brings the items into data order and gives the header.
@@ -43,8 +45,26 @@ pub struct Format {
     pub(super) data_bytes: fn(&Item) -> Result<usize>,
     /// The plans of shards, by what each of them holds, in order.
     pub(super) split: Split,
-    /// The file beside shards that says what is where, if there is one: what its name ends in, and its bytes by the shards' names.
-    pub(super) index: Option<(&'static str, MakeIndex)>,
+    /// The file beside those of tensors that says what is where, if there is one.
+    pub(super) index: Option<Index>,
+}
+
+/// A file that says what is where in others.
+#[derive(Debug)]
+pub(super) enum Index {
+    /// Beside several shards: what its name has behind their stem, and its bytes.
+    OfShards(&'static str, MakeIndex),
+    /// Always, under the output's own name: what the names of the files of tensors have behind it, and its bytes.
+    Always(&'static str, MakeIndex),
+}
+
+/// The files of an output, by their names in its folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Files {
+    /// Of each plan.
+    pub tensors: Vec<String>,
+    /// Name and bytes of the file that says what is where.
+    pub index: Option<(String, Vec<u8>)>,
 }
 
 /// The plans of shards of a plan, whose items are parted already.
@@ -61,7 +81,7 @@ pub(super) struct Laid {
 }
 
 /// The formats that are written. The first is taken where nothing says which.
-pub static FORMATS: &[&Format] = &[&safetensors::FORMAT, &gguf::FORMAT];
+pub static FORMATS: &[&Format] = &[&safetensors::FORMAT, &gguf::FORMAT, &onnx::FORMAT];
 
 impl Format {
     /// The format of this name.
@@ -142,12 +162,30 @@ impl Format {
         (self.split)(&plan, parts, path)
     }
 
-    /// The file beside shards of these names that says what is where, if the format has one: what comes behind the stem in its name, and its bytes.
+    /// The files of an output called `name` with the tensors of these plans: one, or shards in order, and the file that says what is where if the format has
+    /// one. That file is to appear last.
     ///
     /// # Errors
     /// [`Error::Format`] if it cannot be made.
-    pub fn index(&self, shards: &[(String, Plan)]) -> Result<Option<(&'static str, Vec<u8>)>> {
-        self.index.map(|(end, make)| Ok((end, make(shards)?))).transpose()
+    pub fn files(&self, name: &str, plans: &[Plan]) -> Result<Files> {
+        let end = format!(".{}", self.extension);
+        let stem = name.strip_suffix(&end).unwrap_or(name);
+        let behind = match self.index {
+            Some(Index::Always(data, _)) => data,
+            _ => "",
+        };
+        let tensors: Vec<String> = match plans.len() {
+            1 => vec![format!("{name}{behind}")],
+            of => (1..=of).map(|n| format!("{stem}-{n:05}-of-{of:05}{end}{behind}")).collect(),
+        };
+        let index = match &self.index {
+            Some(Index::Always(_, make)) => Some((name.to_string(), make)),
+            Some(Index::OfShards(end, make)) if plans.len() > 1 => Some((format!("{stem}{end}"), make)),
+            _ => None,
+        };
+        let shards = || tensors.iter().cloned().zip(plans.iter().cloned()).collect::<Vec<_>>();
+        let index = index.map(|(name, make)| Ok::<_, Error>((name, make(&shards())?))).transpose()?;
+        Ok(Files { tensors, index })
     }
 }
 
@@ -453,6 +491,7 @@ mod tests {
         name: "flipped",
         extension: "flipped",
         runs: false,
+        one_form: true,
         holds: |item| (gguf::FORMAT.holds)(item),
         lay_out: |plan, path| (gguf::FORMAT.lay_out)(plan, path),
         encode: flipped,

@@ -420,6 +420,7 @@ fn matmul_nbits_operands() {
             dtype: DType::F32,
             scales: get("S").into(),
             zero_points: ZeroPoints::Packed(get("Z").into()),
+            g_idx: None,
         };
         let w = node.packed().unwrap();
         assert_eq!(w.scheme().to_string(), format!("int{}-g{block_size}-asym-f32", node.bits));

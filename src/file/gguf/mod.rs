@@ -44,6 +44,7 @@ pub(super) static FORMAT: Format = Format {
     name: "gguf",
     extension: "gguf",
     runs: true,
+    one_form: true,
     holds: write::holds,
     lay_out: write::lay_out,
     encode: write::encode,
