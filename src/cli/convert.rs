@@ -19,7 +19,7 @@ use crate::file::checkpoint::{self, Data, TARGETS, Target};
 use crate::file::hf::Weights;
 use crate::file::write::{FORMATS, Format};
 use crate::file::{Content, Entry, Item, Model, Plan, Writer, recast};
-use crate::scheme::preset::{self, PRESETS};
+use crate::scheme::PRESETS;
 use crate::{DType, Error, PackedTensor, Result, Scheme};
 use serde_json::{Map, json};
 use std::collections::BTreeSet;
@@ -315,17 +315,19 @@ fn with_command(error: Error, entry: &Entry, to: To, args: &Args) -> Error {
     let commands = match to {
         // What the format holds in as many bits, else the one that comes closest to not losing anything.
         To::File(format) => {
-            let holds = |p: &&preset::Preset| {
+            let holds = |scheme: &Scheme| {
                 let mut plan = Plan::default();
-                let planned = plan.packed(&entry.name, p.scheme, entry.shape.clone(), DType::F32);
+                let planned = plan.packed(&entry.name, *scheme, entry.shape.clone(), DType::F32);
                 planned.is_ok() && plan.items().iter().all(|item| format.check(item).is_ok())
             };
-            let low = |p: &&preset::Preset| !p.scheme.is_float() && holds(p);
-            let like = PRESETS.iter().filter(low).min_by_key(|p| match p.scheme.bits.abs_diff(scheme.bits) {
+            let families =
+                ["int2-g32", "int4-g32", "int8-g32"].into_iter().filter_map(|name| name.parse().ok());
+            let low = PRESETS.iter().map(|p| p.scheme).filter(|s| !s.is_float()).chain(families);
+            let like = low.filter(holds).min_by_key(|s: &Scheme| match s.bits.abs_diff(scheme.bits) {
                 0 => (0, 0),
-                _ => (1, 8u8.abs_diff(p.scheme.bits)),
+                _ => (1, 8u8.abs_diff(s.bits)),
             });
-            format!("{plain} -o {output} --scheme {}", like.map_or("q8_0", |p| p.name))
+            format!("{plain} -o {output} --scheme {}", like.map_or("q8_0".into(), |s| s.to_string()))
         }
         To::Folder(target) => {
             let family =

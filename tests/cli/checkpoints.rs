@@ -298,8 +298,10 @@ fn outputs_and_settings_are_checked() {
     run(&folder, "convert g -o g --to awq --force").fails(2, &["is the input"]);
     assert_eq!(run(&folder, "inspect g --json").json()["format"], "gptq");
     convert("-o m.safetensors --to awq").fails(2, &["is a file"]);
-    convert("-o x --to gtpq")
-        .fails(2, &["no file format 'gtpq'", "lowbit, gguf, gptq, gptq_v2, awq, ct, ct-int, ct-float, mlx"]);
+    convert("-o x --to gtpq").fails(
+        2,
+        &["no file format 'gtpq'", "lowbit, gguf, onnx, gptq, gptq_v2, awq, ct, ct-int, ct-float, mlx"],
+    );
     let text = std::fs::read_to_string(folder.path("g/config.json")).unwrap();
     folder.write("g/config.json", text.replace("\"gptq\"", "\"quip\""));
     run(&folder, "inspect g").fails(1, &["config.json", "quip", "lowbit reads gptq, awq"]);

@@ -20,6 +20,7 @@ mod gguf;
 mod harness;
 mod mixes;
 mod models;
+mod onnx;
 mod outputs;
 mod real_model;
 mod resume;
