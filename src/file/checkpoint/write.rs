@@ -51,7 +51,7 @@ pub static TARGETS: &[&Target] = &[
     &compressed::PACK,
     &compressed::INT,
     &compressed::FLOAT,
-    &mlx::AFFINE,
+    &mlx::TARGET,
 ];
 
 /// A tensor of a layer.
