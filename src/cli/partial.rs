@@ -3,7 +3,7 @@
 //! ```text
 //! OUT.journal     line 1: what the run is made of, as JSON         then a line for each point up to which the data is synced: "done SHARD ITEMS ZEROED"
 //! NAME.partial    OUT, or shard after shard
-//! all there -> "whole" -> each NAME.partial renamed to NAME, the index of shards last -> journal removed
+//! all there -> "whole" -> each NAME.partial renamed to NAME, small files last (index of shards, settings) -> journal removed
 //! ```
 //!
 //! A line of the journal counts once the data it speaks of was synced before it, so that after a kill or a power cut what it says is there. A run that is
@@ -45,8 +45,8 @@ pub struct Request<'a> {
     pub inputs: Vec<&'a Path>,
     /// The names of the files beside `path`, shards in order; one that is `path`'s own name if there are none.
     pub names: Vec<String>,
-    /// Name and content of the file that lists the shards.
-    pub index: Option<(String, Vec<u8>)>,
+    /// Names and contents of small files that appear behind them, as an index of shards.
+    pub beside: Vec<(String, Vec<u8>)>,
     /// What has to be the same in a run that goes on, and what it is called.
     pub made_of: Vec<(String, String)>,
 }
@@ -61,9 +61,10 @@ pub enum Partial {
 /// Files with a journal.
 pub struct Kept {
     path: PathBuf,
-    /// Shards, then the index.
+    /// Shards, then the small files.
     names: Vec<PathBuf>,
-    index: Option<Vec<u8>>,
+    /// The contents of the last names.
+    beside: Vec<Vec<u8>>,
     force: bool,
     keep: bool,
     journal: File,
@@ -159,20 +160,20 @@ impl Partial {
     /// As [`output::place`] for each file; [`Error::Check`] if there is an interrupted run that is not to be gone on with, or not with these options, or that
     /// goes on right now.
     pub fn open(request: Request) -> Result<Self> {
-        let Request { path, force, resume, inputs, names, index, made_of } = request;
+        let Request { path, force, resume, inputs, names, beside, made_of } = request;
         let sole = names.len() == 1;
         let full = match output::place(path, force || !sole || journal_of(path).is_file(), &inputs)? {
             Place::File(full) => full,
-            Place::Direct(file) if sole && !resume => return Ok(Self::Direct(file, path.into())),
+            Place::Direct(file) if sole && beside.is_empty() && !resume => return Ok(Self::Direct(file, path.into())),
             Place::Direct(_) => {
                 let what = "is no regular file; it has no shards and cannot be gone on with";
                 return Err(Error::Usage(format!("{} {what}", path.display())));
             }
         };
-        let beside = |name: &String| if sole { full.clone() } else { full.with_file_name(name) };
-        let mut paths: Vec<PathBuf> = names.iter().map(beside).collect();
-        let (index_name, index) = index.unzip();
-        paths.extend(index_name.map(|name| full.with_file_name(name)));
+        let placed = |name: &String| if sole { full.clone() } else { full.with_file_name(name) };
+        let mut paths: Vec<PathBuf> = names.iter().map(placed).collect();
+        let (beside_names, beside): (Vec<String>, Vec<Vec<u8>>) = beside.into_iter().unzip();
+        paths.extend(beside_names.iter().map(|name| full.with_file_name(name)));
         let journal_path = journal_of(&full);
         let mut journal = File::options()
             .read(true)
@@ -239,7 +240,7 @@ impl Partial {
         let mut kept = Kept {
             path: path.into(),
             names: paths,
-            index,
+            beside,
             force,
             keep: resume,
             journal,
@@ -369,9 +370,9 @@ impl Kept {
     }
 
     fn commit(mut self) -> Result<()> {
-        if let (Some(bytes), false) = (&self.index, self.whole) {
-            // The last of the names is the index's.
-            let path = partial(&self.names[self.names.len() - 1]);
+        let shards = self.names.len() - self.beside.len();
+        for (name, bytes) in self.names[shards..].iter().zip(&self.beside).filter(|_| !self.whole) {
+            let path = partial(name);
             let mut file = File::create(&path).map_err(io(&path))?;
             file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&path))?;
         }
@@ -419,7 +420,7 @@ mod tests {
             resume,
             inputs: Vec::new(),
             names: vec!["a".into(), "b".into()],
-            index: Some(("index".into(), b"a b".to_vec())),
+            beside: vec![("index".into(), b"a b".to_vec())],
             made_of: vec![("--scheme".into(), scheme.into()), ("files".into(), "a\nb\nindex".into())],
         }
     }
