@@ -18,6 +18,7 @@ mod output;
 mod partial;
 mod print;
 mod quantize;
+mod same;
 mod scheme_file;
 mod schemes;
 mod selftest;

@@ -40,6 +40,8 @@ pub struct Done {
 pub struct Request<'a> {
     /// As the user named it.
     pub path: &'a Path,
+    /// Whether the folder around it is part of the output: made if it is not there, removed with the rest if nothing else is in it.
+    pub folder: bool,
     pub force: bool,
     pub resume: bool,
     pub inputs: Vec<&'a Path>,
@@ -65,6 +67,8 @@ pub struct Kept {
     names: Vec<PathBuf>,
     /// The contents of the last names.
     beside: Vec<Vec<u8>>,
+    /// The folder that was made for them.
+    made: Option<PathBuf>,
     force: bool,
     keep: bool,
     journal: File,
@@ -160,11 +164,24 @@ impl Partial {
     /// As [`output::place`] for each file; [`Error::Check`] if there is an interrupted run that is not to be gone on with, or not with these options, or that
     /// goes on right now.
     pub fn open(request: Request) -> Result<Self> {
-        let Request { path, force, resume, inputs, names, beside, made_of } = request;
+        let made = request.path.parent().filter(|folder| request.folder && !folder.exists());
+        let made = made.map(Path::to_path_buf);
+        if let Some(folder) = &made {
+            std::fs::create_dir_all(folder).map_err(io(folder))?;
+        }
+        Self::start(request, made.clone()).inspect_err(|_| {
+            made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
+        })
+    }
+
+    fn start(request: Request, made: Option<PathBuf>) -> Result<Self> {
+        let Request { path, folder: _, force, resume, inputs, names, beside, made_of } = request;
         let sole = names.len() == 1;
         let full = match output::place(path, force || !sole || journal_of(path).is_file(), &inputs)? {
             Place::File(full) => full,
-            Place::Direct(file) if sole && beside.is_empty() && !resume => return Ok(Self::Direct(file, path.into())),
+            Place::Direct(file) if sole && beside.is_empty() && !resume => {
+                return Ok(Self::Direct(file, path.into()));
+            }
             Place::Direct(_) => {
                 let what = "is no regular file; it has no shards and cannot be gone on with";
                 return Err(Error::Usage(format!("{} {what}", path.display())));
@@ -241,6 +258,7 @@ impl Partial {
             path: path.into(),
             names: paths,
             beside,
+            made,
             force,
             keep: resume,
             journal,
@@ -252,8 +270,7 @@ impl Partial {
             synced: (0, Instant::now()),
         };
         let hint = "lowbit: the same command goes on from here";
-        let files = kept.names.iter().map(|n| partial(n)).chain([kept.journal_path.clone()]);
-        output::watch(if resume { Vec::new() } else { files.collect() }, resume.then_some(hint));
+        output::watch(if resume { Vec::new() } else { kept.unfinished() }, resume.then_some(hint));
         kept.journal.set_len(good).map_err(io(&kept.journal_path))?;
         kept.journal.seek(SeekFrom::End(0)).map_err(io(&kept.journal_path))?;
         if found.is_none() {
@@ -363,6 +380,12 @@ fn journal_of(path: &Path) -> PathBuf {
 }
 
 impl Kept {
+    /// What is removed if the output is given up.
+    fn unfinished(&self) -> Vec<PathBuf> {
+        let files = self.names.iter().map(|n| partial(n)).chain([self.journal_path.clone()]);
+        files.chain(self.made.clone()).collect()
+    }
+
     /// Adds a line to the journal, durably.
     fn log(&mut self, line: &str) -> Result<()> {
         let written = self.journal.write_all(format!("{line}\n").as_bytes());
@@ -400,9 +423,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         if !self.keep && !self.finished {
-            for path in self.names.iter().map(|n| partial(n)).chain([self.journal_path.clone()]) {
-                let _ = std::fs::remove_file(path);
-            }
+            self.unfinished().iter().for_each(|path| output::give_up(path));
             output::watch(Vec::new(), None);
         }
     }
@@ -416,6 +437,7 @@ mod tests {
     fn request<'a>(path: &'a Path, resume: bool, scheme: &str) -> Request<'a> {
         Request {
             path,
+            folder: false,
             force: false,
             resume,
             inputs: Vec::new(),

@@ -59,6 +59,8 @@ pub struct Files {
     pub names: Vec<String>,
     /// Name and content of small files that appear with them: the index of shards, settings.
     pub beside: Vec<(String, Vec<u8>)>,
+    /// Whether the folder around them is part of the output.
+    pub folder: bool,
 }
 
 /// What a run wrote.
@@ -86,7 +88,7 @@ impl Files {
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if plans.len() == 1 {
-            return Ok(Self { format, plans, names: vec![name], beside: Vec::new() });
+            return Ok(Self { format, plans, names: vec![name], beside: Vec::new(), folder: false });
         }
         let end = format!(".{}", format.extension);
         let stem = name.strip_suffix(&end).unwrap_or(&name);
@@ -95,7 +97,13 @@ impl Files {
         let shards: Vec<(String, Plan)> = names.iter().cloned().zip(plans.iter().cloned()).collect();
         let index = format.index(&shards)?;
         let beside = index.map(|(end, bytes)| (format!("{stem}{end}"), bytes)).into_iter().collect();
-        Ok(Self { format, plans, names, beside })
+        Ok(Self { format, plans, names, beside, folder: false })
+    }
+
+    /// The bytes of an item in these files.
+    pub fn bytes(&self, item: &Item) -> u64 {
+        // Counted when the plan was made.
+        self.format.data_bytes(item).unwrap_or(0)
     }
 
     /// Starts the files at `path`, or goes on with those of an interrupted run that had the same `settings` (options and what they were) and
@@ -127,6 +135,7 @@ impl Files {
         made_of.push(text(("files", files.join("\n"))));
         Partial::open(Request {
             path,
+            folder: self.folder,
             force: options.force,
             resume: options.resume,
             inputs: model.paths().collect(),
