@@ -9,7 +9,7 @@
 //! encode or decode: engines and the reference do.
 
 use crate::scheme::{Layout, PlaneKind, Scheme, layout};
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 use std::ops::Range;
 
 /// A cache line. Rows of codes begin on 16 bytes; a vector load that crosses a line costs twice, so the buffer begins on one.
@@ -29,6 +29,38 @@ pub struct PackedTensor {
     shape: Vec<usize>,
     layout: Layout,
     data: Vec<Line>,
+}
+
+/// Consecutive rows of a tensor that is being filled: an iterator over each row's parts of the planes, in the order of [`PlaneKind::ALL`]. Empty where
+/// the scheme has no such plane or all rows share it.
+#[derive(Debug)]
+pub struct RowsMut<'a> {
+    rows: Range<usize>,
+    strides: [usize; PlaneKind::ALL.len()],
+    planes: [&'a mut [u8]; PlaneKind::ALL.len()],
+}
+
+impl RowsMut<'_> {
+    /// The rows that are left.
+    pub fn range(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+}
+
+impl<'a> Iterator for RowsMut<'a> {
+    type Item = [&'a mut [u8]; PlaneKind::ALL.len()];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.rows.next()?;
+        let strides = self.strides;
+        let mut at = 0;
+        Some(self.planes.each_mut().map(|plane| {
+            let (row, rest) = std::mem::take(plane).split_at_mut(strides[at]);
+            (*plane, at) = (rest, at + 1);
+            row
+        }))
+    }
 }
 
 impl PackedTensor {
@@ -205,6 +237,22 @@ impl PackedTensor {
             }
             None => &mut [],
         })
+    }
+
+    /// All rows in parts of at most `per_part`, to be filled in parallel.
+    pub fn rows_mut(&mut self, per_part: usize) -> Vec<RowsMut<'_>> {
+        let (rows, _) = self.matrix();
+        let strides = PlaneKind::ALL.map(|kind| self.layout.plane(kind).map_or(0, |p| p.row_stride));
+        let mut planes = self.planes_mut();
+        let part = |rows: Range<usize>| {
+            let mut of_part = planes.iter_mut().zip(strides);
+            let planes = PlaneKind::ALL.map(|_| match of_part.next() {
+                Some((plane, stride)) => plane.split_off_mut(..rows.len() * stride).unwrap_or_default(),
+                None => Default::default(),
+            });
+            RowsMut { rows, strides, planes }
+        };
+        threads::ranges(rows, per_part).into_iter().map(part).collect()
     }
 
     /// The table of a codebook scheme in code order; empty for other schemes.

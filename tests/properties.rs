@@ -5,11 +5,10 @@
 //! blocks     bytes <-> planes, any bytes         encoding   error of decode(encode(x)) against the step that was chosen
 //! ```
 
-use lowbit::file::codes::{CodePlanes, read_row};
 use lowbit::file::ggml;
 use lowbit::reference::{dequantize, quantize, quantize_weighted};
 use lowbit::scheme::preset::samples;
-use lowbit::scheme::{Encoder, Group, PlaneKind, Scale, ScaleType, Value};
+use lowbit::scheme::{Encoder, Group, PlaneKind, Scale, ScaleType, Value, codes};
 use lowbit::{Error, PackedTensor, Scheme, Tensor, cpu};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -205,24 +204,25 @@ proptest! {
             (mixed >> 11) as u8 & ((1u32 << scheme.bits) - 1) as u8
         };
         let mut t = PackedTensor::zeroed(scheme, [rows, k]).unwrap();
-        let mut planes = CodePlanes::with_capacity(scheme.bits, rows, k);
-        for row in 0..rows {
-            let codes: Vec<u8> = (0..k).map(|col| code(row * k + col)).collect();
-            for (col, &c) in codes.iter().enumerate() {
+        let mut in_rows = t.clone();
+        let rows_of_parts = in_rows.rows_mut(2).into_iter().flat_map(|part| part.range().zip(part));
+        for (row, [low, high, ..]) in rows_of_parts {
+            let of_row: Vec<u8> = (0..k).map(|col| code(row * k + col)).collect();
+            for (col, &c) in of_row.iter().enumerate() {
                 t.set_code(row, col, c);
             }
-            planes.push_row(&codes, scheme.bits);
+            codes::pack(scheme.bits, &of_row, low, high);
         }
-        prop_assert_eq!(&planes.low, t.plane(PlaneKind::CodesLow));
-        prop_assert_eq!(&planes.high, t.plane(PlaneKind::CodesHigh));
+        prop_assert_eq!(&in_rows, &t);
         let row_of = |kind, row: usize| {
             let stride = t.layout().plane(kind).map_or(0, |p| p.row_stride);
             &t.plane(kind)[row * stride..(row + 1) * stride]
         };
-        let mut back = vec![0xff; k];
+        let mut back = vec![[0xff; 4]; k.div_ceil(4)];
         for row in 0..rows {
-            read_row(row_of(PlaneKind::CodesLow, row), row_of(PlaneKind::CodesHigh, row), scheme.bits, &mut back);
-            for (col, &read) in back.iter().enumerate() {
+            let (low, high) = (row_of(PlaneKind::CodesLow, row), row_of(PlaneKind::CodesHigh, row));
+            codes::unpack(scheme.bits, low, high, &mut back);
+            for (col, &read) in back.as_flattened().iter().take(k).enumerate() {
                 prop_assert_eq!(t.code(row, col), u32::from(code(row * k + col)));
                 prop_assert_eq!(u32::from(read), t.code(row, col));
             }

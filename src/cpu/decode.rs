@@ -7,10 +7,9 @@
 //!
 //! The order of single f32 operations is that of [`crate::scheme`]. One row at a time, in stored order; threads and products are not here.
 
-use super::codes;
 use super::half_float::{widen_bf16, widen_f16, widen_f32};
 use crate::PackedTensor;
-use crate::scheme::{Float, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
+use crate::scheme::{Float, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero, codes};
 use std::borrow::Cow;
 
 /// A packed tensor seen as rows `[rows, k]`, its planes at hand.
@@ -143,6 +142,7 @@ impl<'a> Weights<'a> {
     /// Codes of a row, four to a word; `out` covers at most the padded row.
     #[inline(always)]
     pub fn codes(&self, row: usize, out: &mut [u32]) {
+        let out = bytemuck::must_cast_slice_mut(out);
         codes::unpack(self.scheme.bits, self.low.row(row), self.high.row(row), out);
     }
 

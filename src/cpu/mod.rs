@@ -8,7 +8,6 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `codes` | planes <-> one byte per code |
 //! | `decode` | packed rows -> f32 |
 //! | `encode/`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
@@ -22,7 +21,6 @@
 compile_error!("planes are little-endian words, which the CPU engine reads in place");
 
 mod activations;
-mod codes;
 mod decode;
 mod dequantize;
 mod dot;

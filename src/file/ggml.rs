@@ -14,8 +14,8 @@
 //!
 //! No block is encoded from weights here, and no container is read.
 
-use super::codes::{CodePlanes, read_row};
-use crate::scheme::{Ggml, PlaneKind, Scheme};
+use crate::packed::RowsMut;
+use crate::scheme::{Ggml, PlaneKind, Scheme, codes};
 use crate::{Error, PackedTensor, Result, threads};
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ enum Part {
     SuperMin,
 }
 
-const PARTS: usize = 5;
+const PARTS: [Part; 5] = [Part::Codes, Part::Scales, Part::Zeros, Part::SuperScale, Part::SuperMin];
 /// Rows that a thread takes at a time.
 const TASK_ROWS: usize = 32;
 
@@ -245,133 +245,170 @@ fn kind_of(scheme: &Scheme) -> Result<Ggml> {
         .ok_or_else(|| Error::unsupported(format!("{scheme} as a GGUF tensor"), "no block type is like it"))
 }
 
-/// One element of a field, placed.
-struct Slot {
+/// Elements of a field that lie at the same bits of consecutive bytes.
+struct Run {
+    /// The first element, and how far it is to the next.
     element: usize,
+    step: usize,
+    /// How many there are.
+    count: usize,
     byte: usize,
     bit: u32,
 }
 
-impl Field {
-    /// The elements in order, with their places. Sums of the table's constants only, all below 256.
-    fn slots(&self) -> Vec<Slot> {
-        let [(n0, byte0, bit0), (n1, byte1, bit1), (n2, byte2, bit2)] = self.loops;
-        let places = |n: usize, byte: usize, bit: u32| {
-            (0..n).scan((0usize, 0u32), move |at, _| {
-                let here = *at;
-                *at = (here.0.saturating_add(byte), here.1.saturating_add(bit));
-                Some(here)
-            })
-        };
-        let mut slots = Vec::new();
-        let mut element = self.first;
-        for (outer_byte, outer_bit) in places(n2, byte2, bit2) {
-            for (mid_byte, mid_bit) in places(n1, byte1, bit1) {
-                for (inner_byte, inner_bit) in places(n0, byte0, bit0) {
-                    let byte = [outer_byte, mid_byte, inner_byte]
-                        .iter()
-                        .fold(self.byte, |a, b| a.saturating_add(*b));
-                    let bit =
-                        [outer_bit, mid_bit, inner_bit].iter().fold(self.bit, |a, b| a.saturating_add(*b));
-                    slots.push(Slot { element, byte, bit });
-                    element = element.saturating_add(1);
-                }
-            }
+impl Run {
+    fn bytes(&self) -> Range<usize> {
+        self.byte..self.byte.saturating_add(self.count)
+    }
+
+    /// Calls `f` with each element and its byte.
+    #[inline(always)]
+    fn each<E, B>(
+        &self,
+        elements: impl Iterator<Item = E>,
+        bytes: impl Iterator<Item = B>,
+        mut f: impl FnMut(E, B),
+    ) {
+        match self.step {
+            // A loop of its own, as it vectorises.
+            1 => elements.zip(bytes).for_each(|(element, byte)| f(element, byte)),
+            step => elements.step_by(step.max(1)).zip(bytes).for_each(|(element, byte)| f(element, byte)),
         }
-        slots
     }
 }
 
-/// The parts of one block, in plane bytes.
-type Parts = [Vec<u8>; PARTS];
-
-fn part_index(part: Part) -> usize {
-    match part {
-        Part::Codes => 0,
-        Part::Scales => 1,
-        Part::Zeros => 2,
-        Part::SuperScale => 3,
-        Part::SuperMin => 4,
+impl Field {
+    /// All elements: a run for each round of the two loops that do not go from byte to byte. Sums and products of the table's constants only,
+    /// all below 256.
+    fn runs(&self) -> Vec<Run> {
+        let [(n0, ..), (n1, ..), _] = self.loops;
+        let steps = [1, n0, n0.saturating_mul(n1)];
+        let along = |(_, byte, bit): &(usize, usize, u32)| (*byte, *bit) == (1, 0);
+        let loops: Vec<_> = self.loops.into_iter().zip(steps).collect();
+        let inner = loops.iter().position(|(l, _)| along(l));
+        // A field of one byte has no loop along bytes.
+        let (count, step) = inner.and_then(|at| loops.get(at)).map_or((1, 1), |((n, ..), step)| (*n, *step));
+        let mut runs = vec![Run { element: self.first, step, count, byte: self.byte, bit: self.bit }];
+        for (at, ((n, byte, bit), step)) in loops.into_iter().enumerate() {
+            if Some(at) == inner {
+                continue;
+            }
+            let of_round = |i: usize| {
+                let moved = move |run: &Run| Run {
+                    element: i.saturating_mul(step).saturating_add(run.element),
+                    byte: i.saturating_mul(byte).saturating_add(run.byte),
+                    bit: (i as u32).saturating_mul(bit).saturating_add(run.bit),
+                    ..*run
+                };
+                runs.iter().map(moved).collect::<Vec<_>>()
+            };
+            runs = (0..n).flat_map(of_round).collect();
+        }
+        runs
     }
 }
 
-/// A block type made ready: slots listed once per tensor, and not once per block.
+/// A block type made ready: runs listed once per tensor, and not once per block.
 struct Transcoder {
     block: Block,
-    fields: Vec<(&'static Field, Vec<Slot>)>,
+    fields: Vec<(&'static Field, Vec<Run>)>,
     /// Elements of each part.
-    lens: [usize; PARTS],
+    lens: [usize; PARTS.len()],
 }
 
 impl Transcoder {
     fn new(kind: Ggml) -> Self {
         let block = block_of(kind);
-        let fields: Vec<_> = block.fields.iter().map(|f| (f, f.slots())).collect();
-        let mut lens = [0; PARTS];
-        for (field, slots) in &fields {
-            if let (Some(len), Some(last)) = (lens.get_mut(part_index(field.part)), slots.last()) {
-                *len = last.element.saturating_add(1).max(*len);
+        let fields: Vec<_> = block.fields.iter().map(|f| (f, f.runs())).collect();
+        let mut lens = [0; PARTS.len()];
+        for (field, runs) in &fields {
+            for run in runs {
+                let last = run.count.saturating_sub(1).saturating_mul(run.step);
+                if let Some(len) = lens.get_mut(field.part as usize) {
+                    *len = last.saturating_add(run.element).saturating_add(1).max(*len);
+                }
             }
         }
         Self { block, fields, lens }
     }
 
-    /// What is added to the stored elements of a part, and how many bits they have.
-    fn range(&self, part: Part) -> (u8, u32) {
+    /// What is added to the stored elements of a part, and the largest of them.
+    fn range(&self, part: Part) -> (u8, u8) {
         match part {
-            Part::Codes => (self.block.code_offset, 8),
-            Part::Scales => (self.block.scale_offset, self.block.scale_bits),
-            Part::Zeros => (0, self.block.scale_bits),
-            Part::SuperScale | Part::SuperMin => (0, 8),
+            Part::Codes if self.block.trits > 0 => (0, 2),
+            Part::Codes => (self.block.code_offset, u8::MAX),
+            Part::Scales => (self.block.scale_offset, mask(self.block.scale_bits)),
+            Part::Zeros => (0, mask(self.block.scale_bits)),
+            Part::SuperScale | Part::SuperMin => (0, u8::MAX),
         }
     }
 
-    fn unpack_block(&self, block: &[u8], parts: &mut Parts) {
-        for (part, len) in parts.iter_mut().zip(self.lens) {
-            part.clear();
-            part.resize(len, 0);
-        }
-        for (field, slots) in &self.fields {
-            let Some(part) = parts.get_mut(part_index(field.part)) else { continue };
-            for slot in slots {
-                if let (Some(to), Some(from)) = (part.get_mut(slot.element), block.get(slot.byte)) {
-                    let digit = match field.digit {
-                        Digit::Bits(width) => from.wrapping_shr(slot.bit) & mask(width),
-                        Digit::Trit => {
-                            let shifted = from.wrapping_mul(3u8.wrapping_pow(slot.bit));
-                            (u16::from(shifted).wrapping_mul(3) >> 8) as u8
-                        }
-                    };
-                    *to |= digit.wrapping_shl(field.shift);
+    /// Fills the parts of one block, which are zeros before.
+    fn unpack_block(&self, block: &[u8], mut parts: [&mut [u8]; PARTS.len()]) {
+        for (field, runs) in &self.fields {
+            let Some(part) = parts.get_mut(field.part as usize) else { continue };
+            for run in runs {
+                let to = part.get_mut(run.element..).unwrap_or_default().iter_mut();
+                let from = block.get(run.bytes()).unwrap_or_default().iter();
+                let (bit, shift) = (run.bit, field.shift);
+                match field.digit {
+                    Digit::Bits(width) => {
+                        let mask = mask(width);
+                        run.each(to, from, |to, from| {
+                            *to |= (from.wrapping_shr(bit) & mask).wrapping_shl(shift);
+                        });
+                    }
+                    Digit::Trit => {
+                        let power = 3u8.wrapping_pow(bit);
+                        run.each(to, from, |to, from| {
+                            *to = (u16::from(from.wrapping_mul(power)).wrapping_mul(3) >> 8) as u8;
+                        });
+                    }
                 }
             }
         }
-        for (kind, part) in [(Part::Codes, 0), (Part::Scales, 1)] {
+        for (kind, part) in PARTS.into_iter().zip(parts) {
             let (offset, _) = self.range(kind);
-            for value in parts.get_mut(part).into_iter().flatten() {
-                *value = value.wrapping_add(offset);
+            if offset != 0 {
+                part.iter_mut().for_each(|value| *value = value.wrapping_add(offset));
             }
         }
     }
 
     /// The reverse. The value that does not fit its field comes back as the error.
-    fn pack_block(&self, parts: [&[u8]; PARTS], block: &mut [u8]) -> std::result::Result<(), (Part, u8)> {
+    fn pack_block(
+        &self,
+        parts: [&[u8]; PARTS.len()],
+        block: &mut [u8],
+    ) -> std::result::Result<(), (Part, u8)> {
+        for (kind, part) in PARTS.into_iter().zip(parts) {
+            let (offset, most) = self.range(kind);
+            let fits = |value: &&u8| value.wrapping_sub(offset) <= most;
+            if most < u8::MAX
+                && let Some(value) = part.iter().find(|value| !fits(value))
+            {
+                return Err((kind, *value));
+            }
+        }
         block.fill(0);
-        for (field, slots) in &self.fields {
-            let Some(part) = parts.get(part_index(field.part)) else { continue };
-            let (offset, stored_bits) = self.range(field.part);
-            for slot in slots {
-                if let (Some(from), Some(to)) = (part.get(slot.element), block.get_mut(slot.byte)) {
-                    let stored = from.wrapping_sub(offset);
-                    let digits = stored.wrapping_shr(field.shift);
-                    match field.digit {
-                        _ if stored & !mask(stored_bits) != 0 => return Err((field.part, *from)),
-                        Digit::Bits(width) => *to |= (digits & mask(width)).wrapping_shl(slot.bit),
-                        Digit::Trit if stored > 2 => return Err((field.part, *from)),
-                        Digit::Trit => {
-                            let weight = 3u8.wrapping_pow(4u32.saturating_sub(slot.bit));
-                            *to = to.wrapping_add(stored.wrapping_mul(weight));
-                        }
+        for (field, runs) in &self.fields {
+            let Some(part) = parts.get(field.part as usize) else { continue };
+            let (offset, _) = self.range(field.part);
+            for run in runs {
+                let from = part.get(run.element..).unwrap_or_default().iter();
+                let to = block.get_mut(run.bytes()).unwrap_or_default().iter_mut();
+                let (bit, shift) = (run.bit, field.shift);
+                match field.digit {
+                    Digit::Bits(width) => {
+                        let mask = mask(width);
+                        run.each(from, to, |from, to| {
+                            let stored = from.wrapping_sub(offset);
+                            *to |= (stored.wrapping_shr(shift) & mask).wrapping_shl(bit);
+                        });
+                    }
+                    Digit::Trit => {
+                        let weight = 3u8.wrapping_pow(4u32.saturating_sub(bit));
+                        run.each(from, to, |from, to| *to = to.wrapping_add(from.wrapping_mul(weight)));
                     }
                 }
             }
@@ -398,45 +435,35 @@ pub fn unpack(scheme: Scheme, shape: &[usize], bytes: &[u8]) -> Result<PackedTen
         return Err(Error::shape(format!("bytes of a {scheme} tensor {shape:?}"), expected, bytes.len()));
     }
     let (rows, k) = scheme.check_shape(shape)?;
-    let transcoder = Transcoder::new(kind_of(&scheme)?);
-    let row_bytes = expected.checked_div(rows).unwrap_or(expected);
-    let some_rows = |range: Range<usize>| {
-        let mut codes = CodePlanes::with_capacity(scheme.bits, range.len(), k);
-        let mut planes: Parts = Default::default();
-        let mut parts: Parts = Default::default();
-        let mut of_row = Vec::with_capacity(k);
-        for row in bytes.chunks_exact(row_bytes).skip(range.start).take(range.len()) {
-            of_row.clear();
+    let kind = kind_of(&scheme)?;
+    let transcoder = Transcoder::new(kind);
+    let row_bytes = expected.checked_div(rows).unwrap_or(expected).max(1);
+    let mut packed = PackedTensor::zeroed(scheme, shape)?;
+    let some_rows = |(rows, bytes): (RowsMut, &[u8])| {
+        let mut codes = vec![0; k];
+        for ([low, high, scales, zeros, super_scales, super_mins, ..], row) in
+            rows.zip(bytes.chunks_exact(row_bytes))
+        {
+            codes.fill(0);
+            let [n_codes, n_scales, n_zeros, n_super_scales, n_super_mins] = transcoder.lens;
+            let mut of_blocks = [
+                (codes.as_mut_slice(), n_codes),
+                (scales, n_scales),
+                (zeros, n_zeros),
+                (super_scales, n_super_scales),
+                (super_mins, n_super_mins),
+            ]
+            .map(|(plane, n)| plane.chunks_mut(n.max(1)));
             for block in row.chunks_exact(transcoder.block.bytes) {
-                transcoder.unpack_block(block, &mut parts);
-                for (plane, part) in planes.iter_mut().zip(&parts).skip(1) {
-                    plane.extend_from_slice(part);
-                }
-                of_row.extend_from_slice(parts.first().map_or(&[], Vec::as_slice));
+                transcoder
+                    .unpack_block(block, of_blocks.each_mut().map(|part| part.next().unwrap_or_default()));
             }
-            codes.push_row(&of_row, scheme.bits);
+            codes::pack(scheme.bits, &codes, low, high);
         }
-        let [_, scales, zeros, super_scales, super_mins] = planes;
-        [codes.low, codes.high, scales, zeros, super_scales, super_mins]
     };
-    let all = threads::map(threads::ranges(rows, TASK_ROWS), bytes.len(), some_rows);
-    let mut planes: [Vec<u8>; 6] = Default::default();
-    for some in &all {
-        planes.iter_mut().zip(some).for_each(|(plane, part)| plane.extend_from_slice(part));
-    }
-    let [low, high, scales, zeros, super_scales, super_mins] = &planes;
-    PackedTensor::from_planes(
-        scheme,
-        shape,
-        &[
-            (PlaneKind::CodesLow, low),
-            (PlaneKind::CodesHigh, high),
-            (PlaneKind::Scales, scales),
-            (PlaneKind::Zeros, zeros),
-            (PlaneKind::SuperScales, super_scales),
-            (PlaneKind::SuperMins, super_mins),
-        ],
-    )
+    let tasks = packed.rows_mut(TASK_ROWS).into_iter().zip(bytes.chunks(row_bytes.saturating_mul(TASK_ROWS)));
+    threads::for_each(tasks.collect(), expected, some_rows);
+    Ok(packed)
 }
 
 /// The rows of GGUF blocks of a packed tensor.
@@ -464,12 +491,13 @@ pub fn pack(tensor: &PackedTensor) -> Result<Vec<u8>> {
             (rows_of(PlaneKind::SuperScales), super_scale_len),
             (rows_of(PlaneKind::SuperMins), super_min_len),
         ];
-        let mut codes = vec![0; k];
+        // A block has a multiple of four codes.
+        let mut codes = vec![[0; 4]; k / 4];
         for out in out.chunks_mut(row_bytes) {
-            read_row(low.next().unwrap_or(&[]), high.next().unwrap_or(&[]), scheme.bits, &mut codes);
+            codes::unpack(scheme.bits, low.next().unwrap_or(&[]), high.next().unwrap_or(&[]), &mut codes);
             let mut blocks =
                 of_rows.each_mut().map(|(rows, len)| rows.next().unwrap_or(&[]).chunks((*len).max(1)));
-            let codes = codes.chunks(kind.block());
+            let codes = codes.as_flattened().chunks(kind.block());
             for (codes, block) in codes.zip(out.chunks_mut(transcoder.block.bytes)) {
                 let [scales, zeros, supers, mins] = blocks.each_mut().map(|b| b.next().unwrap_or(&[]));
                 transcoder.pack_block([codes, scales, zeros, supers, mins], block).map_err(
@@ -499,31 +527,37 @@ mod tests {
     use super::*;
     use crate::scheme::{Layout, PRESETS};
 
-    /// The table is complete: each bit of each block belongs to one slot, each element has all its bits, and the parts of a
+    /// The table is complete: each bit of each block belongs to one run, each element has all its bits, and the parts of a
     /// block fill its share of the planes.
     #[test]
-    fn every_bit_of_a_block_is_one_slot() {
+    fn every_bit_of_a_block_is_in_one_run() {
         for scheme in PRESETS.iter().map(|p| p.scheme).filter(|s| s.ggml.is_some()) {
             let kind = scheme.ggml.unwrap();
             let transcoder = Transcoder::new(kind);
             let mut used = vec![0u8; transcoder.block.bytes];
             let mut trits = vec![0u8; transcoder.block.bytes];
             let mut filled = transcoder.lens.map(|len| vec![0u8; len]);
-            for (field, slots) in &transcoder.fields {
-                for slot in slots {
-                    let element = &mut filled[part_index(field.part)][slot.element];
+            let of_runs = |runs: &[Run]| -> Vec<(usize, usize, u32)> {
+                let places = |run: &Run| {
+                    (0..run.count).map(|i| (run.element + i * run.step, run.byte + i, run.bit)).collect()
+                };
+                runs.iter().flat_map::<Vec<_>, _>(places).collect()
+            };
+            for (field, runs) in &transcoder.fields {
+                for (element, byte, bit) in of_runs(runs) {
+                    let filled = &mut filled[field.part as usize][element];
                     let (width, taken) = match field.digit {
-                        Digit::Bits(width) => (width, mask(width) << slot.bit),
+                        Digit::Bits(width) => (width, mask(width) << bit),
                         Digit::Trit => {
-                            assert_eq!(trits[slot.byte] & 1 << slot.bit, 0);
-                            trits[slot.byte] |= 1 << slot.bit;
+                            assert_eq!(trits[byte] & 1 << bit, 0);
+                            trits[byte] |= 1 << bit;
                             (2, 0)
                         }
                     };
-                    assert_eq!(*element & mask(width) << field.shift, 0, "{scheme} element {}", slot.element);
-                    *element |= mask(width) << field.shift;
-                    assert_eq!(used[slot.byte] & taken, 0, "{scheme} byte {}", slot.byte);
-                    used[slot.byte] |= taken;
+                    assert_eq!(*filled & mask(width) << field.shift, 0, "{scheme} element {element}");
+                    *filled |= mask(width) << field.shift;
+                    assert_eq!(used[byte] & taken, 0, "{scheme} byte {byte}");
+                    used[byte] |= taken;
                 }
             }
             for (byte, (used, trits)) in used.iter().zip(trits).enumerate() {

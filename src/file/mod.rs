@@ -11,7 +11,6 @@
 //! recast        the same weights in another scheme, where only the way of writing differs
 //! metadata      keys and typed values, in order
 //! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
-//! codes         rows of codes <-> code planes in quad order, for the transcoders
 //! bytes         mapped files, and a cursor whose errors name field and byte
 //! ```
 //!
@@ -21,7 +20,6 @@
 
 mod bytes;
 pub mod checkpoint;
-pub mod codes;
 pub mod ggml;
 pub mod gguf;
 pub mod hf;

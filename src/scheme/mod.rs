@@ -25,6 +25,7 @@
 //! **Encoding** is [`Encoder`]. This file does not encode or decode anything.
 
 pub mod codebook;
+pub mod codes;
 pub mod layout;
 pub mod mix;
 pub mod names;

@@ -15,9 +15,10 @@ mod two_level;
 use super::decode::byte_scale;
 use super::level::{Work, vectorized};
 use super::rows::DenseRows;
-use super::{codes, half_float, kmeans};
+use super::{half_float, kmeans};
+use crate::packed::RowsMut;
 use crate::scheme::codebook::Sorted;
-use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value};
+use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes};
 use crate::threads;
 use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};
@@ -153,13 +154,15 @@ fn encode(
     };
     let whole = (scheme.group == Group::Tensor).then(|| tensor_scale(&x, &encoder));
     let per_task = (TASK_VALUES / k).max(1);
-    let mut parts = split(&mut packed, rows, per_task);
-    if let (Some(chosen), Some(first)) = (&whole, parts.first_mut()) {
-        let n = first.scales.len();
-        first.scales.copy_from_slice(&chosen.scale_bytes[..n]);
-        let n = first.zeros.len();
-        first.zeros.copy_from_slice(&chosen.zero_bytes[..n]);
+    if let Some(chosen) = &whole {
+        for (kind, bytes) in
+            [(PlaneKind::Scales, &chosen.scale_bytes), (PlaneKind::Zeros, &chosen.zero_bytes)]
+        {
+            let plane = packed.plane_mut(kind);
+            plane.copy_from_slice(&bytes[..plane.len()]);
+        }
     }
+    let parts = packed.rows_mut(per_task);
     threads::for_each(parts, rows * k, |part| {
         let (whole, importance) = (whole.as_ref(), importance.as_ref());
         vectorized(EncodeRows { x: &x, scheme, encoder: &encoder, whole, importance, part })
@@ -239,53 +242,6 @@ fn tensor_scale(x: &DenseRows, encoder: &GroupEncoder) -> Chosen {
     encoder.choose(&all, x.rows * x.k)
 }
 
-/// Consecutive rows and their parts of the planes; empty where the scheme has no such plane. Planes that all rows share are in the first part.
-struct Part<'a> {
-    first: usize,
-    rows: usize,
-    low: &'a mut [u8],
-    high: &'a mut [u8],
-    scales: &'a mut [u8],
-    zeros: &'a mut [u8],
-    super_scales: &'a mut [u8],
-    super_mins: &'a mut [u8],
-}
-
-fn split(packed: &mut PackedTensor, rows: usize, per_task: usize) -> Vec<Part<'_>> {
-    let layout = packed.layout().clone();
-    let mut planes = packed.planes_mut();
-    threads::ranges(rows, per_task)
-        .into_iter()
-        .map(|range| {
-            let mut cut = |kind: PlaneKind| {
-                let plane = &mut planes[kind as usize];
-                let stride = layout.plane(kind).map_or(0, |p| p.row_stride);
-                let n = if stride == 0 { plane.len() } else { range.len() * stride };
-                let (part, rest) = std::mem::take(plane).split_at_mut(n);
-                *plane = rest;
-                part
-            };
-            Part {
-                first: range.start,
-                rows: range.len(),
-                low: cut(PlaneKind::CodesLow),
-                high: cut(PlaneKind::CodesHigh),
-                scales: cut(PlaneKind::Scales),
-                zeros: cut(PlaneKind::Zeros),
-                super_scales: cut(PlaneKind::SuperScales),
-                super_mins: cut(PlaneKind::SuperMins),
-            }
-        })
-        .collect()
-}
-
-/// Row `i` of a part's plane; empty if there is none.
-#[inline(always)]
-fn row_of(plane: &mut [u8], rows: usize, i: usize) -> &mut [u8] {
-    let stride = plane.len() / rows;
-    &mut plane[i * stride..(i + 1) * stride]
-}
-
 struct EncodeRows<'a> {
     x: &'a DenseRows<'a>,
     scheme: &'a Scheme,
@@ -293,7 +249,7 @@ struct EncodeRows<'a> {
     /// The scale of a per-tensor scheme.
     whole: Option<&'a Chosen>,
     importance: Option<&'a Importance<'a>>,
-    part: Part<'a>,
+    part: RowsMut<'a>,
 }
 
 impl Work for EncodeRows<'_> {
@@ -302,33 +258,24 @@ impl Work for EncodeRows<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { x, scheme, encoder, whole, importance, part } = self;
-        let (rows, k) = (part.rows, x.k);
         let mut scratch = Vec::new();
-        // Codes beyond K stay 0, as the padding of the planes is.
-        let mut row_codes = vec![0u8; k.next_multiple_of(4)];
-        for i in 0..rows {
-            let x = x.row(part.first + i, &mut scratch);
-            let low = row_of(part.low, rows, i);
+        let mut row_codes = vec![0u8; x.k];
+        for (row, planes) in part.range().zip(part) {
+            let [low, high, scales, zeros, super_scales, super_mins, ..] = planes;
+            let x = x.row(row, &mut scratch);
             if let Value::Float(kind) = scheme.value {
                 store_floats(kind, x, low);
                 continue;
             }
-            let importance = importance.map(|all| all.of_row(part.first + i));
-            let scales = row_of(part.scales, rows, i);
+            let importance = importance.map(|all| all.of_row(row));
             match (whole, scheme.scale) {
                 (Some(chosen), _) => encoder.codes(chosen, x, &mut row_codes),
                 (None, Scale::TwoLevel { .. }) => {
-                    let out = SuperOut {
-                        scales,
-                        mins: row_of(part.zeros, rows, i),
-                        super_scales: row_of(part.super_scales, rows, i),
-                        super_mins: row_of(part.super_mins, rows, i),
-                        codes: &mut row_codes,
-                    };
+                    let out =
+                        SuperOut { scales, mins: zeros, super_scales, super_mins, codes: &mut row_codes };
                     two_level::encode_row(scheme, x, importance, out);
                 }
                 _ => {
-                    let zeros = row_of(part.zeros, rows, i);
                     if scheme.encoder.searches() || importance.is_some() {
                         one_level::encode_row(scheme, x, importance, &mut row_codes, scales, zeros);
                     } else {
@@ -336,7 +283,7 @@ impl Work for EncodeRows<'_> {
                     }
                 }
             }
-            codes::pack(scheme.bits, &row_codes, low, row_of(part.high, rows, i));
+            codes::pack(scheme.bits, &row_codes, low, high);
         }
     }
 }

@@ -7,9 +7,8 @@
 //! Integers  what a scheme is to a format of integer codes and integer zero-points
 //! ```
 
-use super::super::codes::{self, CodePlanes};
 use super::super::{Content, Dtype, Entry, Model};
-use crate::scheme::{Group, PlaneKind, Scale, ScaleType, Scheme, Value, Zero};
+use crate::scheme::{Group, Layout, PlaneKind, Scale, ScaleType, Scheme, Value, Zero, codes};
 use crate::{DType, Error, PackedTensor, Result};
 use std::collections::HashSet;
 
@@ -171,7 +170,8 @@ pub fn group_of(size: Option<usize>) -> Group {
 pub struct Planes {
     scheme: Scheme,
     shape: Vec<usize>,
-    codes: CodePlanes,
+    /// The two planes of codes as far as there are rows, and their bytes of a row.
+    codes: [(Vec<u8>, usize); 2],
     others: Vec<(PlaneKind, Vec<u8>)>,
     order: Option<Vec<u32>>,
     sorted: Vec<u8>,
@@ -181,7 +181,10 @@ impl Planes {
     /// Nothing yet of a tensor of `shape`.
     pub fn new(scheme: Scheme, shape: &[usize]) -> Result<Self> {
         let (rows, k) = scheme.check_shape(shape)?;
-        let codes = CodePlanes::with_capacity(scheme.bits, rows, k);
+        let layout = Layout::new(&scheme, rows, k);
+        let codes = [PlaneKind::CodesLow, PlaneKind::CodesHigh].map(|kind| {
+            layout.plane(kind).map_or((Vec::new(), 0), |p| (Vec::with_capacity(p.len), p.row_stride))
+        });
         Ok(Self { scheme, shape: shape.to_vec(), codes, others: Vec::new(), order: None, sorted: Vec::new() })
     }
 
@@ -194,15 +197,20 @@ impl Planes {
 
     /// The next row of codes, by columns.
     pub fn row(&mut self, codes: &[u8]) {
-        let bits = self.scheme.bits;
-        match &self.order {
-            None => self.codes.push_row(codes, bits),
+        let stored = match &self.order {
+            None => codes,
             Some(order) => {
                 self.sorted.clear();
                 self.sorted.extend(order.iter().map(|&c| codes.get(c as usize).copied().unwrap_or(0)));
-                self.codes.push_row(&self.sorted, bits);
+                &self.sorted
             }
-        }
+        };
+        let [low, high] = self.codes.each_mut().map(|(plane, row_bytes)| {
+            let start = plane.len();
+            plane.resize(start.saturating_add(*row_bytes), 0);
+            plane.get_mut(start..).unwrap_or_default()
+        });
+        codes::pack(self.scheme.bits, stored, low, high);
     }
 
     /// Another plane.
@@ -212,9 +220,10 @@ impl Planes {
 
     /// The tensor.
     pub fn finish(self) -> Result<PackedTensor> {
-        let mut planes: Vec<(PlaneKind, &[u8])> = vec![(PlaneKind::CodesLow, &self.codes.low)];
-        if !self.codes.high.is_empty() {
-            planes.push((PlaneKind::CodesHigh, &self.codes.high));
+        let [(low, _), (high, _)] = &self.codes;
+        let mut planes: Vec<(PlaneKind, &[u8])> = vec![(PlaneKind::CodesLow, low)];
+        if !high.is_empty() {
+            planes.push((PlaneKind::CodesHigh, high));
         }
         planes.extend(self.others.iter().map(|(kind, bytes)| (*kind, bytes.as_slice())));
         PackedTensor::from_planes(self.scheme, self.shape, &planes)
@@ -228,11 +237,12 @@ pub fn each_row(tensor: &PackedTensor, mut row: impl FnMut(&[u8])) {
     let (low, high) = (tensor.plane(PlaneKind::CodesLow), tensor.plane(PlaneKind::CodesHigh));
     let mut high = high.chunks(stride(PlaneKind::CodesHigh).max(1));
     let order = tensor.permutation();
-    let (mut codes, mut by_column) = (vec![0; k], vec![0; k]);
+    let (mut codes, mut by_column) = (vec![[0; 4]; k.div_ceil(4)], vec![0; k]);
     for low in low.chunks(stride(PlaneKind::CodesLow).max(1)) {
-        codes::read_row(low, high.next().unwrap_or(&[]), tensor.scheme().bits, &mut codes);
+        codes::unpack(tensor.scheme().bits, low, high.next().unwrap_or(&[]), &mut codes);
+        let codes = codes.as_flattened().get(..k).unwrap_or_default();
         match &order {
-            None => row(&codes),
+            None => row(codes),
             Some(order) => {
                 for (code, &column) in codes.iter().zip(order) {
                     if let Some(to) = by_column.get_mut(column as usize) {
