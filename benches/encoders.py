@@ -29,6 +29,7 @@ TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVF
 def safetensors(path, array):
     header = {"w": {"dtype": "F32", "shape": array.shape, "data_offsets": [0, array.nbytes]}}
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # as the safetensors package does, so that the numbers are aligned
     path.write_bytes(struct.pack("<Q", len(text)) + text + array.tobytes())
 
 

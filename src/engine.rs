@@ -474,7 +474,7 @@ impl Engine {
                     bias.as_deref(),
                     residual.as_deref(),
                 )?;
-                let y = Tensor::from_bytes(call.shape.clone(), y.dtype(), y.into_bytes())?;
+                let y = Tensor::from_shared(call.shape.clone(), y.dtype(), y.into_bytes())?;
                 Ok(Array { shape: call.shape, dtype: options.output, data: ArrayData::Host(Arc::new(y)) })
             }
             #[cfg(feature = "gpu")]

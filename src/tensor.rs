@@ -1,9 +1,10 @@
 //! A dense tensor in host memory: shape, element type, bytes.
 //!
-//! Row-major, little-endian, owned. It is what files are read into and what engines are fed with; arithmetic lives in
-//! the engines.
+//! Row-major, little-endian. It is what files are read into and what engines are fed with; arithmetic lives in the engines. The bytes
+//! are shared: a clone copies nothing, and a tensor of a mapped file is the file's own bytes.
 
 use crate::{Error, Result};
+use bytes::Bytes;
 use half::{bf16, f16};
 use std::borrow::Cow;
 
@@ -40,7 +41,16 @@ impl std::fmt::Display for DType {
 pub struct Tensor {
     shape: Vec<usize>,
     dtype: DType,
-    bytes: Vec<u8>,
+    bytes: Bytes,
+}
+
+/// Numbers seen as bytes, as aligned as they are.
+struct Numbers(Vec<f32>);
+
+impl AsRef<[u8]> for Numbers {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::must_cast_slice(&self.0)
+    }
 }
 
 /// The product of the dimensions, or `None` if it overflows.
@@ -54,6 +64,14 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] if the length of `bytes` is not the number of elements times their size.
     pub fn from_bytes(shape: impl Into<Vec<usize>>, dtype: DType, bytes: Vec<u8>) -> Result<Self> {
+        Self::from_shared(shape, dtype, bytes.into())
+    }
+
+    /// As [`Self::from_bytes`], of bytes that others may hold too: part of a mapped file, for one.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`].
+    pub fn from_shared(shape: impl Into<Vec<usize>>, dtype: DType, bytes: Bytes) -> Result<Self> {
         let shape = shape.into();
         let need = element_count(&shape).and_then(|n| n.checked_mul(dtype.size()));
         if need != Some(bytes.len()) {
@@ -72,9 +90,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] if `values` does not have one value per element.
     pub fn from_f32(shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Result<Self> {
-        let bytes = bytemuck::allocation::try_cast_vec(values)
-            .unwrap_or_else(|(_, values)| bytemuck::cast_slice(&values).to_vec());
-        Self::from_bytes(shape, DType::F32, bytes)
+        Self::from_shared(shape, DType::F32, Bytes::from_owner(Numbers(values)))
     }
 
     /// An f16 tensor of `shape`.
@@ -101,7 +117,7 @@ impl Tensor {
     }
 
     /// Gives the bytes away.
-    pub fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Bytes {
         self.bytes
     }
 

@@ -279,7 +279,6 @@ impl Job<'_> {
     /// Quantizes a tensor, by importance where there is one.
     fn quantize(&self, entry: &Entry, scheme: &Scheme, zeroed: &mut usize) -> Result<PackedTensor> {
         let mut tensor = self.model.tensor(entry)?;
-        self.model.release(entry);
         if self.args.nonfinite == NonFinite::Zero {
             let (finite, n) = zero_nonfinite(tensor)?;
             tensor = finite;
@@ -291,7 +290,7 @@ impl Job<'_> {
                 Some(values) => self.engine.quantize_weighted(&tensor, &entry.name, scheme, values).await?,
                 None => self.engine.quantize_named(&tensor, &entry.name, scheme).await?,
             }
-            .read()
+            .into_packed()
             .await
         });
         packed.map_err(|e| e.in_tensor(&entry.name))
@@ -338,7 +337,7 @@ pub fn missing(item: &Item) -> Error {
 /// The tensor with NaN and infinities replaced by 0, and how many were.
 fn zero_nonfinite(tensor: Tensor) -> Result<(Tensor, usize)> {
     let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
-    let mut bytes = tensor.into_bytes();
+    let mut bytes = Vec::from(tensor.into_bytes());
     let mut n = 0;
     // The exponent's bits all set: in the last two bytes of an element, whatever its type.
     let exponent: u16 = match dtype {

@@ -120,4 +120,16 @@ impl PackedArray {
             PackedData::Device(gpu, weights) => weights.read(gpu).await,
         }
     }
+
+    /// As [`Self::read`], giving the array up: nothing is copied that is on the host alone.
+    ///
+    /// # Errors
+    /// As [`Array::read`].
+    pub async fn into_packed(self) -> Result<PackedTensor> {
+        match self.data {
+            PackedData::Host(packed) => Ok(Arc::unwrap_or_clone(packed)),
+            #[cfg(feature = "gpu")]
+            PackedData::Device(ref gpu, ref weights) => weights.read(gpu).await,
+        }
+    }
 }

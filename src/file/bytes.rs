@@ -14,20 +14,41 @@ use std::fmt::Display;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-/// The bytes of one file.
+/// The bytes of one file. Clones are of the same bytes.
+#[derive(Clone)]
 pub(super) enum Bytes {
     #[cfg(feature = "mmap")]
-    Map(memmap2::Mmap),
-    Memory(Cow<'static, [u8]>),
+    Map(Arc<memmap2::Mmap>),
+    Memory(Arc<Cow<'static, [u8]>>),
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self.get()
+    }
 }
 
 impl Bytes {
+    /// Bytes that are in memory already.
+    pub fn memory(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
+        Self::Memory(Arc::new(bytes.into()))
+    }
+
     pub fn get(&self) -> &[u8] {
         match self {
             #[cfg(feature = "mmap")]
             Self::Map(map) => map,
             Self::Memory(bytes) => bytes,
+        }
+    }
+
+    /// A part of them that outlives this, none of it copied; nothing where there is no such part.
+    pub fn share(&self, range: &Range<usize>) -> bytes::Bytes {
+        match self.get().get(range.clone()) {
+            Some(_) => bytes::Bytes::from_owner(self.clone()).slice(range.clone()),
+            None => bytes::Bytes::new(),
         }
     }
 
@@ -71,13 +92,13 @@ pub(super) fn load(path: &Path) -> Result<Bytes> {
         // one that shortens it makes reads fault, which ends the process without undefined results. The module text says so.
         #[allow(unsafe_code)]
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io(path))?;
-        Ok(Bytes::Map(map))
+        Ok(Bytes::Map(Arc::new(map)))
     }
     #[cfg(not(feature = "mmap"))]
     {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut &file, &mut bytes).map_err(io(path))?;
-        Ok(Bytes::Memory(bytes.into()))
+        Ok(Bytes::memory(bytes))
     }
 }
 

@@ -61,7 +61,7 @@ impl Imatrix {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_bytes(label: impl Into<PathBuf>, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
-        Self::from_loaded(&label.into(), Bytes::Memory(bytes.into()))
+        Self::from_loaded(&label.into(), Bytes::memory(bytes))
     }
 
     fn from_loaded(path: &Path, bytes: Bytes) -> Result<Self> {

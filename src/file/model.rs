@@ -203,7 +203,7 @@ impl Model {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_bytes(label: impl Into<PathBuf>, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
-        Self::from_loaded(&label.into(), Bytes::Memory(bytes.into()))
+        Self::from_loaded(&label.into(), Bytes::memory(bytes))
     }
 
     pub(super) fn from_loaded(path: &Path, bytes: Bytes) -> Result<Self> {
@@ -292,6 +292,12 @@ impl Model {
         self.shards().get(part.shard).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
     }
 
+    /// As [`Self::slice`], to be kept.
+    fn share(&self, part: &Part) -> bytes::Bytes {
+        let shard = self.shards().get(part.shard);
+        shard.map(|s| s.bytes.share(&part.range)).unwrap_or_default()
+    }
+
     /// The elements of a dense entry, as its type and shape say; of another, as [`Self::raw`].
     ///
     /// # Errors
@@ -338,7 +344,11 @@ impl Model {
                 "f32, f16 and bf16 are read as numbers",
             )
         })?;
-        Tensor::from_bytes(entry.shape.clone(), dtype, self.data(entry)?.into_owned())
+        let bytes = match self.data(entry)? {
+            Cow::Owned(bytes) => bytes.into(),
+            Cow::Borrowed(_) => entry.parts.first().map(|part| self.share(part)).unwrap_or_default(),
+        };
+        Tensor::from_shared(entry.shape.clone(), dtype, bytes)
     }
 
     /// A packed entry with its planes.

@@ -88,7 +88,7 @@ pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
         let parts = vec![Part { shard: shards, range: 0..bytes.len() }];
         let entry = Entry::new(ROPE_FACTORS.into(), shape, content, &safetensors::FORMAT, parts);
         entries.insert(0, Entry { fixed: true, ..entry });
-        let bytes = Bytes::Memory(bytes.into());
+        let bytes = Bytes::memory(bytes);
         parsed.shards.push(Shard { path, bytes });
     }
     parsed.metadata = map.metadata(&entries)?;
