@@ -3,7 +3,7 @@
 //! ```text
 //! OUT.journal     line 1: what the run is made of, as JSON         then a line for each point up to which the data is synced: "done SHARD ITEMS ZEROED"
 //! NAME.partial    OUT, or shard after shard
-//! all there -> "whole" -> each NAME.partial renamed to NAME, the index of shards last -> journal removed
+//! all there -> "whole" -> each NAME.partial renamed to NAME, small files last (index of shards, settings) -> journal removed
 //! ```
 //!
 //! A line of the journal counts once the data it speaks of was synced before it, so that after a kill or a power cut what it says is there. A run that is
@@ -40,13 +40,15 @@ pub struct Done {
 pub struct Request<'a> {
     /// As the user named it.
     pub path: &'a Path,
+    /// Whether the folder around it is part of the output: made if it is not there, removed with the rest if nothing else is in it.
+    pub folder: bool,
     pub force: bool,
     pub resume: bool,
     pub inputs: Vec<&'a Path>,
     /// The names of the files beside `path`, shards in order; one that is `path`'s own name if there are none.
     pub names: Vec<String>,
-    /// Name and content of the file that lists the shards.
-    pub index: Option<(String, Vec<u8>)>,
+    /// Names and contents of small files that appear behind them, as an index of shards.
+    pub beside: Vec<(String, Vec<u8>)>,
     /// What has to be the same in a run that goes on, and what it is called.
     pub made_of: Vec<(String, String)>,
 }
@@ -61,9 +63,12 @@ pub enum Partial {
 /// Files with a journal.
 pub struct Kept {
     path: PathBuf,
-    /// Shards, then the index.
+    /// Shards, then the small files.
     names: Vec<PathBuf>,
-    index: Option<Vec<u8>>,
+    /// The contents of the last names.
+    beside: Vec<Vec<u8>>,
+    /// The folder that was made for them.
+    made: Option<PathBuf>,
     force: bool,
     keep: bool,
     journal: File,
@@ -159,20 +164,33 @@ impl Partial {
     /// As [`output::place`] for each file; [`Error::Check`] if there is an interrupted run that is not to be gone on with, or not with these options, or that
     /// goes on right now.
     pub fn open(request: Request) -> Result<Self> {
-        let Request { path, force, resume, inputs, names, index, made_of } = request;
+        let made = request.path.parent().filter(|folder| request.folder && !folder.exists());
+        let made = made.map(Path::to_path_buf);
+        if let Some(folder) = &made {
+            std::fs::create_dir_all(folder).map_err(io(folder))?;
+        }
+        Self::start(request, made.clone()).inspect_err(|_| {
+            made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
+        })
+    }
+
+    fn start(request: Request, made: Option<PathBuf>) -> Result<Self> {
+        let Request { path, folder: _, force, resume, inputs, names, beside, made_of } = request;
         let sole = names.len() == 1;
         let full = match output::place(path, force || !sole || journal_of(path).is_file(), &inputs)? {
             Place::File(full) => full,
-            Place::Direct(file) if sole && !resume => return Ok(Self::Direct(file, path.into())),
+            Place::Direct(file) if sole && beside.is_empty() && !resume => {
+                return Ok(Self::Direct(file, path.into()));
+            }
             Place::Direct(_) => {
                 let what = "is no regular file; it has no shards and cannot be gone on with";
                 return Err(Error::Usage(format!("{} {what}", path.display())));
             }
         };
-        let beside = |name: &String| if sole { full.clone() } else { full.with_file_name(name) };
-        let mut paths: Vec<PathBuf> = names.iter().map(beside).collect();
-        let (index_name, index) = index.unzip();
-        paths.extend(index_name.map(|name| full.with_file_name(name)));
+        let placed = |name: &String| if sole { full.clone() } else { full.with_file_name(name) };
+        let mut paths: Vec<PathBuf> = names.iter().map(placed).collect();
+        let (beside_names, beside): (Vec<String>, Vec<Vec<u8>>) = beside.into_iter().unzip();
+        paths.extend(beside_names.iter().map(|name| full.with_file_name(name)));
         let journal_path = journal_of(&full);
         let mut journal = File::options()
             .read(true)
@@ -239,7 +257,8 @@ impl Partial {
         let mut kept = Kept {
             path: path.into(),
             names: paths,
-            index,
+            beside,
+            made,
             force,
             keep: resume,
             journal,
@@ -251,8 +270,7 @@ impl Partial {
             synced: (0, Instant::now()),
         };
         let hint = "lowbit: the same command goes on from here";
-        let files = kept.names.iter().map(|n| partial(n)).chain([kept.journal_path.clone()]);
-        output::watch(if resume { Vec::new() } else { files.collect() }, resume.then_some(hint));
+        output::watch(if resume { Vec::new() } else { kept.unfinished() }, resume.then_some(hint));
         kept.journal.set_len(good).map_err(io(&kept.journal_path))?;
         kept.journal.seek(SeekFrom::End(0)).map_err(io(&kept.journal_path))?;
         if found.is_none() {
@@ -362,6 +380,12 @@ fn journal_of(path: &Path) -> PathBuf {
 }
 
 impl Kept {
+    /// What is removed if the output is given up.
+    fn unfinished(&self) -> Vec<PathBuf> {
+        let files = self.names.iter().map(|n| partial(n)).chain([self.journal_path.clone()]);
+        files.chain(self.made.clone()).collect()
+    }
+
     /// Adds a line to the journal, durably.
     fn log(&mut self, line: &str) -> Result<()> {
         let written = self.journal.write_all(format!("{line}\n").as_bytes());
@@ -369,9 +393,9 @@ impl Kept {
     }
 
     fn commit(mut self) -> Result<()> {
-        if let (Some(bytes), false) = (&self.index, self.whole) {
-            // The last of the names is the index's.
-            let path = partial(&self.names[self.names.len() - 1]);
+        let shards = self.names.len() - self.beside.len();
+        for (name, bytes) in self.names[shards..].iter().zip(&self.beside).filter(|_| !self.whole) {
+            let path = partial(name);
             let mut file = File::create(&path).map_err(io(&path))?;
             file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&path))?;
         }
@@ -399,9 +423,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         if !self.keep && !self.finished {
-            for path in self.names.iter().map(|n| partial(n)).chain([self.journal_path.clone()]) {
-                let _ = std::fs::remove_file(path);
-            }
+            self.unfinished().iter().for_each(|path| output::give_up(path));
             output::watch(Vec::new(), None);
         }
     }
@@ -415,11 +437,12 @@ mod tests {
     fn request<'a>(path: &'a Path, resume: bool, scheme: &str) -> Request<'a> {
         Request {
             path,
+            folder: false,
             force: false,
             resume,
             inputs: Vec::new(),
             names: vec!["a".into(), "b".into()],
-            index: Some(("index".into(), b"a b".to_vec())),
+            beside: vec![("index".into(), b"a b".to_vec())],
             made_of: vec![("--scheme".into(), scheme.into()), ("files".into(), "a\nb\nindex".into())],
         }
     }
