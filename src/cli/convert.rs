@@ -7,7 +7,7 @@
 //! HuggingFace folder -> file::hf (names, order of rows, metadata, --dtype) -> written
 //! ```
 //!
-//! Codes and scales move, nothing is quantized anew; both questions are asked of every packed tensor before it is written. What another
+//! Blocks that go into the same format are moved as they are, unread. Else codes and scales move, nothing is quantized anew; both questions are asked of every packed tensor before it is written. What another
 //! format has no room for is refused, with the commands that requantize. The formats are the rows of [`FORMATS`], the
 //! checkpoints those of [`TARGETS`].
 
@@ -273,13 +273,15 @@ impl<'a> Job<'a> {
         let bytes = |item: &Item| self.model.entry(item.name()).map_or(0, |e| e.bytes);
         let mut put = |item: &Item, writer: &mut Writer<File>| {
             let entry = self.entry(item.name(), item)?;
-            match item {
-                Item::Packed { scheme, .. } => {
+            let scheme_is = |planned: &Scheme| matches!(&entry.content, Content::Packed { scheme, .. } if scheme == planned);
+            match (item, self.model.blocks(entry, format)) {
+                (Item::Packed { scheme, .. }, Some(blocks)) if scheme_is(scheme) => writer.blocks(blocks)?,
+                (Item::Packed { scheme, .. }, _) => {
                     let packed = self.moved(entry, *scheme)?;
                     let written = writer.packed_exactly(&packed);
                     written.map_err(|e| self.with_command(in_tensor(e, &entry.name), entry))?;
                 }
-                Item::Dense { .. } => writer.dense(&self.model.data(entry)?)?,
+                (Item::Dense { .. }, _) => writer.dense(&self.model.data(entry)?)?,
             }
             self.model.release(entry);
             Ok(0)

@@ -6,7 +6,7 @@
 //! all there -> "whole" -> each NAME.partial renamed to NAME, small files last (index of shards, settings) -> journal removed
 //! ```
 //!
-//! A line of the journal counts once the data it speaks of was synced before it, so that after a kill or a power cut what it says is there. A run that is
+//! A line of the journal counts once the data it speaks of was synced before it, beside the run, so that after a kill or a power cut what it says is there. A run that is
 //! made of something else (inputs, options, device, lowbit) does not go on with it, and says what differs. On Ctrl-C and on errors everything is removed, unless
 //! the run was asked to be resumable; a killed process leaves everything. Outputs that are no regular files are written to directly.
 
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The journal's first key, which says that it is one, and the version of its form.
@@ -80,6 +81,8 @@ pub struct Kept {
     finished: bool,
     /// What the last sync had, and when it was.
     synced: (u64, Instant),
+    /// A sync that goes on beside the run.
+    syncing: Option<JoinHandle<Result<()>>>,
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -268,6 +271,7 @@ impl Partial {
             whole,
             finished: false,
             synced: (0, Instant::now()),
+            syncing: None,
         };
         let hint = "lowbit: the same command goes on from here";
         output::watch(if resume { Vec::new() } else { kept.unfinished() }, resume.then_some(hint));
@@ -277,7 +281,7 @@ impl Partial {
             let mut all = Map::from_iter([(MAGIC.to_string(), VERSION.into())]);
             all.extend(made_of.into_iter().map(|(key, value)| (key, value.into())));
             let line = serde_json::to_string(&all).map_err(|e| io(&kept.journal_path)(e.into()))?;
-            kept.log(&line)?;
+            log(&kept.journal, &kept.journal_path, &line)?;
         }
         Ok(Self::Kept(kept))
     }
@@ -334,21 +338,30 @@ impl Partial {
         Ok(())
     }
 
-    /// Says that a shard's file is good up to `written` bytes: once in a while that is synced and put down.
+    /// Says that a shard's file is good up to `written` bytes: once in a while that is synced and put down, on a thread of its own, but for the end of a shard.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], also that of the sync before.
     pub fn reached(&mut self, file: &File, written: u64, done: Done) -> Result<()> {
         let Self::Kept(kept) = self else { return Ok(()) };
         let filled = done.shard > kept.done.shard;
         let (bytes, at) = kept.synced;
-        if filled || written.saturating_sub(bytes) >= SYNC_BYTES || at.elapsed() >= SYNC_AFTER {
-            file.sync_data().map_err(io(&kept.path))?;
-            kept.log(&format!("done {} {} {}", done.shard, done.items, done.zeroed))?;
+        let busy = kept.syncing.as_ref().is_some_and(|thread| !thread.is_finished());
+        let due = written.saturating_sub(bytes) >= SYNC_BYTES || at.elapsed() >= SYNC_AFTER;
+        if filled || due && !busy {
+            kept.settle()?;
+            let (file, path) = (file.try_clone().map_err(io(&kept.path))?, kept.path.clone());
+            let (journal, journal_path) = (kept.journal.try_clone(), kept.journal_path.clone());
+            let journal = journal.map_err(io(&journal_path))?;
+            let line = format!("done {} {} {}", done.shard, done.items, done.zeroed);
+            kept.syncing = Some(std::thread::spawn(move || {
+                file.sync_data().map_err(io(&path))?;
+                log(&journal, &journal_path, &line)
+            }));
             kept.done = done;
             kept.synced = (written, Instant::now());
         }
-        Ok(())
+        if filled { kept.settle() } else { Ok(()) }
     }
 
     /// Bytes of a complete shard.
@@ -374,6 +387,12 @@ impl Partial {
     }
 }
 
+/// Adds a line to a journal, durably.
+fn log(mut journal: &File, path: &Path, line: &str) -> Result<()> {
+    let written = journal.write_all(format!("{line}\n").as_bytes());
+    written.and_then(|()| journal.sync_data()).map_err(io(path))
+}
+
 /// The journal of an output.
 fn journal_of(path: &Path) -> PathBuf {
     with_end(path, ".journal")
@@ -386,13 +405,15 @@ impl Kept {
         files.chain(self.made.clone()).collect()
     }
 
-    /// Adds a line to the journal, durably.
-    fn log(&mut self, line: &str) -> Result<()> {
-        let written = self.journal.write_all(format!("{line}\n").as_bytes());
-        written.and_then(|()| self.journal.sync_data()).map_err(io(&self.journal_path))
+    /// Waits for the sync that goes on.
+    fn settle(&mut self) -> Result<()> {
+        self.syncing
+            .take()
+            .map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 
     fn commit(mut self) -> Result<()> {
+        self.settle()?;
         let shards = self.names.len() - self.beside.len();
         for (name, bytes) in self.names[shards..].iter().zip(&self.beside).filter(|_| !self.whole) {
             let path = partial(name);
@@ -400,7 +421,7 @@ impl Kept {
             file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&path))?;
         }
         if !self.whole {
-            self.log("whole")?;
+            log(&self.journal, &self.journal_path, "whole")?;
         }
         // Between the first name and the last no signal is heard.
         output::uninterrupted(|| {
@@ -422,6 +443,8 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        // Where this fails the run has failed before, or its journal says less than there is.
+        let _ = self.settle();
         if !self.keep && !self.finished {
             self.unfinished().iter().for_each(|path| output::give_up(path));
             output::watch(Vec::new(), None);
@@ -455,6 +478,7 @@ mod tests {
         for item in items {
             file.write_all(&[item as u8]).unwrap();
             if let Partial::Kept(kept) = partial {
+                kept.settle().unwrap();
                 kept.synced.0 = 0;
                 kept.synced.1 = Instant::now().checked_sub(SYNC_AFTER).unwrap();
             }
@@ -511,7 +535,7 @@ mod tests {
         write(&mut first, 0, 0..1);
         write(&mut first, 1, 0..1);
         let Partial::Kept(kept) = &mut first else { panic!() };
-        kept.log("whole").unwrap();
+        log(&kept.journal, &kept.journal_path, "whole").unwrap();
         drop(first);
         std::fs::rename(folder.path().join("a.partial"), folder.path().join("a")).unwrap();
         std::fs::write(folder.path().join("index.partial"), "a b").unwrap();
