@@ -346,25 +346,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::quantize`].
     pub async fn quantize_named(&self, tensor: &Tensor, name: &str, scheme: &Scheme) -> Result<PackedArray> {
-        scheme.check_shape(tensor.shape())?;
-        match &self.backend {
-            Backend::Cpu => Ok(PackedArray {
-                data: PackedData::Host(Arc::new(cpu::quantize(tensor, name, scheme, None)?)),
-            }),
-            #[cfg(feature = "gpu")]
-            Backend::Gpu(gpu) => {
-                if !kernels::quantize::on_gpu(scheme) {
-                    return self.upload_packed(&cpu::quantize(tensor, name, scheme, None)?);
-                }
-                let table = match scheme.value {
-                    crate::scheme::Value::Learned => Some(cpu::learn_codebook(tensor, name, scheme)?),
-                    _ => None,
-                };
-                let (weights, status) = kernels::quantize::record(gpu, tensor, scheme, table.as_deref())?;
-                status.check(gpu, tensor, name, scheme).await?;
-                Ok(PackedArray { data: PackedData::Device(gpu.clone(), Arc::new(weights)) })
-            }
-        }
+        self.encode_weights(tensor, name, scheme, None).await
     }
 
     /// As [`Engine::quantize_named`], errors of a column weighing as much as its `importance`: GGUF's importance matrix, the mean square of the
@@ -380,12 +362,39 @@ impl Engine {
         scheme: &Scheme,
         importance: &[f32],
     ) -> Result<PackedArray> {
-        scheme.check_shape(tensor.shape())?;
         cpu::check_importance(tensor, name, importance)?;
-        if !scheme.encoder.weighs() {
-            return self.quantize_named(tensor, name, scheme).await;
+        let importance = Some(importance).filter(|_| scheme.encoder.weighs());
+        self.encode_weights(tensor, name, scheme, importance).await
+    }
+
+    async fn encode_weights(
+        &self,
+        tensor: &Tensor,
+        name: &str,
+        scheme: &Scheme,
+        importance: Option<&[f32]>,
+    ) -> Result<PackedArray> {
+        scheme.check_shape(tensor.shape())?;
+        let on_cpu = || match importance {
+            Some(importance) => cpu::quantize_weighted(tensor, name, scheme, importance),
+            None => cpu::quantize(tensor, name, scheme, None),
+        };
+        match &self.backend {
+            Backend::Cpu => Ok(PackedArray { data: PackedData::Host(Arc::new(on_cpu()?)) }),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(_) if !kernels::quantize::on_gpu(scheme) => self.upload_packed(&on_cpu()?),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => {
+                let table = match scheme.value {
+                    crate::scheme::Value::Learned => Some(cpu::learn_codebook(tensor, name, scheme)?),
+                    _ => None,
+                };
+                let (weights, status) =
+                    kernels::quantize::record(gpu, tensor, scheme, table.as_deref(), importance)?;
+                status.check(gpu, tensor, name, scheme).await?;
+                Ok(PackedArray { data: PackedData::Device(gpu.clone(), Arc::new(weights)) })
+            }
         }
-        self.upload_packed(&cpu::quantize_weighted(tensor, name, scheme, importance)?)
     }
 
     /// Decodes a packed weight to a dense array of its shape, f32 or f16.

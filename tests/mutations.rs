@@ -8,6 +8,8 @@
 
 #[path = "../fuzz/fuzz_targets/model.rs"]
 mod model;
+#[path = "../fuzz/fuzz_targets/settings.rs"]
+mod settings;
 
 use lowbit::file::imatrix::Imatrix;
 use rand::rngs::StdRng;
@@ -179,14 +181,17 @@ fn imatrix() {
     smoke("imatrix", |bytes| Imatrix::from_bytes("fuzz", bytes.to_vec()).is_ok());
 }
 
+/// Settings and tensors of other quantizers; more of them, whose types and shapes are changed, are in `tests/checkpoints/mutations.rs`.
+#[test]
+fn checkpoint() {
+    smoke("checkpoint", settings::read);
+}
+
 #[test]
 fn an_unchecked_length_would_be_seen() {
     let before = ASKED.get();
     drop(std::hint::black_box(Vec::<u8>::with_capacity(10_000_000)));
-    let longest = ["gguf", "safetensors", "onnx", "imatrix"]
-        .into_iter()
-        .flat_map(seeds)
-        .map(|(_, bytes)| bytes.len())
-        .max();
+    let readers = ["gguf", "safetensors", "onnx", "imatrix", "checkpoint"];
+    let longest = readers.into_iter().flat_map(seeds).map(|(_, bytes)| bytes.len()).max();
     assert!(ASKED.get() - before > allowed(2 * longest.unwrap()));
 }

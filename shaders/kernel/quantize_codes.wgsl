@@ -17,7 +17,7 @@ struct Params {
 // Sorted table: `mids` f32, then `mids + 1` codes.
 @group(0) @binding(4) var<storage, read> order: array<u32>;
 //% endif
-//% if s.searches
+//% if method
 // What quantize_search left of each group: (step, offset, factor, base), or the factor of x of a table.
 @group(0) @binding({{ 5 if s.table else 4 }}) var<storage, read> found: array<vec4<f32>>;
 //% endif
@@ -25,8 +25,9 @@ struct Params {
 //% include "lib/grid.wgsl"
 //% include "lib/f16.wgsl"
 //% include "scheme/encode.wgsl"
-//% set enc = s.encoder
-//% if s.searches
+//% set enc = "searched" if method else s.encoder
+//% set block_encoder = s.block_encoder and not method
+//% if method
 alias Group = vec4<f32>;
 
 fn group_of(row: u32, g: u32) -> Group {
@@ -38,7 +39,7 @@ fn group_of(row: u32, g: u32) -> Group {
 //% set levels = 2 ** s.bits - 1
 //% set half_levels = 2 ** (s.bits - 1) if s.bits <= 8 else 0
 
-//% if s.block_encoder
+//% if block_encoder
 // What GGUF's encoders derive from the block before rounding the scale: 1/d (0 for d = 0), and the minimum.
 fn block_of(start: u32) -> vec2<f32> {
     var low = x[start];
@@ -84,7 +85,7 @@ fn nearest(v: f32, scale: f32) -> u32 {
         let at = (lower + upper) >> 1u;
         let mid = bitcast<f32>(order[at]);
         let edge = mid * scale;
-        //% if enc == "iq4"
+        //% if method == "iq4"
         if v >= edge {
         //% else
         if v > edge || (v == edge && mid <= 0.0) {
@@ -110,10 +111,10 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
     return u32(i32(clamp(round_away(v * block.x), -127.0, 127.0)) + 128);
     //% elif enc == "ggml_ternary"
     return u32(i32(clamp(round_away(v * block.x), -1.0, 1.0)) + 1);
-    //% elif enc == "iq4"
+    //% elif method == "iq4"
     return nearest(v * g.x, 1.0);
-    //% elif s.searches
-    //% set low = 0 if enc == "affine" else -half_levels
+    //% elif method
+    //% set low = 0 if method == "affine" else -half_levels
     if g.x != 0.0 {
         return u32(clamp(round((v + g.y) / g.x), {{ low }}.0, {{ low + levels }}.0) - {{ low }}.0);
     }
@@ -200,7 +201,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     //% set number = "first / " ~ s.group ~ "u" if s.group else "0u"
     let g = group_of(row, {{ number }});
     var block = vec2<f32>();
-    //% if s.block_encoder
+    //% if block_encoder
     block = block_of(row * p.k + {{ number }} * {{ s.group }}u);
     //% endif
     //% else

@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! blocks or planes -> PackedTensor -> the source's bytes again? -> planes or blocks -> the same PackedTensor again? -> written
-//!                      -> recast, where the output holds the same numbers in another scheme only        -> parts of a layer, read again -> written
+//!                      -> recast, where the output holds the same numbers in another scheme only: both decoded, the same?
+//!                                                                                                       -> parts of a layer, read again -> written
 //! HuggingFace folder -> file::hf (names, order of rows, metadata, --dtype) -> written
 //! ```
 //!
-//! Codes and scales move, nothing is quantized anew; both questions are asked of every packed tensor before it is written. What another
+//! Blocks that go into the same format are moved as they are, unread. Else codes and scales move, nothing is quantized anew; both questions are asked of every packed tensor before it is written. What another
 //! format has no room for is refused, with the commands that requantize. The formats are the rows of [`FORMATS`], the
 //! checkpoints those of [`TARGETS`].
 
-use super::model_output::ModelOutput;
-use super::output::Output;
 use super::print;
 use super::quantize::{missing, plan_copy};
+use super::same::same_numbers;
+use super::stream::{Files, Options, Written};
 use super::{Float, is_mapped, open_for};
 use crate::file::checkpoint::{self, Data, TARGETS, Target};
 use crate::file::hf::Weights;
@@ -21,20 +22,22 @@ use crate::file::write::{FORMATS, Format};
 use crate::file::{Content, Entry, Item, Model, Plan, Writer, recast};
 use crate::scheme::PRESETS;
 use crate::{DType, Error, PackedTensor, Result, Scheme};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Move a model to another file format, bit for bit: packed safetensors, GGUF, ONNX, checkpoints of GPTQ, AWQ, ...; a HuggingFace folder to GGUF
 ///
 /// Codes and scales are moved and nothing is quantized anew; every tensor is decoded again from what is written and compared. Metadata is
-/// kept, with its kinds and in its order. Several files become one.
+/// kept, with its kinds and in its order. Several files become one, or with --shard-size one becomes several.
 ///
 /// A folder whose config.json says that it is quantized (GPTQ, AWQ, bitsandbytes, compressed-tensors, MLX, HQQ) is read with its layers as packed
 /// tensors, under their own names. `--to gptq`, `gptq_v2`, `awq`, `ct` (compressed-tensors: `ct`, `ct-int`, `ct-float`) and `mlx` write such a folder:
-/// model.safetensors and config.json, whose other keys are kept; a tokenizer is not copied. Where the output holds the same numbers in another
+/// model.safetensors and config.json, whose other keys are kept; of a checkpoint's folder the tokenizer and other small files (tokenizer.json,
+/// tokenizer_config.json, special_tokens_map.json, generation_config.json, vocab.json, merges.txt, added_tokens.json, *.model, chat_template*) are
+/// copied. Where the output holds the same numbers in another
 /// scheme only (symmetric int4-g32 as q4_0, zero-points as biases, groups as shorter ones), the scheme changes and not a number does.
 ///
 /// Of an ONNX model the MatMulNBits nodes are read as packed tensors, and the other constants of the main graph as dense ones. `--to onnx` writes OUT.onnx and, beside it, the
@@ -44,11 +47,15 @@ use std::time::Instant;
 /// A folder with config.json, tokenizer.json and safetensors files (LlamaForCausalLM, MistralForCausalLM, Qwen3ForCausalLM, BertModel,
 /// BertForMaskedLM) that goes into GGUF becomes what llama.cpp runs: its tensor names and row order, metadata and tokenizer. Norms, biases
 /// and tables of positions are f32, weights what --dtype says. To move tensors with the names they have, name the safetensors file itself.
+///
+/// One tensor at a time is in memory. The output is written beside its name (OUT.partial, with OUT.journal; in a folder those of
+/// model.safetensors) and gets it at the end. On Ctrl-C and on errors what is there is removed, unless --resume was given; a killed run leaves it, and
+/// --resume goes on with it whether or not it was given before. The result is the same, byte for byte.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  lowbit convert model-q4_k.gguf -o model.safetensors\n  \
 lowbit convert model-q4_0.safetensors -o model.gguf\n  lowbit convert model-00001-of-00003.gguf -o whole.gguf\n  \
 lowbit convert llama-folder/ -o llama-f16.gguf --dtype f16\n  lowbit convert gptq-folder/ -o awq-folder --to awq\n  \
-lowbit convert model-q4_0.gguf -o mlx-folder --to mlx\n  lowbit convert gptq-folder/ -o model.onnx")]
+lowbit convert model-q4_0.gguf -o mlx-folder --to mlx --shard-size 4GB --resume\n  lowbit convert gptq-folder/ -o model.onnx")]
 pub struct Args {
     /// A safetensors, GGUF or ONNX file, an index of shards, or a folder with one of them or with a quantized checkpoint
     #[arg(value_name = "IN")]
@@ -63,9 +70,8 @@ pub struct Args {
     /// The weights' type in a GGUF file made of a HuggingFace folder; default: bf16 where they are bf16, else f16
     #[arg(long, value_enum)]
     dtype: Option<Float>,
-    /// Overwrite an existing output
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    options: Options,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -121,6 +127,21 @@ impl To {
     }
 }
 
+/// A run: what is asked for, and what is read.
+struct Job<'a> {
+    args: &'a Args,
+    to: To,
+    model: &'a Model,
+}
+
+/// What is told in the end.
+struct Summary {
+    files: Vec<String>,
+    /// Small files of the input's folder.
+    copied: Vec<String>,
+    written: Written,
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
@@ -134,26 +155,11 @@ pub fn run(args: &Args) -> Result<()> {
         To::File(format) => open_for(&args.input, format, weights)?,
         To::Folder(_) => Model::open(&args.input)?,
     };
-    let mut plan = Plan::new(model.metadata().clone());
-    let mut recast = Vec::new();
-    for entry in model.entries() {
-        let mut one = Plan::default();
-        plan_copy(&mut one, entry)?;
-        let Some(item) = one.items().first() else { continue };
-        match (to.check(item), &entry.content) {
-            (Err(e), Content::Packed { scheme, source }) => {
-                let form =
-                    other_form(&model, entry, scheme, to)?.ok_or_else(|| with_command(e, entry, to, args))?;
-                plan.packed(&entry.name, form, entry.shape.clone(), *source)?;
-                recast.push((entry.name.as_str(), *scheme, form));
-            }
-            (Err(e), _) => return Err(e),
-            (Ok(()), _) => plan_copy(&mut plan, entry)?,
-        }
-    }
-    let bytes = match to {
-        To::File(format) => write_file(args, &model, format, plan)?,
-        To::Folder(target) => write_folder(args, &model, target, &plan)?,
+    let job = Job { args, to, model: &model };
+    let (plan, recast) = job.plan()?;
+    let summary = match to {
+        To::File(format) => job.write_file(format, plan)?,
+        To::Folder(target) => job.write_folder(target, &plan)?,
     };
     // Of a folder, what lies in its files.
     let before = match mapped {
@@ -163,139 +169,230 @@ pub fn run(args: &Args) -> Result<()> {
     let from = if mapped { "huggingface" } else { model.format_name() };
     let (tensors, seconds) = (model.entries().len(), started.elapsed().as_secs_f64());
     let packed = model.entries().iter().filter(|e| matches!(e.content, Content::Packed { .. })).count();
+    let Summary { files, copied, written } = summary;
     if args.json {
         let recast: Vec<_> = recast
             .iter()
             .map(|(name, from, to)| json!({"name": name, "from": from.to_string(), "to": to.to_string()}))
             .collect();
         return print::json(&json!({
-            "input": args.input, "output": args.output, "from": from, "to": to.name(),
-            "tensors": tensors, "packed": packed, "recast": recast, "bytes_before": before, "bytes_after": bytes,
-            "seconds": seconds,
+            "input": args.input, "output": args.output, "files": files, "from": from, "to": to.name(),
+            "tensors": tensors, "packed": packed, "recast": recast, "copied": copied, "resumed": written.resumed,
+            "bytes_before": before, "bytes_after": written.bytes, "seconds": seconds,
         }));
     }
     let schemes: BTreeSet<String> = recast.iter().map(|(_, from, to)| format!("{from} as {to}")).collect();
     let schemes: Vec<String> = schemes.into_iter().collect();
     let recast = if schemes.is_empty() { String::new() } else { format!(", {}", schemes.join(", ")) };
-    print::stdout(&format!(
-        "{}: {} ({packed} packed, each checked{recast}) from {from} to {}; {} -> {} in {seconds:.1} s\n",
+    let shards = if files.len() == 1 { String::new() } else { format!(" in {} shards", files.len()) };
+    let mut text = format!(
+        "{}{shards}: {} ({packed} packed, each checked{recast}) from {from} to {}; {} -> {} in {seconds:.1} s\n",
         args.output.display(),
         print::count(tensors, "tensor"),
         to.name(),
         print::bytes(before),
-        print::bytes(bytes),
-    ))
-}
-
-/// The first scheme that the output holds and that has the same numbers as this tensor.
-fn other_form(model: &Model, entry: &Entry, scheme: &Scheme, to: To) -> Result<Option<Scheme>> {
-    let holds = |form: &Scheme| {
-        let mut plan = Plan::default();
-        let planned = plan.packed(&entry.name, *form, entry.shape.clone(), DType::F32);
-        planned.is_ok() && plan.items().iter().all(|item| to.check(item).is_ok())
-    };
-    let held: Vec<Scheme> = recast::forms(scheme).into_iter().filter(holds).collect();
-    if held.is_empty() {
-        return Ok(None);
+        print::bytes(written.bytes),
+    );
+    if !copied.is_empty() {
+        text += &format!("copied from {}: {}\n", args.input.display(), copied.join(", "));
     }
-    let packed = model.packed(entry).map_err(|e| in_tensor(e, &entry.name))?;
-    Ok(held.into_iter().find(|form| recast::recast(&packed, *form).is_ok()))
-}
-
-/// The tensor of an entry in the scheme that is planned.
-fn moved(model: &Model, entry: &Entry, scheme: Scheme) -> Result<PackedTensor> {
-    let packed = model.packed_exactly(entry).map_err(|e| in_tensor(e, &entry.name))?;
-    if *packed.scheme() == scheme {
-        return Ok(packed);
+    if written.resumed > 0 {
+        text += &format!("{} done by an interrupted run before\n", print::count(written.resumed, "tensor"));
     }
-    recast::recast(&packed, scheme).map_err(|e| in_tensor(e, &entry.name))
+    print::stdout(&text)
 }
 
-/// Writes a file, and returns its length.
-fn write_file(args: &Args, model: &Model, format: &'static Format, plan: Plan) -> Result<u64> {
-    let inputs: Vec<_> = model.paths().collect();
-    let output = ModelOutput::create(&args.output, args.force, &inputs, format, &plan)?;
-    let bar = print::progress(model.entries().len() as u64, "convert");
-    let mut writer = Writer::new(output, &args.output, format, plan)?;
-    while let Some(item) = writer.next_item().cloned() {
-        print::at(&bar, item.name());
-        let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
-        match item {
-            Item::Packed { scheme, .. } => {
-                let packed = moved(model, entry, scheme)?;
-                writer.packed_exactly(&packed).map_err(|e| in_tensor(e, &entry.name))?;
+/// A tensor whose scheme changes, with both.
+type Recast<'a> = (&'a str, Scheme, Scheme);
+
+impl<'a> Job<'a> {
+    /// What is written, and which tensors get another scheme.
+    fn plan(&self) -> Result<(Plan, Vec<Recast<'a>>)> {
+        let mut plan = Plan::new(self.model.metadata().clone());
+        let mut recast = Vec::new();
+        for entry in self.model.entries() {
+            let mut one = Plan::default();
+            plan_copy(&mut one, entry)?;
+            let Some(item) = one.items().first() else { continue };
+            match (self.to.check(item), &entry.content) {
+                (Err(e), Content::Packed { scheme, source }) => {
+                    let form = self.other_form(entry, scheme)?.ok_or_else(|| self.with_command(e, entry))?;
+                    plan.packed(&entry.name, form, entry.shape.clone(), *source)?;
+                    recast.push((entry.name.as_str(), *scheme, form));
+                }
+                (Err(e), _) => return Err(e),
+                (Ok(()), _) => plan_copy(&mut plan, entry)?,
             }
-            Item::Dense { .. } => writer.dense(&model.data(entry)?)?,
         }
-        model.release(entry);
-        bar.inc(1);
-    }
-    let bytes = writer.written();
-    writer.finish()?.commit()?;
-    bar.finish_and_clear();
-    Ok(bytes)
-}
-
-/// Counts what passes.
-struct Counted {
-    output: Output,
-    bytes: u64,
-}
-
-impl Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.output.write(bytes)?;
-        self.bytes += n as u64;
-        Ok(n)
+        Ok((plan, recast))
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.output.flush()
-    }
-}
-
-/// Writes a checkpoint's two files, and returns the length of that of tensors.
-fn write_folder(args: &Args, model: &Model, target: &'static Target, plan: &Plan) -> Result<u64> {
-    let folder = &args.output;
-    let io = |source| Error::Io { path: folder.clone(), source };
-    if folder.exists() && !folder.is_dir() {
-        return Err(Error::Usage(format!("{} is a file; checkpoints are folders", folder.display())));
-    }
-    let new = !folder.exists();
-    std::fs::create_dir_all(folder).map_err(io)?;
-    let written = write_into(args, model, target, plan);
-    if written.is_err() && new {
-        // Only what was made here, and only if nothing else has come into it.
-        let _ = std::fs::remove_dir(folder);
-    }
-    written
-}
-
-fn write_into(args: &Args, model: &Model, target: &'static Target, plan: &Plan) -> Result<u64> {
-    let [weights, settings] = ["model.safetensors", "config.json"].map(|name| args.output.join(name));
-    let output = Output::create(&weights, args.force, model.paths())?;
-    let mut config = Output::create(&settings, args.force, model.paths())?;
-    let items: Vec<checkpoint::Item> = plan.items().iter().map(checkpoint::Item::from).collect();
-    let bar = print::progress(items.len() as u64, "convert");
-    let root = model.checkpoint().map_or_else(Map::new, |c| c.config().clone());
-    let mut fetch = |item: &checkpoint::Item| -> Result<Data<'_>> {
-        print::at(&bar, &item.name);
-        let lost = || Error::shape("tensor of the plan", "one of the model's", format!("'{}'", item.name));
-        let entry = model.entry(&item.name).ok_or_else(lost)?;
-        match item.content {
-            Content::Packed { scheme, .. } => moved(model, entry, scheme).map(Data::Packed),
-            Content::Dense(_) | Content::Listed { .. } => model.data(entry).map(Data::Dense),
+    /// The first scheme that the output holds and that has the same numbers as this tensor.
+    fn other_form(&self, entry: &Entry, scheme: &Scheme) -> Result<Option<Scheme>> {
+        let holds = |form: &Scheme| {
+            let mut plan = Plan::default();
+            let planned = plan.packed(&entry.name, *form, entry.shape.clone(), DType::F32);
+            planned.is_ok() && plan.items().iter().all(|item| self.to.check(item).is_ok())
+        };
+        let held: Vec<Scheme> = recast::forms(scheme).into_iter().filter(holds).collect();
+        if held.is_empty() {
+            return Ok(None);
         }
-    };
-    let counted = Counted { output, bytes: 0 };
-    let (counted, root) = target.write(counted, &weights, &root, &items, &mut fetch)?;
-    let text = serde_json::to_string_pretty(&root).unwrap_or_else(|_| root.to_string());
-    config.write_all(text.as_bytes()).map_err(|source| Error::Io { path: settings, source })?;
-    let Counted { output, bytes } = counted;
-    output.commit()?;
-    config.commit()?;
-    bar.finish_and_clear();
-    Ok(bytes)
+        let packed = self.model.packed(entry).map_err(|e| in_tensor(e, &entry.name))?;
+        self.model.release(entry);
+        Ok(held.into_iter().find(|form| recast::recast(&packed, *form).is_ok()))
+    }
+
+    /// The tensor of an entry in the scheme that is planned.
+    fn moved(&self, entry: &Entry, scheme: Scheme) -> Result<PackedTensor> {
+        let packed = self.model.packed_exactly(entry).map_err(|e| match e {
+            Error::Check { .. } => self.with_command(e, entry),
+            other => in_tensor(other, &entry.name),
+        })?;
+        self.model.release(entry);
+        if *packed.scheme() == scheme {
+            return Ok(packed);
+        }
+        let other = recast::recast(&packed, scheme);
+        let checked = other.and_then(|other| same_numbers(&packed, &other).map(|()| other));
+        checked.map_err(|e| self.with_command(e.in_tensor(&entry.name), entry))
+    }
+
+    /// The entry of this name, which an item is made of.
+    fn entry(&self, name: &str, item: &Item) -> Result<&'a Entry> {
+        self.model.entry(name).ok_or_else(|| missing(item))
+    }
+
+    /// What has to be the same for a run to go on.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let dtype = self.args.dtype.map_or(String::new(), |dtype| dtype.dtype().to_string());
+        vec![("--to", self.to.name().to_string()), ("--dtype", dtype)]
+    }
+
+    /// Writes a file or its shards.
+    fn write_file(&self, format: &'static Format, plan: Plan) -> Result<Summary> {
+        let path = &self.args.output;
+        let files = Files::new(path, format, plan, self.args.options.shard_size)?;
+        let mut partial = files.open(path, &self.args.options, self.model, self.settings())?;
+        let bytes = |item: &Item| self.model.entry(item.name()).map_or(0, |e| e.bytes);
+        let mut put = |item: &Item, writer: &mut Writer<File>| {
+            let entry = self.entry(item.name(), item)?;
+            let scheme_is = |planned: &Scheme| matches!(&entry.content, Content::Packed { scheme, .. } if scheme == planned);
+            match (item, self.model.blocks(entry, format)) {
+                (Item::Packed { scheme, .. }, Some(blocks)) if scheme_is(scheme) => writer.blocks(blocks)?,
+                (Item::Packed { scheme, .. }, _) => {
+                    let packed = self.moved(entry, *scheme)?;
+                    let written = writer.packed_exactly(&packed);
+                    written.map_err(|e| self.with_command(in_tensor(e, &entry.name), entry))?;
+                }
+                (Item::Dense { .. }, _) => writer.dense(&self.model.data(entry)?)?,
+            }
+            self.model.release(entry);
+            Ok(0)
+        };
+        let written = files.write(path, "convert", &mut partial, &bytes, &mut put)?;
+        partial.commit()?;
+        Ok(Summary { files: files.names, copied: Vec::new(), written })
+    }
+
+    /// Writes a checkpoint: its tensors, `config.json`, and the small files of the folder that it was made of.
+    fn write_folder(&self, target: &'static Target, plan: &Plan) -> Result<Summary> {
+        let folder = &self.args.output;
+        if folder.exists() && !folder.is_dir() {
+            return Err(Error::Usage(format!("{} is a file; checkpoints are folders", folder.display())));
+        }
+        let path = &folder.join("model.safetensors");
+        let items: Vec<checkpoint::Item> = plan.items().iter().map(checkpoint::Item::from).collect();
+        let root = self.model.checkpoint().map_or_else(Map::new, |c| c.config().clone());
+        let mut layers = target.lay_out(path, &root, &items)?;
+        let mut files =
+            Files::new(path, layers.format(), layers.plan().clone(), self.args.options.shard_size)?;
+        let root = Value::from(layers.config().clone());
+        let text = serde_json::to_string_pretty(&root).unwrap_or_else(|_| root.to_string());
+        files.beside.push(("config.json".into(), text.into_bytes()));
+        let small = self.small_files()?;
+        let copied = small.iter().map(|(name, _)| name.clone()).collect();
+        files.beside.extend(small);
+        files.folder = true;
+        alone(folder, &files)?;
+        let mut partial = files.open(path, &self.args.options, self.model, self.settings())?;
+        let bytes = |item: &Item| files.bytes(item);
+        let mut put = |item: &Item, writer: &mut Writer<File>| {
+            let source = layers.item(item.name()).ok_or_else(|| missing(item))?;
+            let entry = self.entry(&source.name, item)?;
+            // What cannot be read is no question of the target.
+            let mut unread = false;
+            let mut fetch = |item: &checkpoint::Item| -> Result<Data<'_>> {
+                let data = match item.content {
+                    Content::Packed { scheme, .. } => self.moved(entry, scheme).map(Data::Packed),
+                    Content::Dense(_) | Content::Listed { .. } => self.model.data(entry).map(Data::Dense),
+                };
+                unread = data.is_err();
+                data
+            };
+            let written = layers.put(writer, &mut fetch, &same_numbers);
+            written.map_err(|e| if unread { e } else { self.with_command(e, entry) })?;
+            self.model.release(entry);
+            Ok(0)
+        };
+        let written = files.write(path, "convert", &mut partial, &bytes, &mut put)?;
+        partial.commit()?;
+        Ok(Summary { files: files.names, copied, written })
+    }
+
+    /// Names and contents of the files of a checkpoint's folder that go with it: the tokenizer, how text is generated.
+    fn small_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let Some(checkpoint) = self.model.checkpoint() else { return Ok(Vec::new()) };
+        let folder = checkpoint.settings_path().parent().unwrap_or(Path::new(""));
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| Error::Io { path, source }
+        };
+        let mut found = Vec::new();
+        for item in std::fs::read_dir(folder).map_err(io(folder))? {
+            let path = item.map_err(io(folder))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if goes_along(&name) && path.is_file() {
+                found.push((name, std::fs::read(&path).map_err(io(&path))?));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+/// Whether a file of a checkpoint's folder is copied with it: never tensors, their index or settings.
+fn goes_along(name: &str) -> bool {
+    const NAMES: [&str; 7] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+        "vocab.json",
+        "merges.txt",
+        "added_tokens.json",
+    ];
+    NAMES.contains(&name) || name.ends_with(".model") || name.starts_with("chat_template")
+}
+
+/// Checks that no other tensors lie in the folder of a checkpoint, which readers would take for a part of it or for the whole.
+fn alone(folder: &Path, files: &Files) -> Result<()> {
+    let Ok(list) = std::fs::read_dir(folder) else { return Ok(()) };
+    let mut names: Vec<String> =
+        list.flatten().map(|f| f.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let own =
+        |name: &String| files.names.contains(name) || files.beside.iter().any(|(beside, _)| beside == name);
+    let tensors =
+        |name: &&String| name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    match names.iter().filter(tensors).find(|name| !own(name)) {
+        None => Ok(()),
+        Some(other) => Err(Error::Usage(format!(
+            "{} is in the way: with it {} would be another model; remove it, or name another folder",
+            folder.join(other).display(),
+            folder.display()
+        ))),
+    }
 }
 
 /// Checks name the tensor themselves.
@@ -306,40 +403,48 @@ fn in_tensor(error: Error, name: &str) -> Error {
     }
 }
 
-/// The error of an entry that the output cannot hold, with what to do instead.
-fn with_command(error: Error, entry: &Entry, to: To, args: &Args) -> Error {
-    let Content::Packed { scheme, .. } = entry.content else { return error };
-    let (input, output) = (args.input.display(), args.output.display());
-    let plain =
-        format!("lowbit dequantize {input} -o plain.safetensors && lowbit quantize plain.safetensors");
-    let commands = match to {
-        // What the format holds in as many bits, else the one that comes closest to not losing anything.
-        To::File(format) => {
-            let holds = |scheme: &Scheme| {
-                let mut plan = Plan::default();
-                let planned = plan.packed(&entry.name, *scheme, entry.shape.clone(), DType::F32);
-                planned.is_ok() && plan.items().iter().all(|item| format.check(item).is_ok())
-            };
-            let families =
-                ["int2-g32", "int4-g32", "int8-g32"].into_iter().filter_map(|name| name.parse().ok());
-            let low = PRESETS.iter().map(|p| p.scheme).filter(|s| !s.is_float()).chain(families);
-            let like = low.filter(holds).min_by_key(|s: &Scheme| match s.bits.abs_diff(scheme.bits) {
-                0 => (0, 0),
-                _ => (1, 8u8.abs_diff(s.bits)),
-            });
-            format!("{plain} -o {output} --scheme {}", like.map_or("q8_0".into(), |s| s.to_string()))
+impl Job<'_> {
+    /// The error of an entry that the output cannot hold, with what to do instead.
+    fn with_command(&self, error: Error, entry: &Entry) -> Error {
+        let Content::Packed { scheme, .. } = entry.content else { return error };
+        if matches!(error, Error::Io { .. }) {
+            return error;
         }
-        To::Folder(target) => {
-            let family =
-                |name: &&str| name.parse::<Scheme>().is_ok_and(|s| target.holds(&s, &entry.shape).is_ok());
-            let like = format!("int{}-g32", scheme.bits);
-            let known = [like.as_str(), "int4-g128", "int4-g32", "int8-row", "e4m3-row"];
-            let Some(name) = known.iter().find(|name| family(name)) else { return error };
-            format!(
-                "{plain} -o packed.safetensors --scheme {name} && lowbit convert packed.safetensors -o {output} --to {}",
-                target.name
-            )
-        }
-    };
-    Error::Check { what: format!("{error}; convert requantizes nothing. With loss: `{commands}`") }
+        let (input, output) = (self.args.input.display(), self.args.output.display());
+        let plain =
+            format!("lowbit dequantize {input} -o plain.safetensors && lowbit quantize plain.safetensors");
+        let commands = match self.to {
+            // The scheme itself, where only some values do not fit; what the format holds in as many bits, else the one that comes closest to not
+            // losing anything.
+            To::File(format) => {
+                let holds = |scheme: &Scheme| {
+                    let (name, shape, source) = (entry.name.clone(), entry.shape.clone(), DType::F32);
+                    let packed = Item::Packed { name, scheme: *scheme, shape, source };
+                    scheme.check_shape(&entry.shape).is_ok() && format.check(&packed).is_ok()
+                };
+                let families =
+                    ["int2-g32", "int4-g32", "int8-g32"].into_iter().filter_map(|name| name.parse().ok());
+                let low = PRESETS.iter().map(|p| p.scheme).filter(|s| !s.is_float()).chain(families);
+                let like = low.filter(holds).min_by_key(|s: &Scheme| match s.bits.abs_diff(scheme.bits) {
+                    0 => (0, 0),
+                    _ => (1, 8u8.abs_diff(s.bits)),
+                });
+                let name = Some(scheme).filter(holds).or(like).map_or("q8_0".into(), |s| s.to_string());
+                format!("{plain} -o {output} --scheme {name}")
+            }
+            To::Folder(target) => {
+                let family = |name: &&str| {
+                    name.parse::<Scheme>().is_ok_and(|s| target.holds(&s, &entry.shape).is_ok())
+                };
+                let (own, like) = (scheme.to_string(), format!("int{}-g32", scheme.bits));
+                let known = [own.as_str(), like.as_str(), "int4-g128", "int4-g32", "int8-row", "e4m3-row"];
+                let Some(name) = known.iter().find(|name| family(name)) else { return error };
+                format!(
+                    "{plain} -o packed.safetensors --scheme {name} && lowbit convert packed.safetensors -o {output} --to {}",
+                    target.name
+                )
+            }
+        };
+        Error::Check { what: format!("{error}; convert requantizes nothing. With loss: `{commands}`") }
+    }
 }

@@ -19,10 +19,12 @@ mod output;
 mod partial;
 mod print;
 mod quantize;
+mod same;
 mod scheme_file;
 mod schemes;
 mod selftest;
 mod shaders;
+mod stream;
 
 use crate::engine::{Engine, EngineOptions};
 use crate::file::checkpoint;
@@ -39,7 +41,7 @@ use std::path::Path;
 #[command(
     after_help = "Without a command, `lowbit demo` runs: real digits through a quantized network, on every device found.\n\
 Schemes: q4_0 q4_k q8_0 int4-g32 int4-g128-asym int8-row nf4-g64 mxfp4 ..., mixes q4_k_m q5_k_m ... (`lowbit schemes` lists them).\n\
-Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 interrupted (nothing half written is left, unless `quantize --resume` is to go on with it)."
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 interrupted (nothing half written is left, unless `--resume` is to go on with it)."
 )]
 struct Cli {
     /// Where to compute: `cpu`, `auto` (a real GPU if there is one, else the CPU), or part of an adapter's name

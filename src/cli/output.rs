@@ -126,7 +126,7 @@ fn watch_signals() {
             let paths = pending();
             let partial = partials();
             for path in paths.iter().chain(&partial.0) {
-                let _ = std::fs::remove_file(path);
+                give_up(path);
             }
             crate::cli::print::note("lowbit: interrupted");
             partial.1.iter().for_each(|hint| crate::cli::print::note(hint));
@@ -135,6 +135,11 @@ fn watch_signals() {
         // It fails only if the program already has a handler, which then decides.
         let _ = ctrlc::set_handler(handler);
     });
+}
+
+/// Removes what an output that is given up has left: a file, or a folder if nothing is in it.
+pub fn give_up(path: &Path) {
+    let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
 }
 
 enum Target {

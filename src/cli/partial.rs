@@ -3,10 +3,10 @@
 //! ```text
 //! OUT.journal     line 1: what the run is made of, as JSON         then a line for each point up to which the data is synced: "done SHARD ITEMS ZEROED"
 //! NAME.partial    OUT, or shard after shard
-//! all there -> "whole" -> each NAME.partial renamed to NAME, the index of shards last -> journal removed
+//! all there -> "whole" -> each NAME.partial renamed to NAME, small files last (index of shards, settings) -> journal removed
 //! ```
 //!
-//! A line of the journal counts once the data it speaks of was synced before it, so that after a kill or a power cut what it says is there. A run that is
+//! A line of the journal counts once the data it speaks of was synced before it, beside the run, so that after a kill or a power cut what it says is there. A run that is
 //! made of something else (inputs, options, device, lowbit) does not go on with it, and says what differs. On Ctrl-C and on errors everything is removed, unless
 //! the run was asked to be resumable; a killed process leaves everything. Outputs that are no regular files are written to directly.
 
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The journal's first key, which says that it is one, and the version of its form.
@@ -40,13 +41,15 @@ pub struct Done {
 pub struct Request<'a> {
     /// As the user named it.
     pub path: &'a Path,
+    /// Whether the folder around it is part of the output: made if it is not there, removed with the rest if nothing else is in it.
+    pub folder: bool,
     pub force: bool,
     pub resume: bool,
     pub inputs: Vec<&'a Path>,
     /// The names of the files beside `path`, shards in order; one that is `path`'s own name if there are none.
     pub names: Vec<String>,
-    /// Name and content of the file that says what is where in them.
-    pub index: Option<(String, Vec<u8>)>,
+    /// Names and contents of small files that appear behind them, as an index of shards.
+    pub beside: Vec<(String, Vec<u8>)>,
     /// What has to be the same in a run that goes on, and what it is called.
     pub made_of: Vec<(String, String)>,
 }
@@ -61,9 +64,12 @@ pub enum Partial {
 /// Files with a journal.
 pub struct Kept {
     path: PathBuf,
-    /// Shards, then the index.
+    /// Shards, then the small files.
     names: Vec<PathBuf>,
-    index: Option<Vec<u8>>,
+    /// The contents of the last names.
+    beside: Vec<Vec<u8>>,
+    /// The folder that was made for them.
+    made: Option<PathBuf>,
     force: bool,
     keep: bool,
     journal: File,
@@ -75,6 +81,8 @@ pub struct Kept {
     finished: bool,
     /// What the last sync had, and when it was.
     synced: (u64, Instant),
+    /// A sync that goes on beside the run.
+    syncing: Option<JoinHandle<Result<()>>>,
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -159,20 +167,33 @@ impl Partial {
     /// As [`output::place`] for each file; [`Error::Check`] if there is an interrupted run that is not to be gone on with, or not with these options, or that
     /// goes on right now.
     pub fn open(request: Request) -> Result<Self> {
-        let Request { path, force, resume, inputs, names, index, made_of } = request;
-        let sole = names.len() == 1 && index.is_none();
+        let made = request.path.parent().filter(|folder| request.folder && !folder.exists());
+        let made = made.map(Path::to_path_buf);
+        if let Some(folder) = &made {
+            std::fs::create_dir_all(folder).map_err(io(folder))?;
+        }
+        Self::start(request, made.clone()).inspect_err(|_| {
+            made.iter().for_each(|folder| drop(std::fs::remove_dir(folder)));
+        })
+    }
+
+    fn start(request: Request, made: Option<PathBuf>) -> Result<Self> {
+        let Request { path, folder: _, force, resume, inputs, names, beside, made_of } = request;
+        let sole = path.file_name().is_some_and(|own| names.iter().all(|name| own == name.as_str()));
         let full = match output::place(path, force || !sole || journal_of(path).is_file(), &inputs)? {
             Place::File(full) => full,
-            Place::Direct(file) if sole && !resume => return Ok(Self::Direct(file, path.into())),
+            Place::Direct(file) if sole && beside.is_empty() && !resume => {
+                return Ok(Self::Direct(file, path.into()));
+            }
             Place::Direct(_) => {
                 let what = "is no regular file; it has no other files beside it and cannot be gone on with";
                 return Err(Error::Usage(format!("{} {what}", path.display())));
             }
         };
-        let beside = |name: &String| if sole { full.clone() } else { full.with_file_name(name) };
-        let mut paths: Vec<PathBuf> = names.iter().map(beside).collect();
-        let (index_name, index) = index.unzip();
-        paths.extend(index_name.map(|name| full.with_file_name(name)));
+        let placed = |name: &String| if sole { full.clone() } else { full.with_file_name(name) };
+        let mut paths: Vec<PathBuf> = names.iter().map(placed).collect();
+        let (beside_names, beside): (Vec<String>, Vec<Vec<u8>>) = beside.into_iter().unzip();
+        paths.extend(beside_names.iter().map(|name| full.with_file_name(name)));
         let journal_path = journal_of(&full);
         let mut journal = File::options()
             .read(true)
@@ -239,7 +260,8 @@ impl Partial {
         let mut kept = Kept {
             path: path.into(),
             names: paths,
-            index,
+            beside,
+            made,
             force,
             keep: resume,
             journal,
@@ -249,17 +271,17 @@ impl Partial {
             whole,
             finished: false,
             synced: (0, Instant::now()),
+            syncing: None,
         };
         let hint = "lowbit: the same command goes on from here";
-        let files = kept.names.iter().map(|n| partial(n)).chain([kept.journal_path.clone()]);
-        output::watch(if resume { Vec::new() } else { files.collect() }, resume.then_some(hint));
+        output::watch(if resume { Vec::new() } else { kept.unfinished() }, resume.then_some(hint));
         kept.journal.set_len(good).map_err(io(&kept.journal_path))?;
         kept.journal.seek(SeekFrom::End(0)).map_err(io(&kept.journal_path))?;
         if found.is_none() {
             let mut all = Map::from_iter([(MAGIC.to_string(), VERSION.into())]);
             all.extend(made_of.into_iter().map(|(key, value)| (key, value.into())));
             let line = serde_json::to_string(&all).map_err(|e| io(&kept.journal_path)(e.into()))?;
-            kept.log(&line)?;
+            log(&kept.journal, &kept.journal_path, &line)?;
         }
         Ok(Self::Kept(kept))
     }
@@ -316,21 +338,30 @@ impl Partial {
         Ok(())
     }
 
-    /// Says that a shard's file is good up to `written` bytes: once in a while that is synced and put down.
+    /// Says that a shard's file is good up to `written` bytes: once in a while that is synced and put down, on a thread of its own, but for the end of a shard.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], also that of the sync before.
     pub fn reached(&mut self, file: &File, written: u64, done: Done) -> Result<()> {
         let Self::Kept(kept) = self else { return Ok(()) };
         let filled = done.shard > kept.done.shard;
         let (bytes, at) = kept.synced;
-        if filled || written.saturating_sub(bytes) >= SYNC_BYTES || at.elapsed() >= SYNC_AFTER {
-            file.sync_data().map_err(io(&kept.path))?;
-            kept.log(&format!("done {} {} {}", done.shard, done.items, done.zeroed))?;
+        let busy = kept.syncing.as_ref().is_some_and(|thread| !thread.is_finished());
+        let due = written.saturating_sub(bytes) >= SYNC_BYTES || at.elapsed() >= SYNC_AFTER;
+        if filled || due && !busy {
+            kept.settle()?;
+            let (file, path) = (file.try_clone().map_err(io(&kept.path))?, kept.path.clone());
+            let (journal, journal_path) = (kept.journal.try_clone(), kept.journal_path.clone());
+            let journal = journal.map_err(io(&journal_path))?;
+            let line = format!("done {} {} {}", done.shard, done.items, done.zeroed);
+            kept.syncing = Some(std::thread::spawn(move || {
+                file.sync_data().map_err(io(&path))?;
+                log(&journal, &journal_path, &line)
+            }));
             kept.done = done;
             kept.synced = (written, Instant::now());
         }
-        Ok(())
+        if filled { kept.settle() } else { Ok(()) }
     }
 
     /// Bytes of a complete shard.
@@ -356,27 +387,41 @@ impl Partial {
     }
 }
 
+/// Adds a line to a journal, durably.
+fn log(mut journal: &File, path: &Path, line: &str) -> Result<()> {
+    let written = journal.write_all(format!("{line}\n").as_bytes());
+    written.and_then(|()| journal.sync_data()).map_err(io(path))
+}
+
 /// The journal of an output.
 fn journal_of(path: &Path) -> PathBuf {
     with_end(path, ".journal")
 }
 
 impl Kept {
-    /// Adds a line to the journal, durably.
-    fn log(&mut self, line: &str) -> Result<()> {
-        let written = self.journal.write_all(format!("{line}\n").as_bytes());
-        written.and_then(|()| self.journal.sync_data()).map_err(io(&self.journal_path))
+    /// What is removed if the output is given up.
+    fn unfinished(&self) -> Vec<PathBuf> {
+        let files = self.names.iter().map(|n| partial(n)).chain([self.journal_path.clone()]);
+        files.chain(self.made.clone()).collect()
+    }
+
+    /// Waits for the sync that goes on.
+    fn settle(&mut self) -> Result<()> {
+        self.syncing
+            .take()
+            .map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 
     fn commit(mut self) -> Result<()> {
-        if let (Some(bytes), false) = (&self.index, self.whole) {
-            // The last of the names is the index's.
-            let path = partial(&self.names[self.names.len() - 1]);
+        self.settle()?;
+        let shards = self.names.len() - self.beside.len();
+        for (name, bytes) in self.names[shards..].iter().zip(&self.beside).filter(|_| !self.whole) {
+            let path = partial(name);
             let mut file = File::create(&path).map_err(io(&path))?;
             file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&path))?;
         }
         if !self.whole {
-            self.log("whole")?;
+            log(&self.journal, &self.journal_path, "whole")?;
         }
         // Between the first name and the last no signal is heard.
         output::uninterrupted(|| {
@@ -398,10 +443,10 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        // Where this fails the run has failed before, or its journal says less than there is.
+        let _ = self.settle();
         if !self.keep && !self.finished {
-            for path in self.names.iter().map(|n| partial(n)).chain([self.journal_path.clone()]) {
-                let _ = std::fs::remove_file(path);
-            }
+            self.unfinished().iter().for_each(|path| output::give_up(path));
             output::watch(Vec::new(), None);
         }
     }
@@ -415,11 +460,12 @@ mod tests {
     fn request<'a>(path: &'a Path, resume: bool, scheme: &str) -> Request<'a> {
         Request {
             path,
+            folder: false,
             force: false,
             resume,
             inputs: Vec::new(),
             names: vec!["a".into(), "b".into()],
-            index: Some(("index".into(), b"a b".to_vec())),
+            beside: vec![("index".into(), b"a b".to_vec())],
             made_of: vec![("--scheme".into(), scheme.into()), ("files".into(), "a\nb\nindex".into())],
         }
     }
@@ -432,6 +478,7 @@ mod tests {
         for item in items {
             file.write_all(&[item as u8]).unwrap();
             if let Partial::Kept(kept) = partial {
+                kept.settle().unwrap();
                 kept.synced.0 = 0;
                 kept.synced.1 = Instant::now().checked_sub(SYNC_AFTER).unwrap();
             }
@@ -488,7 +535,7 @@ mod tests {
         write(&mut first, 0, 0..1);
         write(&mut first, 1, 0..1);
         let Partial::Kept(kept) = &mut first else { panic!() };
-        kept.log("whole").unwrap();
+        log(&kept.journal, &kept.journal_path, "whole").unwrap();
         drop(first);
         std::fs::rename(folder.path().join("a.partial"), folder.path().join("a")).unwrap();
         std::fs::write(folder.path().join("index.partial"), "a b").unwrap();

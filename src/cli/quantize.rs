@@ -9,19 +9,21 @@
 //! scheme is `assign`'s.
 
 use super::assign::{Assignment, Chooser, Chosen, Instead, Reason, Weights};
-use super::partial::{Done, Partial, Request};
+use super::partial::Partial;
 use super::print::{self, Align, Table};
 use super::scheme_file::SchemeFile;
+use super::stream::{self, Files, Options, Written};
 use super::{Filter, open_engine, open_for, output_format};
 use crate::engine::Engine;
 use crate::file::hf;
-use crate::file::{Content, Entry, Files, Format, Item, Model, Plan, Writer};
+use crate::file::{Content, Entry, Format, Item, Model, Plan, Writer};
 use crate::scheme::mix::Choice;
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Instant;
 
 /// Quantize the weights of a model (safetensors, GGUF or ONNX, in and out)
 ///
@@ -75,15 +77,8 @@ pub struct Args {
     /// The output's format, `lowbit` (safetensors), or `gguf` and `onnx`, which have schemes of their own; default: by its extension
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
-    /// Write shards of so much data, as OUT-00001-of-00003 (with an index for safetensors): 4GB, 500MB, 2GiB. A model that fits stays one file
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    shard_size: Option<u64>,
-    /// Go on with an interrupted run of the same command; if there is none, start one that Ctrl-C and errors leave for the next
-    #[arg(long)]
-    resume: bool,
-    /// Overwrite an existing output
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    options: Options,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -102,28 +97,6 @@ enum NonFinite {
 
 /// So many tensors that the scheme does not fit are named on stderr, the others counted.
 const NAMED: usize = 10;
-
-/// Bytes as `4GB`, `512MiB`, `1000000`.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" | "k" => 1e3,
-        "mb" | "m" => 1e6,
-        "gb" | "g" => 1e9,
-        "tb" | "t" => 1e12,
-        "kib" => 1024.0,
-        "mib" => 1048576.0,
-        "gib" => 1073741824.0,
-        "tib" => 1099511627776.0,
-        _ => f64::NAN,
-    };
-    match number.parse::<f64>().map(|n| n * factor) {
-        Ok(bytes) if (1.0..1e18).contains(&bytes) => Ok(bytes as u64),
-        _ => Err("a number of bytes is wanted, as in 4GB, 500MB or 2GiB".into()),
-    }
-}
 
 /// What of a model is quantized and what is not.
 struct Sorted<'a> {
@@ -176,28 +149,10 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         let why = why.map_or(String::new(), |example| format!("; for example {example}"));
         return Err(Error::Nothing { path: args.input.clone(), what: format!("no tensor to quantize{why}") });
     }
-    let plan = job.plan(&chosen)?;
-    for item in plan.items() {
-        format.check(item)?;
-    }
-    let plans = match args.shard_size {
-        Some(limit) => format.shards(plan, limit, &args.output)?,
-        None => vec![plan],
-    };
-    let name = args.output.file_name().unwrap_or_default().to_string_lossy();
-    let Files { tensors: names, index } = format.files(&name, &plans)?;
-    let mut partial = Partial::open(Request {
-        path: &args.output,
-        force: args.force,
-        resume: args.resume,
-        inputs: model.paths().collect(),
-        made_of: job.made_of(&plans, &names, &index)?,
-        names: names.clone(),
-        index,
-    })?;
+    let files = Files::new(&args.output, format, job.plan(&chosen)?, args.options.shard_size)?;
+    let mut partial = files.open(&args.output, &args.options, &model, job.settings()?)?;
     tell(&chosen, &unfit);
-    let resumed = partial.done();
-    let written = job.write(&plans, &chosen, &mut partial)?;
+    let written = job.write(&files, &chosen, &mut partial)?;
     partial.commit()?;
     if written.zeroed > 0 {
         print::note(&format!(
@@ -205,13 +160,12 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
             print::count(written.zeroed, "NaN or infinite weight")
         ));
     }
-    let before: usize = plans.iter().take(resumed.shard).map(|p| p.items().len()).sum();
     let summary = Summary {
         chosen,
         copied,
-        names,
+        names: files.names,
         bytes: written.bytes,
-        resumed: before + resumed.items,
+        resumed: written.resumed,
         seconds: started.elapsed().as_secs_f64(),
     };
     job.report(&summary)
@@ -261,12 +215,6 @@ fn tell(chosen: &[Chosen], unfit: &[String]) {
     }
 }
 
-/// What a run wrote.
-struct Written {
-    bytes: u64,
-    zeroed: usize,
-}
-
 impl Job<'_> {
     /// The file: all tensors in the model's order, which is that of a GGUF file.
     fn plan(&self, chosen: &[Chosen]) -> Result<Plan> {
@@ -288,98 +236,44 @@ impl Job<'_> {
         Ok(plan)
     }
 
-    /// What has to be the same for a run to go on.
-    fn made_of(
-        &self,
-        plans: &[Plan],
-        names: &[String],
-        index: &Option<(String, Vec<u8>)>,
-    ) -> Result<Vec<(String, String)>> {
+    /// What has to be the same for a run to go on, but for model and files.
+    fn settings(&self) -> Result<Vec<(&'static str, String)>> {
         let args = self.args;
         let info = self.engine.info();
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let mut all = vec![
-            ("lowbit", env!("CARGO_PKG_VERSION").to_string()),
             ("--scheme", text(&args.scheme)),
             ("--include", text(&args.filter.include)),
             ("--exclude", text(&args.filter.exclude)),
             ("--nonfinite", format!("{:?}", args.nonfinite)),
             ("--to", self.format.name.to_string()),
-            ("--shard-size", args.shard_size.map_or(String::new(), |n| n.to_string())),
             ("--device", format!("{} ({})", info.name, info.backend)),
         ];
         if let Chooser::File(_, file) = &self.chooser {
-            all.push(("--scheme-file", format!("{:016x}", Fnv::of(format_args!("{}", file.text)))));
+            all.push(("--scheme-file", stream::hash(format_args!("{}", file.text))));
         }
         if let Some(weights) = &self.weights {
-            all.push(("--imatrix", stamp(&weights.path)?));
+            all.push(("--imatrix", stream::stamp(&weights.path)?));
         }
-        let mut all: Vec<(String, String)> = all.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
-        for path in self.model.paths() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            all.push((format!("input {name}"), stamp(path)?));
-        }
-        all.push(("plan".into(), format!("{:016x}", Fnv::of(format_args!("{plans:?}")))));
-        let files: Vec<&str> =
-            names.iter().chain(index.iter().map(|(name, _)| name)).map(String::as_str).collect();
-        all.push(("files".into(), files.join("\n")));
         Ok(all)
     }
 
     /// Writes all that is not done.
-    fn write(&self, plans: &[Plan], chosen: &[Chosen], partial: &mut Partial) -> Result<Written> {
+    fn write(&self, files: &Files, chosen: &[Chosen], partial: &mut Partial) -> Result<Written> {
         let schemes: HashMap<&str, Scheme> =
             chosen.iter().map(|c| (c.entry.name.as_str(), c.scheme)).collect();
-        let start = partial.done();
-        let input_bytes = |items: &[Item]| -> u64 {
-            items.iter().filter_map(|item| Some(self.model.entry(item.name())?.bytes)).sum()
+        let bytes = |item: &Item| self.model.entry(item.name()).map_or(0, |e| e.bytes);
+        let mut put = |item: &Item, writer: &mut Writer<File>| {
+            let entry = self.model.entry(item.name()).ok_or_else(|| missing(item))?;
+            let mut zeroed = 0;
+            match schemes.get(item.name()) {
+                Some(scheme) => writer.packed(&self.quantize(entry, scheme, &mut zeroed)?)?,
+                None => copy(writer, self.model, entry)?,
+            }
+            self.model.release(entry);
+            Ok(zeroed)
         };
-        let mut ahead: u64 = plans.iter().skip(start.shard).map(|p| input_bytes(p.items())).sum();
-        let bar = print::progress_bytes(self.model.bytes(), "quantize");
-        let mut written = Written { bytes: 0, zeroed: start.zeroed };
-        for (shard, plan) in plans.iter().enumerate() {
-            if shard < start.shard {
-                written.bytes += partial.size(shard)?;
-                continue;
-            }
-            let (file, path, plan) = (partial.shard(shard)?, &self.args.output, plan.clone());
-            let mut items = if shard == start.shard { start.items } else { 0 };
-            let mut writer = match items {
-                0 => Writer::new(file, path, self.format, plan)?,
-                n => {
-                    ahead -= input_bytes(plan.items());
-                    let writer = Writer::resume(file, path, self.format, plan, n)?;
-                    ahead += input_bytes(writer.left());
-                    partial.trim(writer.out(), writer.written())?;
-                    writer
-                }
-            };
-            if shard == start.shard {
-                print::begin_at(&bar, self.model.bytes() - ahead);
-            }
-            while let Some(item) = writer.next_item().cloned() {
-                print::at(&bar, item.name());
-                let entry = self.model.entry(item.name()).ok_or_else(|| missing(&item))?;
-                match schemes.get(item.name()) {
-                    Some(scheme) => {
-                        let packed = self.quantize(entry, scheme, &mut written.zeroed)?;
-                        writer.packed(&packed)?;
-                    }
-                    None => copy(&mut writer, self.model, entry)?,
-                }
-                self.model.release(entry);
-                items += 1;
-                let done = Done { shard, items, zeroed: written.zeroed };
-                partial.reached(writer.out(), writer.written(), done)?;
-                bar.inc(entry.bytes);
-            }
-            written.bytes += writer.written();
-            let size = writer.written();
-            let file = writer.finish()?;
-            partial.reached(&file, size, Done { shard: shard + 1, items: 0, zeroed: written.zeroed })?;
-        }
-        bar.finish_and_clear();
-        Ok(written)
+        files.write(&self.args.output, "quantize", partial, &bytes, &mut put)
     }
 
     /// Quantizes a tensor, by importance where there is one.
@@ -414,33 +308,6 @@ impl Job<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
-    }
-}
-
-/// What a file is known again by: its size and when it was changed.
-fn stamp(path: &Path) -> Result<String> {
-    let io = |source| Error::Io { path: path.into(), source };
-    let info = std::fs::metadata(path).map_err(io)?;
-    let changed = info.modified().map_err(io)?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Ok(format!("{} bytes, changed {}.{:09}", info.len(), changed.as_secs(), changed.subsec_nanos()))
-}
-
-/// The 64-bit hash FNV-1a of a text, which is not put together for it.
-struct Fnv(u64);
-
-impl Fnv {
-    fn of(text: std::fmt::Arguments) -> u64 {
-        let mut hash = Self(0xcbf2_9ce4_8422_2325);
-        // Taking text cannot fail.
-        let _ = std::fmt::write(&mut hash, text);
-        hash.0
-    }
-}
-
-impl std::fmt::Write for Fnv {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0 = text.bytes().fold(self.0, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         Ok(())
     }
 }
@@ -626,18 +493,6 @@ impl Job<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in
-            [("4GB", 4_000_000_000), ("2GiB", 2 << 30), ("1.5 mb", 1_500_000), ("77", 77), ("3k", 3000)]
-        {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "GB", "-1GB", "0", "4XB", "1e99", "4G B"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn nan_and_infinities_become_zero_in_every_type() {

@@ -371,8 +371,18 @@ impl Model {
         if let Some(checkpoint) = self.layers(entry) {
             return checkpoint.packed(&entry.name);
         }
-        let data: Vec<&[u8]> = entry.parts.iter().map(|part| self.slice(part)).collect();
-        (entry.format.decode)(scheme, &entry.shape, &data)
+        entry.format.read(scheme, &entry.shape, &self.data_of(entry), false).map(|(packed, _)| packed)
+    }
+
+    /// The data of an entry, piece by piece.
+    fn data_of(&self, entry: &Entry) -> Vec<&[u8]> {
+        entry.parts.iter().map(|part| self.slice(part)).collect()
+    }
+
+    /// The blocks of a packed entry as they lie in the file, if a file of `format` has the same: for [`super::Writer::blocks`].
+    pub fn blocks(&self, entry: &Entry, format: &Format) -> Option<&[u8]> {
+        let packed = matches!(entry.content, Content::Packed { .. }) && self.layers(entry).is_none();
+        (packed && format.by_rows && std::ptr::eq(entry.format, format)).then(|| self.raw(entry))
     }
 
     /// The checkpoint, if the entry is one of its quantized layers.
@@ -386,20 +396,16 @@ impl Model {
     /// # Errors
     /// [`Error::Check`] if they could not, with the first byte that would differ; as [`Self::packed`].
     pub fn packed_exactly(&self, entry: &Entry) -> Result<PackedTensor> {
-        let packed = self.packed(entry)?;
+        let Content::Packed { scheme, .. } = entry.content else { return self.packed(entry) };
         if self.layers(entry).is_some() || !entry.format.one_form {
-            return Ok(packed);
+            return self.packed(entry);
         }
-        let again = (entry.format.encode)(&packed)?;
-        let data = || entry.parts.iter().flat_map(|part| self.slice(part));
-        let made = || again.iter().flat_map(|piece| piece.iter());
-        if !made().eq(data()) {
-            let at = made().zip(data()).position(|(a, b)| a != b);
+        let (packed, differs) = entry.format.read(scheme, &entry.shape, &self.data_of(entry), true)?;
+        if let Some(at) = differs {
             let what = format!(
-                "tensor '{}': its {} blocks are not in the one form that planes keep: byte {} of its data would come back changed",
+                "tensor '{}': its {} blocks are not in the one form that planes keep: byte {at} of its data would come back changed",
                 entry.name,
                 entry.scheme_name(),
-                at.unwrap_or_else(|| made().count().min(data().count())),
             );
             return Err(Error::Check { what });
         }

@@ -48,6 +48,7 @@ pub(super) static FORMAT: Format = Format {
     lay_out: write::lay_out,
     encode: write::encode,
     decode: write::decode,
+    by_rows: false,
     bits_per_weight: crate::Scheme::bits_per_weight,
     data_bytes: write::data_bytes,
     split: write::split,

@@ -10,9 +10,10 @@
 //! replaced atomically, is up to the caller's `Write`.
 
 use super::{Dtype, Metadata, gguf, onnx, safetensors};
-use crate::{DType, Error, PackedTensor, Result, Scheme};
+use crate::{DType, Error, PackedTensor, Result, Scheme, threads};
 use std::borrow::Cow;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The pieces of a packed tensor's data, in order.
@@ -39,6 +40,8 @@ pub struct Format {
     pub(super) encode: for<'a> fn(&'a PackedTensor) -> Result<Pieces<'a>>,
     /// The reverse of `encode`.
     pub(super) decode: Decode,
+    /// Whether those are one piece, the data of row after row: then rows are worked on in blocks.
+    pub(super) by_rows: bool,
     /// Of `rows` and `k`.
     pub(super) bits_per_weight: fn(&Scheme, usize, usize) -> f64,
     /// The bytes of an item's data, padding left out.
@@ -187,6 +190,85 @@ impl Format {
         let index = index.map(|(name, make)| Ok::<_, Error>((name, make(&shards())?))).transpose()?;
         Ok(Files { tensors, index })
     }
+}
+
+/// Weights that a thread checks at a time.
+const BLOCK: usize = 1 << 19;
+/// Blocks that are in memory beside their tensor when it is read.
+const BLOCKS: usize = 16;
+
+/// The rows of a block, as ranges of a tensor's.
+fn blocks(rows: usize, k: usize) -> Vec<Range<usize>> {
+    threads::ranges(rows, BLOCK.checked_div(k).unwrap_or(1).max(1))
+}
+
+impl Format {
+    /// The tensor in `data`, and with `exactly` the first byte of it that would not be made of the tensor again.
+    ///
+    /// # Errors
+    /// Those of the format's reader and writer.
+    pub(super) fn read(
+        &self,
+        scheme: Scheme,
+        shape: &[usize],
+        data: &[&[u8]],
+        exactly: bool,
+    ) -> Result<(PackedTensor, Option<usize>)> {
+        let (rows, k) = scheme.check_shape(shape)?;
+        let row = data
+            .first()
+            .and_then(|d| d.len().checked_div(rows).filter(|n| n.checked_mul(rows) == Some(d.len())));
+        let (&[bytes], Some(row), true) = (data, row, self.by_rows) else {
+            let tensor = (self.decode)(scheme, shape, data)?;
+            let differs = if exactly { differs(&(self.encode)(&tensor)?, data) } else { None };
+            return Ok((tensor, differs));
+        };
+        let read = |range: Range<usize>| {
+            let at = range.start.saturating_mul(row);
+            let bytes = bytes.get(at..range.end.saturating_mul(row)).unwrap_or(&[]);
+            let part = (self.decode)(scheme, &[range.len(), k], &[bytes])?;
+            let byte = if exactly { differs(&(self.encode)(&part)?, &[bytes]) } else { None };
+            Ok((range.start, part, byte.map(|byte| byte.saturating_add(at))))
+        };
+        let mut tensor = PackedTensor::zeroed(scheme, shape)?;
+        let mut first = None;
+        for some in blocks(rows, k).chunks(BLOCKS) {
+            for made in threads::map(some.to_vec(), rows.saturating_mul(k), read) {
+                let (at, part, byte): (usize, PackedTensor, Option<usize>) = made?;
+                tensor.write_rows(at, &part);
+                first = first.or(byte);
+            }
+        }
+        Ok((tensor, first))
+    }
+
+    /// The pieces of a tensor's data, each block of which was read again and is the same; none if one is not.
+    fn encode_checked<'t>(&self, tensor: &'t PackedTensor) -> Result<Option<Pieces<'t>>> {
+        let (rows, k) = tensor.matrix();
+        let made = threads::map(blocks(rows, k), tensor.len(), |range| {
+            let part = tensor.slice_rows(range);
+            let pieces = (self.encode)(&part)?;
+            let data: Vec<&[u8]> = pieces.iter().map(|p| &**p).collect();
+            let same = (self.decode)(*part.scheme(), part.shape(), &data)? == part;
+            let kept = pieces.into_iter().filter(|_| self.by_rows).map(|p| p.into_owned().into());
+            Ok(same.then(|| kept.collect::<Pieces>()))
+        });
+        let made: Option<Vec<Pieces>> = made.into_iter().collect::<Result<_>>()?;
+        match made {
+            Some(_) if !self.by_rows => (self.encode)(tensor).map(Some),
+            made => Ok(made.map(|all| all.into_iter().flatten().collect())),
+        }
+    }
+}
+
+/// The first byte in which pieces and data differ.
+fn differs(pieces: &[Cow<[u8]>], data: &[&[u8]]) -> Option<usize> {
+    if pieces.iter().map(|p| &**p).eq(data.iter().copied()) {
+        return None;
+    }
+    let (made, there) = (|| pieces.iter().flat_map(|p| p.iter()), || data.iter().copied().flatten());
+    let at = made().zip(there()).position(|(a, b)| a != b);
+    Some(at.unwrap_or_else(|| made().count().min(there().count())))
 }
 
 /// Shards have numbers of five digits, and of 16 bits in GGUF.
@@ -436,19 +518,31 @@ impl<W: Write> Writer<W> {
                 if scheme == tensor.scheme() && *shape == tensor.shape() => {}
             other => return Err(unexpected(other, format!("{} {:?}", tensor.scheme(), tensor.shape()))),
         }
-        let pieces = (self.format.encode)(tensor)?;
-        if exactly {
-            let data: Vec<&[u8]> = pieces.iter().map(|p| &**p).collect();
-            if (self.format.decode)(*tensor.scheme(), tensor.shape(), &data)? != *tensor {
-                let name = self.left.last().map_or("", Item::name);
-                let what =
-                    format!("tensor '{name}': read back from {} it would be another", self.format.name);
-                return Err(Error::Check { what });
-            }
-        }
+        let pieces = match exactly {
+            true => self.format.encode_checked(tensor)?,
+            false => Some((self.format.encode)(tensor)?),
+        };
+        let pieces = pieces.ok_or_else(|| {
+            let name = self.left.last().map_or("", Item::name);
+            let what = format!("tensor '{name}': read back from {} it would be another", self.format.name);
+            Error::Check { what }
+        })?;
         for piece in pieces {
             self.write(&piece)?;
         }
+        self.next()
+    }
+
+    /// Writes the next tensor, a packed one, as a file of the same format has it: `data` as [`super::Model::blocks`] gives it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the next item is dense or has another length; [`Error::Io`].
+    pub fn blocks(&mut self, data: &[u8]) -> Result<()> {
+        match self.left.last() {
+            Some(item @ Item::Packed { .. }) if self.format.data_bytes(item)? == data.len() as u64 => {}
+            other => return Err(unexpected(other, format!("blocks of {} bytes", data.len()))),
+        }
+        self.write(data)?;
         self.next()
     }
 
@@ -496,6 +590,7 @@ mod tests {
         lay_out: |plan, path| (gguf::FORMAT.lay_out)(plan, path),
         encode: flipped,
         decode: |scheme, shape, data| (gguf::FORMAT.decode)(scheme, shape, data),
+        by_rows: true,
         bits_per_weight: Scheme::bits_per_weight,
         data_bytes: |item| (gguf::FORMAT.data_bytes)(item),
         split: |plan, parts, path| (gguf::FORMAT.split)(plan, parts, path),

@@ -39,8 +39,6 @@ pub struct SchemeContext {
     /// Whether codes come from the block's own statistics instead of the stored scale.
     pub block_encoder: bool,
     pub emax: i32,
-    /// Whether scales and codes come from a search.
-    pub searches: bool,
 }
 
 impl From<&Scheme> for SchemeContext {
@@ -103,7 +101,6 @@ impl From<&Scheme> for SchemeContext {
                 s.encoder,
                 Encoder::GgmlExtreme | Encoder::GgmlMinMax | Encoder::GgmlAbsmax | Encoder::GgmlTernary
             ),
-            searches: s.encoder.searches(),
             emax: if let Encoder::SharedExponent { emax } = s.encoder { emax } else { 0 },
         }
     }

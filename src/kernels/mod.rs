@@ -240,7 +240,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "quantize_search",
         operation: Operation::Quantize { reference: reference::quantize },
-        takes: |s| s.encoder.searches(),
+        takes: |s| s.encoder.weighs(),
         shaders: quantize::search_shaders,
     },
     Kernel {

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros         --quantize_codes--> codes, status
-//!             --quantize_search (groups, supers)-----------------> scales, found [groups] --quantize_codes--> codes, status
+//!             --quantize_search (rows, groups, supers)-----------> scales, found [groups] --quantize_codes--> codes, status
+//! importance [matrices, k] --^
 //! ```
 //!
-//! Plain floats have no scales and only the second pass. `nvfp4-global` (`GlobalScale`), whose encoder looks at the tensor twice, the learning of
-//! tables, and searches with an importance of columns, are the CPU engine's. Permuted schemes keep the columns where they are.
+//! Plain floats have no scales and only the second pass. `nvfp4-global` (`GlobalScale`), whose encoder looks at the tensor twice, and the learning of
+//! tables are the CPU engine's. Permuted schemes keep the columns where they are.
 
 use super::context::{self, WeightParams};
 use super::weights::{DeviceWeights, Part};
@@ -14,7 +15,7 @@ use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::scheme::codebook::Sorted;
 use crate::scheme::search::{
-    AffineTries, DESCENT_ROUNDS, SYMMETRIC_TRIES, TABLE_TRIES, TRY_STEP, ZERO_BELOW,
+    AffineTries, DESCENT_ROUNDS, POSITIVE_TRIES, SYMMETRIC_TRIES, TABLE_TRIES, TRY_STEP, ZERO_BELOW,
 };
 use crate::scheme::{Encoder, Group, Scale};
 use crate::{Error, Result, Tensor};
@@ -65,6 +66,8 @@ pub struct Codes {
     pub sorted: usize,
     pub zero_code: u8,
     pub workgroup: u32,
+    /// Which search came before.
+    pub method: Option<Method>,
 }
 
 impl Specialization for Codes {
@@ -76,7 +79,7 @@ impl Specialization for Codes {
         if self.scheme.has_table() {
             all.push(Access::Read);
         }
-        if self.scheme.encoder.searches() {
+        if self.method.is_some() {
             all.push(Access::Read);
         }
         all
@@ -87,8 +90,46 @@ impl Specialization for Codes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pass {
+    Rows,
     Groups,
     Supers,
+}
+
+/// How the scale of a group is searched for, by the names of [`crate::scheme::search`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    Affine,
+    Symmetric,
+    Descent,
+    /// `table`
+    Iq4,
+}
+
+impl Method {
+    /// None where scales follow from extremes.
+    fn of(scheme: &Scheme, weighted: bool) -> Option<Self> {
+        match (scheme.encoder, weighted) {
+            (Encoder::GgmlIq4, _) => Some(Self::Iq4),
+            (Encoder::GgmlAffine, _) | (Encoder::GgmlMinMax, true) => Some(Self::Affine),
+            (Encoder::GgmlDescent, false) => Some(Self::Descent),
+            (Encoder::GgmlSymmetric, _) | (Encoder::GgmlDescent | Encoder::GgmlExtreme, true) => {
+                Some(Self::Symmetric)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Over which values the mean square is taken that joins the squares of a group in its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// None: the importance is the weight, or there is no importance.
+    None,
+    Row,
+    Super,
+    Group,
 }
 
 /// Specialization of a search for scales, with the numbers of [`crate::scheme::search`].
@@ -97,10 +138,18 @@ pub struct Search {
     #[serde(rename = "s", serialize_with = "context::scheme")]
     pub scheme: Scheme,
     pub pass: Pass,
+    pub method: Method,
+    /// With an importance of columns.
+    pub weighted: bool,
+    spread: Spread,
+    /// Whether super-scales are fitted to the scales of their groups.
+    fits_supers: bool,
     first: f32,
     step: f32,
     /// All of the affine search; of the others on each side.
     tries: u32,
+    positive_step: f32,
+    positive_tries: i32,
     absolute: bool,
     rounds: usize,
     zero_below: f32,
@@ -110,26 +159,49 @@ pub struct Search {
 }
 
 impl Search {
-    fn new(scheme: &Scheme, pass: Pass) -> Self {
-        let affine = AffineTries::of(scheme.bits, false);
-        let (first, step, tries) = match scheme.encoder {
-            Encoder::GgmlAffine => (affine.first, affine.step, affine.last + 1),
-            Encoder::GgmlIq4 => (0.0, 1.0, TABLE_TRIES as u32),
+    fn new(scheme: &Scheme, pass: Pass, method: Method, weighted: bool) -> Self {
+        let affine = AffineTries::of(scheme.bits, weighted);
+        let (first, step, tries) = match method {
+            Method::Affine => (affine.first, affine.step, affine.last + 1),
+            Method::Iq4 => (0.0, 1.0, TABLE_TRIES as u32),
             _ => (0.0, TRY_STEP, SYMMETRIC_TRIES as u32),
         };
         let entries = scheme.codebook().unwrap_or_default();
+        let two_level = matches!(scheme.scale, Scale::TwoLevel { .. });
         Self {
             scheme: *scheme,
             pass,
+            method,
+            weighted,
+            spread: match (weighted, scheme.encoder) {
+                (false, _) | (true, Encoder::GgmlSymmetric) => Spread::None,
+                _ if two_level => Spread::Super,
+                (true, Encoder::GgmlIq4) => Spread::Group,
+                (true, _) => Spread::Row,
+            },
+            fits_supers: weighted && matches!(scheme.encoder, Encoder::GgmlAffine | Encoder::GgmlDescent),
             first,
             step,
             tries,
+            positive_step: TRY_STEP,
+            positive_tries: POSITIVE_TRIES,
             absolute: affine.absolute,
             rounds: DESCENT_ROUNDS,
             zero_below: ZERO_BELOW,
             entries,
             mids: Sorted::new(entries).mids,
         }
+    }
+
+    /// All passes of a scheme, in order; none where scales follow from extremes.
+    fn passes(scheme: &Scheme, weighted: bool) -> Vec<Self> {
+        let Some(method) = Method::of(scheme, weighted) else { return Vec::new() };
+        let pass = |pass| Self::new(scheme, pass, method, weighted);
+        let mut all = vec![pass(Pass::Groups), pass(Pass::Supers)];
+        if all[0].spread == Spread::Row {
+            all.insert(0, pass(Pass::Rows));
+        }
+        all
     }
 }
 
@@ -138,10 +210,23 @@ impl Specialization for Search {
     type Params = SearchParams;
 
     fn storage(&self) -> Vec<Access> {
-        match self.pass {
-            Pass::Groups => vec![Access::Read, Access::ReadWrite],
+        let mut all = match self.pass {
+            Pass::Rows | Pass::Groups => vec![Access::Read, Access::ReadWrite],
             Pass::Supers => vec![Access::ReadWrite, Access::ReadWrite],
+        };
+        match self.pass {
+            Pass::Groups if self.weighted => {
+                all.push(Access::Read);
+                if self.spread == Spread::Row {
+                    all.push(Access::Read);
+                } else if self.fits_supers {
+                    all.push(Access::ReadWrite);
+                }
+            }
+            Pass::Supers if self.fits_supers => all.push(Access::Read),
+            _ => {}
         }
+        all
     }
 }
 
@@ -151,6 +236,8 @@ impl Specialization for Search {
 pub struct SearchParams {
     pub weights: WeightParams,
     pub total: u32,
+    pub c_rows: u32,
+    pub c_first: u32,
 }
 
 /// The uniform of the first pass.
@@ -206,9 +293,10 @@ fn inverse_steps(scheme: &Scheme, table: Option<&Sorted>) -> f32 {
     }
 }
 
-fn codes_spec(scheme: &Scheme, table: Option<&Sorted>) -> Codes {
+fn codes_spec(scheme: &Scheme, table: Option<&Sorted>, weighted: bool) -> Codes {
     let (sorted, zero_code) = table.map_or((0, 0), |t| (t.codes.len(), t.zero));
-    Codes { scheme: *scheme, sorted, zero_code, workgroup: WORKGROUP }
+    let method = Method::of(scheme, weighted);
+    Codes { scheme: *scheme, sorted, zero_code, workgroup: WORKGROUP, method }
 }
 
 /// What a quantization in progress leaves to look at: the first index that could not be quantized, per part.
@@ -217,8 +305,8 @@ pub struct Status {
     parts: Vec<usize>,
 }
 
-/// Quantizes `tensor` (converted to f32 on the host) on the device. `table` is the codebook of a learned scheme. The result is ready when
-/// [`Status::check`] says so.
+/// Quantizes `tensor` (converted to f32 on the host) on the device. `table` is the codebook of a learned scheme; `importance` is that of
+/// [`crate::cpu::quantize_weighted`], checked, for a scheme that weighs. The result is ready when [`Status::check`] says so.
 ///
 /// # Errors
 /// As [`DeviceWeights::zeroed`]; those of the device.
@@ -227,6 +315,7 @@ pub fn record(
     tensor: &Tensor,
     scheme: &Scheme,
     table: Option<&[f32]>,
+    importance: Option<&[f32]>,
 ) -> Result<(DeviceWeights, Status)> {
     if !on_gpu(scheme) {
         return Err(Error::unsupported(format!("quantizing to {scheme} on the GPU"), "the CPU engine does"));
@@ -281,7 +370,8 @@ pub fn record(
         let rows = &x[part.rows.start * k..part.rows.end * k];
         inputs.push(gpu.upload(bytemuck::cast_slice(rows), "weights to quantize")?);
     }
-    if has_scales_pass(scheme) {
+    let found = search(gpu, &mut target, &weights, &inputs, importance)?;
+    if has_scales_pass(scheme) && found.is_empty() {
         let stats = match scheme.group {
             Group::Tensor => Some(gpu.alloc(weights.rows as u64 * 16, "statistics of rows")?),
             _ => None,
@@ -304,11 +394,7 @@ pub fn record(
             }
         }
     }
-    let found = match scheme.encoder.searches() {
-        true => search(gpu, &mut target, scheme, &weights, &inputs)?,
-        false => Vec::new(),
-    };
-    let pipeline = codes_spec(scheme, sorted.as_ref()).pipeline(gpu)?;
+    let pipeline = codes_spec(scheme, sorted.as_ref(), importance.is_some()).pipeline(gpu)?;
     let mut status = Status { buffers: Vec::new(), parts: Vec::new() };
     for (i, (part, input)) in weights.parts.iter().zip(&inputs).enumerate() {
         let flag = gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?;
@@ -325,31 +411,52 @@ pub fn record(
     Ok((weights, status))
 }
 
-/// Searches for the scales of all parts; returns what the pass over codes needs of each.
+/// Searches for the scales of all parts; returns what the pass over codes needs of each, nothing where scales follow from extremes.
 fn search(
     gpu: &Gpu,
     target: &mut Target<'_>,
-    scheme: &Scheme,
     weights: &DeviceWeights,
     inputs: &[Buffer],
+    importance: Option<&[f32]>,
 ) -> Result<Vec<Buffer>> {
-    let pipelines =
-        (Search::new(scheme, Pass::Groups).pipeline(gpu)?, Search::new(scheme, Pass::Supers).pipeline(gpu)?);
+    let scheme = &weights.scheme;
+    let passes = Search::passes(scheme, importance.is_some());
+    let pipelines = passes.iter().map(|pass| pass.pipeline(gpu)).collect::<Result<Vec<_>>>()?;
+    // Rows that share a row of the importance.
+    let c_rows = weights.shape.len().checked_sub(2).map_or(1, |at| weights.shape[at]);
     let mut all = Vec::new();
-    for (part, input) in weights.parts.iter().zip(inputs) {
+    for (part, input) in weights.parts.iter().zip(inputs).filter(|_| !passes.is_empty()) {
         let groups = part.params.rows * part.params.groups;
-        let supers = match scheme.scale {
-            Scale::TwoLevel { .. } => part.params.rows * part.params.supers_per_row,
-            _ => groups,
-        };
         let found = gpu.alloc(u64::from(groups) * 16, "searched scales")?;
-        for (pipeline, operand, total, per_thread) in
-            [(&pipelines.0, input, groups, 1), (&pipelines.1, &part.buffer, supers, 2)]
-        {
-            let params = SearchParams { weights: part.params, total };
-            let workgroups = u64::from(total).div_ceil(u64::from(WORKGROUP) * per_thread);
-            let bindings = [Binding::whole(operand), Binding::whole(&found)];
-            let workgroups = fold_workgroups(workgroups, gpu.limits())?;
+        let matrices = part.rows.start / c_rows..part.rows.end.div_ceil(c_rows);
+        let importance = importance.map(|c| &c[matrices.start * weights.k..matrices.end * weights.k]);
+        let importance =
+            importance.map(|c| gpu.upload(bytemuck::cast_slice(c), "importance of columns")).transpose()?;
+        let extra = match passes[0].pass {
+            Pass::Rows => Some(gpu.alloc(u64::from(part.params.rows) * 4, "mean squares of rows")?),
+            _ if passes[0].fits_supers => Some(gpu.alloc(u64::from(groups) * 4, "weights of groups")?),
+            _ => None,
+        };
+        for (spec, pipeline) in passes.iter().zip(&pipelines) {
+            let (total, per_workgroup) = match (spec.pass, scheme.scale) {
+                (Pass::Rows, _) => (part.params.rows, WORKGROUP),
+                (Pass::Groups, _) => (groups, WORKGROUP),
+                (Pass::Supers, Scale::TwoLevel { .. }) => {
+                    (part.params.rows * part.params.supers_per_row, 2 * WORKGROUP)
+                }
+                (Pass::Supers, _) => (groups, 2 * WORKGROUP),
+            };
+            let bindings = match spec.pass {
+                Pass::Rows => vec![Some(input), extra.as_ref()],
+                Pass::Groups => vec![Some(input), Some(&found), importance.as_ref(), extra.as_ref()],
+                Pass::Supers => {
+                    vec![Some(&part.buffer), Some(&found), extra.as_ref().filter(|_| spec.fits_supers)]
+                }
+            };
+            let bindings: Vec<_> = bindings.into_iter().flatten().map(Binding::whole).collect();
+            let c_first = (part.rows.start % c_rows) as u32;
+            let params = SearchParams { weights: part.params, total, c_rows: c_rows as u32, c_first };
+            let workgroups = fold_workgroups(u64::from(total.div_ceil(per_workgroup)), gpu.limits())?;
             gpu.dispatch(target, pipeline, &bindings, bytemuck::bytes_of(&params), workgroups)?;
         }
         all.push(found);
@@ -389,20 +496,24 @@ pub fn scales_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
     modes(scheme).iter().map(|&mode| Scales { scheme: *scheme, mode }.shader()).collect()
 }
 
-/// Both passes of a search.
+/// All passes of a search, without importance and with it.
 pub fn search_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
-    if !scheme.encoder.searches() {
-        return Ok(Vec::new());
-    }
-    [Pass::Groups, Pass::Supers].into_iter().map(|pass| Search::new(scheme, pass).shader()).collect()
+    let forms = [false, true].map(|weighted| Search::passes(scheme, weighted));
+    forms.iter().flatten().map(Specialization::shader).collect()
 }
 
-/// The second pass; a learned table is taken to have all entries distinct.
+/// The second pass; a learned table is taken to have all entries distinct. Where only importance makes it a search, both forms.
 pub fn codes_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
     if !on_gpu(scheme) {
         return Ok(Vec::new());
     }
     let distinct: Vec<f32> = (0..1u32 << scheme.bits.min(8)).map(|i| i as f32).collect();
     let table = scheme.has_table().then(|| Sorted::new(scheme.codebook().unwrap_or(&distinct)));
-    Ok(vec![codes_spec(scheme, table.as_ref()).shader()?])
+    let plain = codes_spec(scheme, table.as_ref(), false);
+    let weighted = codes_spec(scheme, table.as_ref(), true);
+    let mut all = vec![plain.shader()?];
+    if weighted.method != plain.method {
+        all.push(weighted.shader()?);
+    }
+    Ok(all)
 }

@@ -264,8 +264,12 @@ fn extreme(x: &[f32]) -> f32 {
 /// The scale table of [`Encoder::GlobalScale`].
 fn global_scales(x: &[f32]) -> Vec<f32> {
     let (_, _, amax) = extremes(x);
-    let global = if amax < TINY { 0.0 } else { amax * reciprocal(448.0 * 6.0) };
-    (0..=255u8).map(|byte| direct_scale(&[byte], ScaleType::Ue4M3, 0) * global).collect()
+    let global = if amax < TINY { 1.0 } else { 448.0 * 6.0 / amax };
+    let entry = |byte: u8| {
+        let magnitude = direct_scale(&[byte], ScaleType::Ue4M3, 0) / global;
+        if byte >= 0x80 && byte != 0xff { -magnitude } else { magnitude }
+    };
+    (0..=255u8).map(entry).collect()
 }
 
 /// `scales` is the table of table-coded scales.
@@ -544,13 +548,16 @@ mod tests {
         assert_eq!((w.plane(PlaneKind::Scales), codes(&w)), (&[0xa5, 0x3f][..], vec![15, 8, 1, 9]));
         let w = one_row("int8-row-bias-bf16", &[-9.0, 0.0, 246.0]);
         assert_eq!((w.plane(PlaneKind::Zeros), codes(&w)), (&[0x10, 0xc1][..], vec![0, 9, 255]));
-        // The largest of all has the scale 448 G, a group of 1/896 of it the scale G / 2.
+        // The largest of all has the scale 448 / g, a group of 1/896 of it the scale 1 / 2g.
         let mut x = [0.0; 20];
         (x[3], x[16], x[17]) = (-2688.0, 3.0, 1.1);
         let w = one_row("nvfp4-global", &x);
         let (own, table) = (codes(&w), w.scale_table());
-        assert_eq!((w.plane(PlaneKind::Scales), table[0x38]), (&[0x7e, 0x30][..], 2688.0 * (1.0 / 2688.0)));
-        assert_eq!((table[0x7e], table[0xb8], table[0x7f]), (448.0 * table[0x38], table[0x38], 0.0));
+        assert_eq!((w.plane(PlaneKind::Scales), table[0x38]), (&[0x7e, 0x30][..], 1.0));
+        assert_eq!((table[0x7e], table[0xb8], table[0x7f]), (448.0, -1.0, 0.0));
+        // A quotient, and not the product with an inverse: 2688 / 7 is 384, whose inverse no f32 is.
+        x[3] = 7.0;
+        assert_eq!(one_row("nvfp4-global", &x).scale_table()[0x3c], 1.5 / 384.0);
         assert_eq!((own[3], own[4], own[16], own[17]), (15, 0, 7, 4));
         // Halfway between entries, the one nearer to zero: 1.25 -> 1, 1.75 -> 1.5, 2.5 -> 2, 5 -> 4, and at 0.25 -> 0.
         let w = one_row("fp4-g8", &[6.0, 1.25, -1.75, 2.5, -5.0, 0.25, -0.25, 5.01]);

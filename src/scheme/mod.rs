@@ -246,9 +246,9 @@ pub enum Encoder {
     /// scale in `mid * scale` is the byte's decoded value, `2^(e - 127)` or `2^(e - 128)`. `floor(log2(amax))` is amax's exponent: the
     /// bytes are those of ggml for MXFP4, but where its `log2f` rounds up to an integer (amax a few ulp below a power of two).
     SharedExponent { emax: i32 },
-    /// As `Nearest`, with two levels of scales and a table of their products. `G = amax of the tensor * C(2688)`, 2688 being 448 * 6, and +0
-    /// for a tiny tensor. Entry b of the scale table is `e4m3(b) * G`: that of `b & 0x7f`, and 0 for 0x7f. Per group `a = amax * C(6)`; the scale
-    /// byte is the number of b below 0x7e with `a > (entry(b) + entry(b + 1)) * 0.5`. Tiny groups have byte 0.
+    /// As `Nearest`, with two levels of scales and a table of their quotients, those of compressed-tensors. `g = 2688 / amax of the tensor`, 2688 being
+    /// 448 * 6, and 1 for a tiny tensor. Entry b of the scale table is `e4m3(b) / g`, with its sign, and 0 where that is NaN. Per group
+    /// `a = amax * C(6)`; the scale byte is the number of b below 0x7e with `a > (entry(b) + entry(b + 1)) * 0.5`. Tiny groups have byte 0.
     GlobalScale,
     /// GGUF Q4_0, Q5_0: `v` = the value of largest magnitude with its sign (the first wins; +0 in a group of zeros),
     /// `d = v * (-1/2^(bits-1))` (so -0 for zeros), `code = min(2^bits - 1, trunc(x * id + (2^(bits-1) + 0.5)))`; scale `f16(d)`.

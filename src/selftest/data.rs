@@ -242,9 +242,20 @@ pub fn weights(scheme: &Scheme, rows: usize, k: usize, rng: &mut Random) -> Vec<
             }
         }
     }
-    // GGUF's searches are not defined on the edge of underflow, where devices differ.
     if scheme.encoder == Encoder::GgmlNvfp4 || scheme.encoder.searches() {
-        x.iter_mut().for_each(|v| *v = if v.abs() < 1e-20 { 0.0 } else { *v });
+        off_the_edge(&mut x);
     }
     x
+}
+
+/// Takes values near underflow for 0: GGUF's searches are not defined there, and devices differ.
+pub fn off_the_edge(x: &mut [f32]) {
+    x.iter_mut().for_each(|v| *v = if v.abs() < 1e-20 { 0.0 } else { *v });
+}
+
+/// An importance of columns, `[matrices, k]`: squares of normal numbers, some columns far above the others, some without any.
+pub fn importance(matrices: usize, k: usize, rng: &mut Random) -> Vec<f32> {
+    let entry =
+        |rng: &mut Random| rng.normal().powi(2) * rng.pick(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 40.0, 0.0]);
+    (0..matrices * k).map(|_| entry(rng)).collect()
 }

@@ -4,7 +4,8 @@
 //! step and an f16 or E4M3 scale by one unit, counted, and in no more than 1 of 200 cases of all that are compared for a scheme.
 //!
 //! Where it searches for scales, a GPU that fuses a product into a sum may prefer another scale near a tie, and then any code may differ. Codes that do
-//! are counted, and what they cost is bounded: the signal-to-noise ratio is within 0.02 dB of the reference's.
+//! are counted, and what they cost is bounded: the signal-to-noise ratio is within 0.02 dB of the reference's. Encoders that weigh are run without
+//! importance of columns and with it; the ratio is then of weighed squares.
 
 use super::data::{self, Random, divides};
 use super::{Options, Report, sizes_of_k};
@@ -19,32 +20,10 @@ pub(super) async fn run(
     rng: &mut Random,
     report: &mut Report,
 ) -> Result<()> {
-    let mut off = OffByOne::default();
-    let searches = scheme.encoder.searches() && !engine.is_cpu();
-    let mut noise = Noise::default();
-    for k in sizes_of_k(scheme, options.full, rng) {
-        for rows in [1, 6, 13] {
-            let x = data::weights(scheme, rows, k, rng);
-            let tensor = Tensor::from_f32([rows, k], x.clone())?;
-            let case = format!("{scheme} [{rows}, {k}]");
-            let got = engine.quantize(&tensor, scheme).await?.read().await?;
-            let table = (scheme.value == Value::Learned).then(|| got.codebook());
-            let want = reference::quantize(&x, rows, k, *scheme, table.as_deref())?;
-            if searches {
-                noise.add(kernel, &case, &x, &got, &want, report);
-            } else {
-                off.add(compare(kernel, &case, &got, &want, report));
-            }
-            let mut wrong = got.clone();
-            super::plant(&mut wrong, rows - 1, k - 1);
-            report.teeth(kernel, &case, wrong != got);
+    for weighted in [false, true] {
+        if !weighted || scheme.encoder.weighs() {
+            encoded(engine, kernel, scheme, weighted, options, rng, report).await?;
         }
-    }
-    if off.codes * 200 > off.all_codes || off.scales * 200 > off.all_scales {
-        report.fail(format!("{kernel} {scheme}: more than 1 of 200 off by one: {off:?}"));
-    }
-    if searches {
-        noise.judge(kernel, scheme, report);
     }
     let k = scheme.ggml.map_or(70, |g| g.block());
     for (at, value) in
@@ -66,8 +45,67 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Squared errors as a share of each row's squares, over all rows: of what was found, of what the reference finds, and of the reference with
-/// every eighth code one step off.
+/// Weights of all sizes, without importance or with it.
+async fn encoded(
+    engine: &Engine,
+    kernel: &'static str,
+    scheme: &Scheme,
+    weighted: bool,
+    options: &Options,
+    rng: &mut Random,
+    report: &mut Report,
+) -> Result<()> {
+    let mut off = OffByOne::default();
+    let searches = weighted || scheme.encoder.searches();
+    let subject = if weighted { format!("{scheme} with importance") } else { scheme.to_string() };
+    let mut noise = Noise::default();
+    for k in sizes_of_k(scheme, options.full, rng) {
+        for [matrices, n] in [[1, 1], [2, 3], [1, 13]] {
+            let rows = matrices * n;
+            let mut x = data::weights(scheme, rows, k, rng);
+            let case = format!("{subject} [{rows}, {k}]");
+            let importance = weighted.then(|| data::importance(matrices, k, rng));
+            let (got, want) = match &importance {
+                None => {
+                    let tensor = Tensor::from_f32([rows, k], x.clone())?;
+                    let got = engine.quantize(&tensor, scheme).await?.read().await?;
+                    let table = (scheme.value == Value::Learned).then(|| got.codebook());
+                    let want = reference::quantize(&x, rows, k, *scheme, table.as_deref())?;
+                    (got, want)
+                }
+                Some(c) => {
+                    data::off_the_edge(&mut x);
+                    let tensor = Tensor::from_f32([matrices, n, k], x.clone())?;
+                    let got = engine.quantize_weighted(&tensor, "weight", scheme, c).await?.read().await?;
+                    let mut want = PackedTensor::zeroed(*scheme, [matrices, n, k])?;
+                    for (i, (x, c)) in x.chunks(n * k).zip(c.chunks(k)).enumerate() {
+                        want.write_rows(i * n, &reference::quantize_weighted(x, n, k, *scheme, c)?);
+                    }
+                    (got, want)
+                }
+            };
+            if searches && !engine.is_cpu() {
+                let importance = importance.unwrap_or_else(|| vec![1.0; matrices * k]);
+                noise.add(kernel, &case, (&x, &importance), (&got, &want), report);
+            } else {
+                off.add(compare(kernel, &case, &got, &want, divides(scheme) && !weighted, report));
+            }
+            let mut wrong = got.clone();
+            super::plant(&mut wrong, rows - 1, k - 1);
+            report.teeth(kernel, &case, wrong != got);
+        }
+    }
+    if off.codes * 200 > off.all_codes || off.scales * 200 > off.all_scales {
+        report.fail(format!("{kernel} {subject}: more than 1 of 200 off by one: {off:?}"));
+    }
+    if searches && !engine.is_cpu() {
+        noise.judge(kernel, &subject, report);
+    }
+    Ok(())
+}
+
+/// Squared errors as a share of each row's squares, both weighed by the importance of columns, over all rows: of what was found, of what the
+/// reference finds, and of the reference with every eighth code one step off.
 #[derive(Clone, Copy, Debug, Default)]
 struct Noise {
     got: f64,
@@ -83,12 +121,12 @@ impl Noise {
         &mut self,
         kernel: &'static str,
         case: &str,
-        x: &[f32],
-        got: &PackedTensor,
-        want: &PackedTensor,
+        (x, importance): (&[f32], &[f32]),
+        (got, want): (&PackedTensor, &PackedTensor),
         report: &mut Report,
     ) {
         let (rows, k) = got.matrix();
+        let rows_of_matrix = rows * k / importance.len();
         let mut worse = want.clone();
         for at in (0..rows * k).step_by(8) {
             let code = want.code(at / k, at % k) as u8;
@@ -99,9 +137,10 @@ impl Noise {
         for row in 0..rows {
             let range = row * k..(row + 1) * k;
             let x = &x[range.clone()];
+            let c = &importance[row / rows_of_matrix * k..][..k];
             let squares = |w: Option<&[f32]>| -> f64 {
                 let difference = |i| f64::from(x[i]) - w.map_or(0.0, |w| f64::from(w[i]));
-                (0..k).map(|i| difference(i).powi(2)).sum()
+                (0..k).map(|i| f64::from(c[i]) * difference(i).powi(2)).sum()
             };
             let signal = squares(None);
             let [got, want, worse] = [&w_got, &w_want, &w_worse].map(|w| squares(Some(&w[range.clone()])));
@@ -128,7 +167,7 @@ impl Noise {
         }
     }
 
-    fn judge(&self, kernel: &'static str, scheme: &Scheme, report: &mut Report) {
+    fn judge(&self, kernel: &'static str, subject: &str, report: &mut Report) {
         let decibels = |noise: f64| 10.0 * (noise / self.want).log10();
         // Two-sided: a search that finds better scales than its definition is another one. NaN is not within.
         let within = |noise: f64| noise <= self.want * Self::RATIO && noise >= self.want / Self::RATIO;
@@ -136,9 +175,9 @@ impl Noise {
         if !within(self.got) {
             let db = decibels(self.got);
             report
-                .fail(format!("{kernel} {scheme}: {db:+.4} dB of noise beside the reference, 0.02 allowed"));
+                .fail(format!("{kernel} {subject}: {db:+.4} dB of noise beside the reference, 0.02 allowed"));
         }
-        report.teeth(kernel, &scheme.to_string(), !within(self.worse));
+        report.teeth(kernel, subject, !within(self.worse));
     }
 }
 
@@ -165,11 +204,12 @@ fn compare(
     case: &str,
     got: &PackedTensor,
     want: &PackedTensor,
+    divides: bool,
     report: &mut Report,
 ) -> OffByOne {
     let scheme = got.scheme();
     let mut off = OffByOne::default();
-    if !divides(scheme) {
+    if !divides {
         for plane in PlaneKind::ALL {
             report.equal(
                 kernel,

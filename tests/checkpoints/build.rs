@@ -3,7 +3,7 @@
 use half::f16;
 use lowbit::file::checkpoint::{Checkpoint, Config, Data, Item, Target};
 use lowbit::file::{Content, Dtype, Model};
-use lowbit::scheme::{PlaneKind, Zero};
+use lowbit::scheme::{Codebook, PlaneKind, Scale, ScaleType, Zero};
 use lowbit::{DType, PackedTensor, Result};
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value};
@@ -78,11 +78,20 @@ pub fn random(scheme: &str, shape: &[usize], seed: u64) -> PackedTensor {
         }
     };
     let width = match scheme.scale {
-        lowbit::scheme::Scale::Direct(t) => t.size(),
+        Scale::Direct(t) => t.size(),
         other => panic!("{other:?}"),
     };
     for scale in w.plane_mut(PlaneKind::Scales).chunks_mut(width) {
         number(&mut random, scale);
+        if scheme.scale == Scale::Direct(ScaleType::Ue4M3) {
+            scale[0] &= 0x7f;
+        }
+    }
+    // Quotients of a global scale.
+    for (entry, e4m3) in
+        w.plane_mut(PlaneKind::ScaleTable).as_chunks_mut().0.iter_mut().zip(Codebook::E4M3.entries())
+    {
+        *entry = if e4m3.is_nan() { 0f32 } else { e4m3 / 1234.567 }.to_le_bytes();
     }
     let zeros = w.plane_mut(PlaneKind::Zeros);
     match scheme.zero {

@@ -57,6 +57,8 @@ pub fn good() -> Vec<(&'static str, Good)> {
         ("int", of_target("compressed-tensors-int", "int8-row-asym")),
         ("float", of_target("compressed-tensors-float", "e4m3-g32")),
         ("mlx", of_target("mlx", "int4-g32-bias")),
+        ("mlx_mxfp8", of_target("mlx", "mxfp8")),
+        ("mlx_nvfp4", of_target("mlx", "nvfp4")),
         ("bnb", Good { settings: bnb_settings(), tensors: bnb }),
         (
             "int8",
@@ -135,8 +137,9 @@ fn companions_are_checked() {
                 error
             };
             if !optional.contains(&(format, name.as_str())) {
-                // Without W_q nothing says that there is a layer, and the rest is dense.
-                if (format, name.as_str()) == ("hqq", "l.W_q") {
+                // Without these nothing says that there is a layer, and the rest is dense.
+                let found_by = [("hqq", "l.W_q"), ("mlx_mxfp8", "l.scales"), ("mlx_nvfp4", "l.scales")];
+                if found_by.contains(&(format, name.as_str())) {
                     assert_eq!(read(&settings, &without).unwrap(), 0);
                 } else {
                     refused(&without, "missing");

@@ -41,6 +41,8 @@ fn held() -> Vec<(&'static str, Vec<String>)> {
             mlx.extend([format!("int{bits}-{group}-bias"), format!("int{bits}-{group}-bias-bf16")]);
         }
     }
+    pack.extend(["fp4-g32-e8m0", "nvfp4-global"].map(String::from));
+    mlx.extend(["fp4-g32-e8m0", "nvfp4", "mxfp8"].map(String::from));
     let awq = ["int4-g32-asym", "int4-g96-asym", "int4-row-asym-f16"].map(String::from).to_vec();
     let float = ["e4m3-row", "e4m3-row-bf16", "e4m3-tensor", "e4m3-tensor-f16", "e4m3-g32", "e4m3-g96-f32"];
     vec![
@@ -75,7 +77,7 @@ fn every_target_gives_back_what_it_holds() {
         }
     }
     println!("{n} tensors");
-    assert_eq!(n, 299);
+    assert_eq!(n, 304);
 }
 
 fn same_weights(a: &PackedTensor, b: &PackedTensor) {
@@ -127,6 +129,10 @@ fn settings_of_single_layers() {
         ("compressed-tensors-int", ["int8-row", "int8-row-asym", "int4-g32", "int8-row"]),
         ("compressed-tensors-float", ["e4m3-row", "e4m3-tensor", "e4m3-g32", "e4m3-row-bf16"]),
         ("mlx", ["int4-g64-bias", "int4-g64-bias", "int6-g32-bias-bf16", "int8-g128-bias"]),
+        ("compressed-tensors", ["nvfp4-global", "int4-g32", "fp4-g32-e8m0", "int4-g32-perm"]),
+        ("compressed-tensors", ["fp4-g32-e8m0"; 4]),
+        ("mlx", ["fp4-g32-e8m0", "nvfp4", "int4-g64-bias", "mxfp8"]),
+        ("mlx", ["nvfp4"; 4]),
     ] {
         let names = ["model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.10.q_proj", "lm(head)+"];
         let tensors: Vec<PackedTensor> =
@@ -294,6 +300,11 @@ fn what_is_not_held_is_refused() {
         ("mlx", "int7-g32-bias", vec![32, 64], "8 bits"),
         ("mlx", "int4-g32-fzero", vec![32, 64], "integers"),
         ("mlx", "int4-g32-f32", vec![32, 64], "f16 or bf16"),
+        ("mlx", "nvfp4-global", vec![32, 64], "mxfp4, nvfp4 and mxfp8"),
+        ("mlx", "nvfp4", vec![64], "matrices"),
+        ("compressed-tensors", "nvfp4-global", vec![32, 72], "no short last group"),
+        ("compressed-tensors", "fp4-g32-e8m0", vec![2, 32, 64], "matrices"),
+        ("compressed-tensors-int", "fp4-g32-e8m0", vec![32, 64], "integers"),
     ] {
         let content = Content::Packed { scheme: scheme.parse().unwrap(), source: DType::F32 };
         let items = [Item { name: "l.weight".into(), shape: shape.clone(), content }];
@@ -318,6 +329,18 @@ fn what_is_not_held_is_refused() {
     for target in ["gptq", "gptq_v2", "awq", "compressed-tensors", "compressed-tensors-int"] {
         let error = refuse(target, &w);
         assert!(error.contains("l.weight") && error.contains("zero-point 16 of group 5"), "{error}");
+    }
+    // Products instead of quotients, and two factors.
+    let mut w = random("nvfp4-global", &[32, 64], 1);
+    w.plane_mut(lowbit::scheme::PlaneKind::ScaleTable)[4 * 0x39] ^= 1;
+    let error = refuse("compressed-tensors", &w);
+    assert!(error.contains("l.weight") && error.contains("one global scale"), "{error}");
+    // Bytes that are scales here and NaN there.
+    for (scheme, byte) in [("nvfp4", 0x7f), ("fp4-g32-e8m0", 0xff)] {
+        let mut w = random(scheme, &[32, 64], 1);
+        w.plane_mut(lowbit::scheme::PlaneKind::Scales)[5] = byte;
+        let error = refuse("mlx", &w);
+        assert!(error.contains("l.scales") && error.contains(&format!("got {byte}")), "{error}");
     }
     // 0.1 in f16 times 7 is no f16.
     let mut w = PackedTensor::zeroed("int4-g32-asym".parse().unwrap(), [1, 32]).unwrap();

@@ -4,6 +4,8 @@ use crate::build::{random, raw, written};
 use crate::vectors::assert_bits;
 use half::f16;
 use lowbit::reference;
+use lowbit::scheme::Codebook;
+use serde_json::json;
 
 /// Bits `at..at + bits` of words that lie `stride` apart, from word `first`.
 fn field(words: &[u32], first: usize, stride: usize, at: usize, bits: usize) -> u32 {
@@ -68,6 +70,35 @@ fn written_words_by_formula() {
             .collect();
         assert_bits(&reference::dequantize(&w), &want, &format!("compressed-tensors {bits}"));
     }
+    let (e2m1, e4m3) = (Codebook::E2M1.entries(), Codebook::E4M3.entries());
+    let nibble = |bytes: &[u8], i: usize| usize::from(bytes[i / 2] >> (4 * (i % 2)) & 15);
+    let exponent = |byte: u8| f32::from_bits(u32::from(byte) << 23);
+    let w = random("nvfp4-global", &[out, k], 30);
+    let (model, config) = written("compressed-tensors", &w);
+    let settings = &config["quantization_config"];
+    assert_eq!(settings["format"], "nvfp4-pack-quantized");
+    assert_eq!(settings["config_groups"]["group_0"]["weights"]["strategy"], "tensor_group");
+    let (q, s) = (raw(&model, "l.weight_packed"), raw(&model, "l.weight_scale"));
+    let global = f32::from_le_bytes(raw(&model, "l.weight_global_scale").try_into().unwrap());
+    assert_eq!(global, 1234.567);
+    let want: Vec<f32> =
+        (0..out * k).map(|i| e4m3[usize::from(s[i / 16])] / global * e2m1[nibble(&q, i)]).collect();
+    assert_bits(&reference::dequantize(&w), &want, "compressed-tensors nvfp4");
+    let w = random("fp4-g32-e8m0", &[out, k], 31);
+    for (target, codes, scales) in
+        [("compressed-tensors", "l.weight_packed", "l.weight_scale"), ("mlx", "l.weight", "l.scales")]
+    {
+        let (model, _) = written(target, &w);
+        let (q, s) = (raw(&model, codes), raw(&model, scales));
+        let want: Vec<f32> = (0..out * k).map(|i| exponent(s[i / 32]) * e2m1[nibble(&q, i)]).collect();
+        assert_bits(&reference::dequantize(&w), &want, &format!("{target} mxfp4"));
+    }
+    let w = random("nvfp4", &[out, 128], 32);
+    let (model, config) = written("mlx", &w);
+    assert_eq!(config["quantization"], json!({"group_size": 16, "bits": 4, "mode": "nvfp4"}));
+    let (q, s) = (raw(&model, "l.weight"), raw(&model, "l.scales"));
+    let want: Vec<f32> = (0..out * 128).map(|i| e4m3[usize::from(s[i / 16])] * e2m1[nibble(&q, i)]).collect();
+    assert_bits(&reference::dequantize(&w), &want, "mlx nvfp4");
     for bits in [2usize, 3, 4, 5, 6, 8] {
         let w = random(&format!("int{bits}-g32-bias"), &[out, k], 40 + bits as u64);
         let (model, _) = written("mlx", &w);

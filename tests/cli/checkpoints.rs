@@ -58,7 +58,7 @@ fn decoded(folder: &Folder, name: &str) -> Vec<(String, Vec<u32>)> {
 }
 
 /// Scheme, target, and the scheme of the layers in the folder.
-const WRITTEN: [(&str, &str, &str); 14] = [
+const WRITTEN: [(&str, &str, &str); 19] = [
     ("int4-g32", "gptq", "int4-g32"),
     ("int4-g128-asym", "gptq", "int4-g128-asym"),
     ("int8-g128", "gptq_v2", "int8-g128"),
@@ -73,6 +73,11 @@ const WRITTEN: [(&str, &str, &str); 14] = [
     ("q4_0", "mlx", "int4-g32-bias"),
     ("q4_1", "mlx", "int4-g32-bias"),
     ("q8_0", "mlx", "int8-g32-bias"),
+    ("mxfp4", "mlx", "fp4-g32-e8m0"),
+    ("mxfp8", "mlx", "mxfp8"),
+    ("nvfp4", "mlx", "nvfp4"),
+    ("mxfp4", "ct", "fp4-g32-e8m0"),
+    ("nvfp4-global", "ct", "nvfp4-global"),
 ];
 
 #[test]
@@ -157,6 +162,32 @@ fn checkpoints_become_each_other() {
         serde_json::from_slice(&std::fs::read(folder.path("kept/config.json")).unwrap()).unwrap();
     assert_eq!((&config["model_type"], &config["quantization"]["bits"]), (&json!("llama"), &json!(4)));
     assert_eq!(config["quantization_config"].get("quant_method"), None);
+}
+
+/// MXFP4 has one order of codes in GGUF and another in checkpoints.
+#[test]
+fn microscaling_goes_through_checkpoints() {
+    let folder = Folder::new();
+    plain(&folder);
+    for (scheme, chain) in [("mxfp4", &["mlx", "ct", "mlx"][..]), ("nvfp4", &["mlx"])] {
+        let line = format!(
+            "quantize m.safetensors -o 0.gguf --scheme {scheme} --include q_proj --device cpu --force"
+        );
+        assert_eq!(run(&folder, &line).code, Some(0), "{scheme}");
+        let mut from = "0.gguf".to_string();
+        for (i, target) in chain.iter().enumerate() {
+            let out = format!("{scheme}-{i}");
+            let ran = run(&folder, &format!("convert {from} -o {out} --to {target}"));
+            assert_eq!(ran.code, Some(0), "{out}: {}", ran.stderr);
+            assert_eq!(decoded(&folder, &out), decoded(&folder, "0.gguf"), "{out}");
+            from = out;
+        }
+        assert_eq!(run(&folder, &format!("convert {from} -o back.gguf --force")).code, Some(0));
+        let (a, b) = (open(&folder, "0.gguf"), open(&folder, "back.gguf"));
+        for entry in a.entries() {
+            assert_eq!(a.raw(entry), b.raw(b.entry(&entry.name).unwrap()), "{scheme} {}", entry.name);
+        }
+    }
 }
 
 #[test]

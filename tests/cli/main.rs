@@ -15,6 +15,7 @@ mod build;
 mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;
+mod convert;
 mod demo;
 mod gguf;
 mod harness;

@@ -13,12 +13,12 @@ use std::process::Stdio;
 #[cfg(unix)]
 use std::time::{Duration, Instant};
 
-fn run(folder: &Folder, line: &str) -> Ran {
+pub fn run(folder: &Folder, line: &str) -> Ran {
     folder.run(&line.split_whitespace().collect::<Vec<_>>())
 }
 
 /// A model of `n` weights and as many norms.
-fn with_layers(n: usize, rows: usize) -> Folder {
+pub fn with_layers(n: usize, rows: usize) -> Folder {
     let folder = Folder::new();
     let names: Vec<[String; 2]> =
         (0..n).map(|i| [format!("layers.{i}.mlp.weight"), format!("layers.{i}.norm.weight")]).collect();
@@ -32,7 +32,7 @@ fn with_layers(n: usize, rows: usize) -> Folder {
     folder
 }
 
-fn bytes(folder: &Folder, name: &str) -> Vec<u8> {
+pub fn bytes(folder: &Folder, name: &str) -> Vec<u8> {
     std::fs::read(folder.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
@@ -135,13 +135,24 @@ fn gguf_py_reads_shards() {
     assert_eq!(read[0][1][0], json!(["layers.0.mlp.weight", "Q4_K"]));
 }
 
+/// Bytes in the unfinished files of a folder and its folders.
+#[cfg(unix)]
+fn unfinished(path: &Path) -> u64 {
+    let of = |item: std::fs::DirEntry| {
+        let path = item.path();
+        let counts = path.extension().is_some_and(|e| e == "partial");
+        match path.is_dir() {
+            true => unfinished(&path),
+            false => item.metadata().map_or(0, |m| if counts { m.len() } else { 0 }),
+        }
+    };
+    std::fs::read_dir(path).map_or(0, |list| list.flatten().map(of).sum())
+}
+
 /// Starts a run, kills it when its files have grown by `more` bytes, and says whether it was still there to be killed.
 #[cfg(unix)]
-fn killed(folder: &Folder, line: &str, more: u64) -> bool {
-    let size = || -> u64 {
-        let names = folder.names().into_iter().filter(|n| n.ends_with(".partial"));
-        names.filter_map(|n| std::fs::metadata(folder.path(&n)).ok()).map(|m| m.len()).sum()
-    };
+pub fn killed(folder: &Folder, line: &str, more: u64) -> bool {
+    let size = || -> u64 { unfinished(folder.0.path()) };
     let before = size();
     let args: Vec<&str> = line.split_whitespace().collect();
     let mut child = folder.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -275,7 +286,7 @@ fn a_full_disk_is_gone_on_with() {
 
 /// The most memory that a run had, in bytes, as the kernel says once it has ended.
 #[cfg(target_os = "linux")]
-fn peak(folder: &Folder, line: &str) -> u64 {
+pub fn peak(folder: &Folder, line: &str) -> u64 {
     // The shell waits for its child; /proc is read while that still runs.
     let args: Vec<&str> = line.split_whitespace().collect();
     let mut child = folder.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

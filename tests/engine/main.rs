@@ -6,6 +6,7 @@
 //! | `own_device` | an application's device, buffers and encoders; WebGPU's default limits |
 //! | `split` | weights and activations larger than a binding |
 //! | `operands` | experts, ranks, f16 operands, threads |
+//! | `importance` | what a device makes of an importance of columns is what ggml makes of it |
 //! | `errors` | wrong input and lost devices are errors |
 //!
 //! Which numbers each kernel computes for each scheme is `differential.rs`'s business; here few schemes and shapes recur, because
@@ -15,6 +16,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+mod importance;
 mod operands;
 mod own_device;
 mod recorded;

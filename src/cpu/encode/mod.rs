@@ -12,13 +12,12 @@ mod one_level;
 mod search;
 mod two_level;
 
-use super::decode::byte_scale;
 use super::level::{Work, vectorized};
 use super::rows::DenseRows;
 use super::{half_float, kmeans};
 use crate::packed::RowsMut;
 use crate::scheme::codebook::Sorted;
-use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes};
+use crate::scheme::{Codebook, Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes};
 use crate::threads;
 use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};
@@ -230,8 +229,9 @@ fn row_stats(x: &DenseRows, of_row: impl Fn(&[f32]) -> Stats + Sync) -> Vec<Stat
 /// The scale table of [`Encoder::GlobalScale`].
 fn global_scales(x: &DenseRows) -> Vec<f32> {
     let all = row_stats(x, Stats::extremes).into_iter().fold(Stats::default(), Stats::join);
-    let global = if magnitude(all.amax()) < TINY { 0.0 } else { all.amax() * (1.0 / 2688.0) };
-    (0..=255).map(|byte| byte_scale(ScaleType::Ue4M3, byte) * global).collect()
+    let global = if magnitude(all.amax()) < TINY { 1.0 } else { 2688.0 / all.amax() };
+    let entry = |v: &f32| if v.is_nan() { 0.0 } else { v / global };
+    Codebook::E4M3.entries().iter().map(entry).collect()
 }
 
 /// The one scale of a per-tensor scheme.

@@ -1,4 +1,4 @@
-//! compressed-tensors (llm-compressor, vLLM): integers of 2 to 8 bits, FP8, NVFP4 and MXFP4 read; integers and FP8 written.
+//! compressed-tensors (llm-compressor, vLLM): integers of 2 to 8 bits, FP8, NVFP4 and MXFP4, read and written.
 //!
 //! ```text
 //! pack-quantized    X.weight_packed I32 [out, words]            fields of code = q + 2^(bits - 1); X.weight_shape [2]
@@ -19,7 +19,7 @@
 //! Source: compressed-tensors `compressors/quantized_compressors`, `quantization/quant_args.py`.
 
 use super::super::{Dtype, Model};
-use super::bits::{pack_fields, per_word, turned, unpack_fields, unpack_stream};
+use super::bits::{pack_fields, pack_stream, per_word, turned, unpack_fields, unpack_stream};
 use super::config::{Config, Settings};
 use super::parts::{
     FLOATS, Grouping, Integers, Planes, View, check_zeros, each_row, gather_scales, group_of, modules_with,
@@ -27,10 +27,10 @@ use super::parts::{
 };
 use super::write::{Held, Part, Target, refuse};
 use super::{Format, Layer};
-use crate::scheme::{Codebook, Group, PlaneKind, Scale, ScaleType, Scheme, Value as Values};
+use crate::scheme::{Codebook, Encoder, Group, PlaneKind, Scale, ScaleType, Scheme, Value as Values};
 use crate::{DType, Error, PackedTensor, Result};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub static FORMAT: Format = Format {
     name: "compressed-tensors",
@@ -43,7 +43,7 @@ pub static FORMAT: Format = Format {
 pub static PACK: Target = Target {
     name: "compressed-tensors",
     aliases: &["ct"],
-    about: "compressed-tensors, pack-quantized",
+    about: "compressed-tensors, pack-quantized, NVFP4 and MXFP4",
     parts: pack_parts,
     encode: encode_packed,
     settings: |held, dense| settings(held, dense, "pack-quantized"),
@@ -74,6 +74,11 @@ pub static FLOAT: Target = Target {
 };
 
 const BITS: [u32; 7] = [2, 3, 4, 5, 6, 7, 8];
+
+/// The formats of FP4, and the schemes that they hold.
+const NVFP4: &str = "nvfp4-pack-quantized";
+const MXFP4: &str = "mxfp4-pack-quantized";
+const FP4: [(&str, &str); 2] = [(NVFP4, "nvfp4-global"), (MXFP4, "fp4-g32-e8m0")];
 
 /// What the codes of a module are.
 enum Codes {
@@ -166,8 +171,8 @@ impl<'a> Linear<'a> {
                 Self::fp8(config, model, module, &settings)
             }
             "naive-quantized" => Self::integers(config, model, module, &settings, false),
-            "nvfp4-pack-quantized" => Self::nvfp4(model, module),
-            "mxfp4-pack-quantized" => Self::mxfp4(model, module),
+            NVFP4 => Self::nvfp4(model, module),
+            MXFP4 => Self::mxfp4(model, module),
             other => Err(config.bad(format!("format: '{other}' is none that lowbit reads"))),
         }
     }
@@ -419,8 +424,7 @@ impl<'a> Linear<'a> {
         }
         planes.plane(PlaneKind::Scales, self.scales()?);
         if let Codes::Nvfp4 { global } = self.codes_as {
-            let entry = |v: &f32| if v.is_nan() { 0.0 } else { v / global };
-            let table = Codebook::E4M3.entries().iter().flat_map(|v| entry(v).to_le_bytes()).collect();
+            let table = quotients(global).flat_map(f32::to_le_bytes).collect();
             planes.plane(PlaneKind::ScaleTable, table);
         }
         if let (Some(view), Sharing::Groups(grouping)) = (self.zeros, &self.sharing) {
@@ -428,6 +432,11 @@ impl<'a> Linear<'a> {
         }
         planes.finish()
     }
+}
+
+/// The scales of NVFP4 under a global scale, by their bytes.
+fn quotients(global: f32) -> impl Iterator<Item = f32> {
+    Codebook::E4M3.entries().iter().map(move |v| if v.is_nan() { 0.0 } else { v / global })
 }
 
 fn layers(config: &Config, model: &Model) -> Result<Vec<Layer>> {
@@ -477,7 +486,61 @@ fn integers_of(scheme: &Scheme, shape: &[usize]) -> Result<(Integers, [usize; 2]
     Ok((integers, shape))
 }
 
+/// The format of a scheme of FP4.
+fn fp4_format(scheme: &Scheme) -> Option<&'static str> {
+    FP4.iter().find(|(_, held)| scheme.to_string() == *held).map(|(format, _)| *format)
+}
+
+fn fp4_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
+    let &[out, k] = shape else { return Err(refuse(scheme, "matrices")) };
+    let group = scheme.group_len(k);
+    if k.checked_rem(group) != Some(0) {
+        return Err(refuse(scheme, "no short last group"));
+    }
+    let (bytes, groups) = (k.div_ceil(2), scheme.groups_per_row(k));
+    let global = scheme.encoder == Encoder::GlobalScale;
+    let scales = if global { Dtype::F8_E4M3 } else { Dtype::U8 };
+    let mut parts = vec![
+        Part::new(".weight_packed", Dtype::U8, [out, bytes]),
+        Part::new(".weight_scale", scales, [out, groups]),
+    ];
+    if global {
+        parts.push(Part::new(".weight_global_scale", Dtype::F32, [1]));
+    }
+    Ok(parts)
+}
+
+/// The global scale that a table of scales was divided by.
+fn global_of(tensor: &PackedTensor) -> Result<f32> {
+    let table = tensor.scale_table();
+    // The quotient of 1 is the inverse, rounded: the number sought is a neighbour of its inverse.
+    let one = Codebook::E4M3.entries().iter().position(|v| *v == 1.0);
+    let inverse = one.and_then(|at| table.get(at)).map_or(0, |one| (1.0 / one).to_bits());
+    let mut near = (-4i32..=4).map(|step| f32::from_bits(inverse.wrapping_add_signed(step)));
+    let same = |global: &f32| {
+        let bits = quotients(*global).map(f32::to_bits);
+        global.is_finite() && *global > 0.0 && bits.eq(table.iter().map(|v| v.to_bits()))
+    };
+    let why = "its scales are no E4M3 numbers divided by one global scale";
+    near.find(same)
+        .ok_or_else(|| Error::unsupported(format!("scheme {} in this format", tensor.scheme()), why))
+}
+
+fn encode_fp4(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match suffix {
+        ".weight_packed" => each_row(tensor, |codes| pack_stream(codes, 4, &mut bytes)),
+        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
+        ".weight_global_scale" => bytes = global_of(tensor)?.to_le_bytes().to_vec(),
+        other => return Err(Error::shape("part of a compressed-tensors layer", "one of FP4", other)),
+    }
+    Ok(bytes)
+}
+
 fn pack_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
+    if fp4_format(scheme).is_some() {
+        return fp4_parts(scheme, shape);
+    }
     let (integers, [out, k]) = integers_of(scheme, shape)?;
     let words = |n: usize| n.div_ceil(per_word(integers.bits));
     let groups = integers.groups(k);
@@ -496,6 +559,9 @@ fn pack_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
 }
 
 fn encode_packed(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
+    if fp4_format(tensor.scheme()).is_some() {
+        return encode_fp4(tensor, suffix);
+    }
     let (out, k) = tensor.matrix();
     let integers = Integers::of(tensor.scheme()).ok_or_else(|| refuse(tensor.scheme(), "integers"))?;
     let groups = integers.groups(k);
@@ -596,6 +662,7 @@ fn weights_of(scheme: &Scheme) -> Value {
     let (strategy, size) = match scheme.group {
         Group::Tensor => ("tensor", None),
         Group::Row => ("channel", None),
+        Group::Cols(g) if scheme.encoder == Encoder::GlobalScale => ("tensor_group", Some(g)),
         Group::Cols(g) => ("group", Some(g)),
     };
     json!({
@@ -611,18 +678,31 @@ fn weights_of(scheme: &Scheme) -> Value {
 }
 
 fn settings(held: &[Held], dense: &[&str], format: &str) -> Result<Map<String, Value>> {
-    let mut kinds: BTreeMap<String, (Value, Vec<&str>)> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, (Value, &str, Vec<&str>)> = BTreeMap::new();
     for h in held {
         let weights = weights_of(&h.scheme);
-        kinds.entry(weights.to_string()).or_insert((weights, Vec::new())).1.push(&h.module);
+        let format = fp4_format(&h.scheme).unwrap_or(format);
+        kinds.entry(format!("{format} {weights}")).or_insert((weights, format, Vec::new())).2.push(&h.module);
     }
     let one = kinds.len() == 1;
+    let formats: BTreeSet<&str> = kinds.values().map(|(_, format, _)| *format).collect();
+    let format = match formats.first() {
+        None => format,
+        Some(only) if formats.len() == 1 => only,
+        // Each group says its own.
+        Some(_) => "mixed-precision",
+    };
     let mut groups = Map::new();
-    for (i, (weights, targets)) in kinds.into_values().enumerate() {
+    for (i, (weights, own, targets)) in kinds.into_values().enumerate() {
         let targets = if one { vec!["Linear"] } else { targets };
-        let group = json!({
+        let mut group = json!({
             "targets": targets, "weights": weights, "input_activations": null, "output_activations": null,
         });
+        if own != format
+            && let Some(group) = group.as_object_mut()
+        {
+            group.insert("format".into(), own.into());
+        }
         groups.insert(format!("group_{i}"), group);
     }
     let mut settings = Map::new();

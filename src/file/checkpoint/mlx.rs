@@ -1,4 +1,4 @@
-//! MLX: affine of 2, 3, 4, 5, 6 and 8 bits (read and written), mxfp4, nvfp4 and mxfp8 (read).
+//! MLX: affine of 2, 3, 4, 5, 6 and 8 bits, mxfp4, nvfp4 and mxfp8, read and written.
 //!
 //! ```text
 //! X.weight U32 [.., out, in * bits / 32]    a row is the stream of its codes
@@ -34,10 +34,10 @@ pub static FORMAT: Format = Format {
     companions: &[".scales", ".biases"],
 };
 
-pub static AFFINE: Target = Target {
+pub static TARGET: Target = Target {
     name: "mlx",
     aliases: &[],
-    about: "MLX, affine",
+    about: "MLX: affine, mxfp4, nvfp4, mxfp8",
     parts,
     encode,
     settings,
@@ -48,12 +48,20 @@ pub static AFFINE: Target = Target {
 const BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
 const GROUPS: [usize; 3] = [32, 64, 128];
 
+const AFFINE: &str = "affine";
+
 /// A mode with block scales of a byte: its name, bits, group, scheme, and the largest byte that is a scale.
 const BLOCK_MODES: [(&str, u32, usize, &str, u8); 3] = [
     ("mxfp4", 4, 32, "fp4-g32-e8m0", 0xfe),
     ("nvfp4", 4, 16, "nvfp4", 0x7e),
     ("mxfp8", 8, 32, "mxfp8", 0xfe),
 ];
+
+/// The mode of a scheme with block scales of a byte: its name, bits and group.
+fn block_mode(scheme: &Scheme) -> Option<(&'static str, u32, usize)> {
+    let held = scheme.to_string();
+    BLOCK_MODES.iter().find(|m| m.3 == held).map(|&(name, bits, group, ..)| (name, bits, group))
+}
 
 struct Linear<'a> {
     bits: u32,
@@ -78,11 +86,11 @@ impl<'a> Linear<'a> {
                 return Err(config.bad(what));
             }
         };
-        let mode = settings.text("mode")?.unwrap_or_else(|| "affine".into());
+        let mode = settings.text("mode")?.unwrap_or_else(|| AFFINE.into());
         let block_mode = BLOCK_MODES.iter().find(|m| m.0 == mode);
         let (bits, size) = match block_mode {
             Some(&(_, bits, size, ..)) => (bits, size),
-            None if mode == "affine" => (4, 64),
+            None if mode == AFFINE => (4, 64),
             None => {
                 let what = format!("mode: expected affine, mxfp4, nvfp4 or mxfp8, got {mode}");
                 return Err(config.bad(what));
@@ -169,7 +177,7 @@ fn packed(config: &Config, model: &Model, module: &str) -> Result<PackedTensor> 
     Linear::new(config, model, module)?.packed()
 }
 
-/// The group and the type of scales and biases of a scheme that can be written.
+/// The group and the type of scales and biases of an affine scheme that can be written.
 fn affine(scheme: &Scheme) -> Option<(usize, ScaleType)> {
     let Values::Linear { step: 1, offset } = scheme.value else { return None };
     let Scale::Direct(scale @ (ScaleType::F16 | ScaleType::Bf16)) = scheme.scale else { return None };
@@ -181,21 +189,26 @@ fn affine(scheme: &Scheme) -> Option<(usize, ScaleType)> {
 }
 
 fn parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
-    let needs = "integers of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 with f16 or bf16 scales";
-    let (group, scale) = affine(scheme).ok_or_else(|| refuse(scheme, needs))?;
+    let needs = "integers of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 with f16 or bf16 scales, mxfp4, nvfp4 and mxfp8";
+    let (group, float) = match (block_mode(scheme), affine(scheme)) {
+        (Some((_, _, group)), _) => (group, Dtype::U8),
+        (None, Some((group, ScaleType::F16))) => (group, Dtype::F16),
+        (None, Some((group, _))) => (group, Dtype::BF16),
+        (None, None) => return Err(refuse(scheme, needs)),
+    };
     let (&k, lead) = shape.split_last().unwrap_or((&0, &[]));
     if lead.is_empty() || k.checked_rem(group) != Some(0) {
         return Err(refuse(scheme, "matrices without a short last group"));
     }
     let words = k.saturating_mul(usize::from(scheme.bits)).div_euclid(32);
     let groups = k.checked_div(group).unwrap_or(0);
-    let float = if scale == ScaleType::F16 { Dtype::F16 } else { Dtype::BF16 };
     let with = |last: usize| [lead, &[last]].concat();
-    Ok(vec![
-        Part::new(".weight", Dtype::U32, with(words)),
-        Part::new(".scales", float, with(groups)),
-        Part::new(".biases", float, with(groups)),
-    ])
+    let mut parts =
+        vec![Part::new(".weight", Dtype::U32, with(words)), Part::new(".scales", float, with(groups))];
+    if float != Dtype::U8 {
+        parts.push(Part::new(".biases", float, with(groups)));
+    }
+    Ok(parts)
 }
 
 /// `-scale * zero`, if the scale's type has this number.
@@ -240,16 +253,22 @@ fn encode(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
 }
 
 fn settings(held: &[Held], _: &[&str]) -> Result<Map<String, Value>> {
-    let key = |h: &Held| affine(&h.scheme).map(|(group, _)| (group, h.scheme.bits));
-    let (group, bits) = most_common(held.iter().filter_map(key)).unwrap_or((64, 4));
-    let mut settings = Map::new();
-    settings.insert("group_size".into(), group.into());
-    settings.insert("bits".into(), bits.into());
-    settings.insert("mode".into(), "affine".into());
+    let key = |h: &Held| match block_mode(&h.scheme) {
+        Some((mode, bits, group)) => Some((mode, group, bits)),
+        None => affine(&h.scheme).map(|(group, _)| (AFFINE, group, u32::from(h.scheme.bits))),
+    };
+    let settings = |(mode, group, bits)| {
+        let Value::Object(settings) = json!({"group_size": group, "bits": bits, "mode": mode}) else {
+            return Map::new();
+        };
+        settings
+    };
+    let of_model = most_common(held.iter().filter_map(key)).unwrap_or((AFFINE, 64, 4));
+    let mut all = settings(of_model);
     for h in held {
-        if let Some((g, b)) = key(h).filter(|k| *k != (group, bits)) {
-            settings.insert(h.module.clone(), json!({"group_size": g, "bits": b}));
+        if let Some(own) = key(h).filter(|own| *own != of_model) {
+            all.insert(h.module.clone(), settings(own).into());
         }
     }
-    Ok(settings)
+    Ok(all)
 }

@@ -25,7 +25,7 @@ mod parts;
 mod write;
 
 pub use config::Config;
-pub use write::{Data, Item, TARGETS, Target};
+pub use write::{Data, Item, Layers, TARGETS, Target};
 
 use super::model::{self, Part};
 use super::{Content, Model, safetensors};

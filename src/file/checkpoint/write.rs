@@ -1,8 +1,8 @@
 //! Writing checkpoints as a stream: names, types and shapes follow from the schemes, before any data exists.
 //!
 //! ```text
-//! items (name, shape, dense or scheme) -> Target -> parts of each layer -> Plan -> header -> parts one by one, from one tensor at a time
-//!                                                -> settings -> config.json, its other keys kept
+//! items (name, shape, dense or scheme) -> Target -> Layers: parts of each layer -> Plan -> header -> parts one by one, from one tensor at a time
+//!                                                           settings -> config.json, its other keys kept
 //! ```
 //!
 //! Each layer is read from the bytes made of it, under the settings of the whole, and must be the same tensor, before a byte of it is written.
@@ -11,13 +11,13 @@
 
 use super::super::Model;
 use super::super::recast::recast;
-use super::super::{Content, Dtype, Item as Planned, Plan, Writer, safetensors};
+use super::super::{Content, Dtype, Format, Item as Planned, Plan, Writer, safetensors};
 use super::config::{Config, KEYS};
 use super::{Checkpoint, awq, compressed, gptq, mlx};
 use crate::{Error, PackedTensor, Result, Scheme};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub static TARGETS: &[&Target] = &[
     &compressed::PACK,
     &compressed::INT,
     &compressed::FLOAT,
-    &mlx::AFFINE,
+    &mlx::TARGET,
 ];
 
 /// A tensor of a layer.
@@ -135,25 +135,44 @@ impl Target {
     /// `config` the object whose other keys are kept, `fetch` gives the content of an item; it is asked several times for one.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a tensor that the format does not hold without loss; those of `fetch`; [`Error::Io`].
+    /// As [`Self::lay_out`] and [`Layers::put`].
     pub fn write<'a, W: Write>(
-        &self,
+        &'static self,
         out: W,
         path: &Path,
         config: &Map<String, Value>,
         items: &'a [Item],
-        fetch: &mut dyn FnMut(&'a Item) -> Result<Data<'a>>,
+        fetch: &mut Fetch<'_, 'a>,
     ) -> Result<(W, Value)> {
+        let mut layers = self.lay_out(path, config, items)?;
+        let mut writer = Writer::new(out, path, layers.format(), layers.plan().clone())?;
+        while writer.next_item().is_some() {
+            layers.put(&mut writer, fetch, &|_, _| Ok(()))?;
+        }
+        Ok((writer.finish()?, layers.config().clone().into()))
+    }
+
+    /// What the tensors become: a plan of plain tensors, and the settings. `path` is for errors, `config` the object whose other keys are
+    /// kept.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a tensor that the format does not hold without loss.
+    pub fn lay_out<'a>(
+        &'static self,
+        path: &Path,
+        config: &Map<String, Value>,
+        items: &'a [Item],
+    ) -> Result<Layers<'a>> {
         let metadata = BTreeMap::from([("format".to_string(), self.metadata.to_string())]);
         let mut plan = Plan::new(metadata.into());
         let mut held = Vec::new();
         let mut dense = Vec::new();
-        let mut suffixes: HashMap<String, (&Item, Option<&'static str>)> = HashMap::new();
+        let mut parts: HashMap<String, (&Item, Option<&'static str>)> = HashMap::new();
         for item in items {
             match &item.content {
                 Content::Dense(dtype) => {
                     plan.dense(&item.name, *dtype, item.shape.clone())?;
-                    suffixes.insert(item.name.clone(), (item, None));
+                    parts.insert(item.name.clone(), (item, None));
                     let float = matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
                     if let Some(module) =
                         item.name.strip_suffix(".weight").filter(|_| float && item.shape.len() == 2)
@@ -167,11 +186,11 @@ impl Target {
                     };
                     let module = item.name.strip_suffix(".weight").ok_or_else(no_layer);
                     let module = module.map_err(|e| e.in_tensor(&item.name))?;
-                    let parts = (self.parts)(scheme, &item.shape).map_err(|e| e.in_tensor(&item.name))?;
-                    for part in parts {
+                    let of_layer = (self.parts)(scheme, &item.shape).map_err(|e| e.in_tensor(&item.name))?;
+                    for part in of_layer {
                         let name = format!("{module}{}", part.suffix);
                         plan.dense(&name, part.dtype, part.shape)?;
-                        suffixes.insert(name, (item, Some(part.suffix)));
+                        parts.insert(name, (item, Some(part.suffix)));
                     }
                     held.push(Held { module: module.to_string(), scheme: *scheme });
                 }
@@ -190,36 +209,8 @@ impl Target {
             root.insert("quantization_config".into(), settings.clone().into());
         }
         root.insert(self.key.into(), settings.into());
-
-        let mut writer = Writer::new(out, path, &safetensors::FORMAT, plan)?;
-        let mut last: Option<(&str, PackedTensor)> = None;
-        while let Some(name) = writer.next_item().map(Planned::name) {
-            let lost = || Error::shape("next tensor of the file", "one of the plan", name);
-            let (item, suffix) = suffixes.get(name).copied().ok_or_else(lost)?;
-            let Some(suffix) = suffix else {
-                match fetch(item)? {
-                    Data::Dense(bytes) => writer.dense(&bytes)?,
-                    Data::Packed(_) => return Err(other_content(item)),
-                }
-                continue;
-            };
-            if last.as_ref().is_none_or(|(name, _)| *name != item.name) {
-                // Not two tensors at a time.
-                drop(last.take());
-                match fetch(item)? {
-                    Data::Packed(tensor) => {
-                        self.check(&root, path, item, &tensor)?;
-                        last = Some((&item.name, tensor));
-                    }
-                    Data::Dense(_) => return Err(other_content(item)),
-                }
-            }
-            if let Some((_, tensor)) = &last {
-                let bytes = (self.encode)(tensor, suffix).map_err(|e| e.in_tensor(&item.name))?;
-                writer.dense(&bytes)?;
-            }
-        }
-        Ok((writer.finish()?, root.into()))
+        let path = path.to_path_buf();
+        Ok(Layers { target: self, path, root, plan, parts, last: None, checked: HashSet::new() })
     }
 
     /// Whether the format holds a scheme; values may still be refused when they are written.
@@ -230,53 +221,16 @@ impl Target {
         (self.parts)(scheme, shape).map(drop)
     }
 
-    /// Reads a layer from what would be written of it, under the settings of the whole.
-    fn check(
-        &self,
-        root: &Map<String, Value>,
-        path: &Path,
-        item: &Item,
-        tensor: &PackedTensor,
-    ) -> Result<()> {
-        let of_scheme = matches!(item.content, Content::Packed { scheme, .. } if scheme == *tensor.scheme());
-        if !of_scheme || tensor.shape() != item.shape {
-            return Err(other_content(item));
-        }
-        let in_tensor = |e: Error| e.in_tensor(&item.name);
-        let module = item.name.strip_suffix(".weight").unwrap_or(&item.name);
-        let parts = (self.parts)(tensor.scheme(), tensor.shape()).map_err(in_tensor)?;
-        let mut plan = Plan::default();
-        for part in &parts {
-            plan.dense(format!("{module}{}", part.suffix), part.dtype, part.shape.clone())?;
-        }
-        let mut writer = Writer::new(Vec::new(), path, &safetensors::FORMAT, plan)?;
-        while let Some(name) = writer.next_item().map(Planned::name) {
-            let suffix = name.get(module.len()..).unwrap_or_default();
-            let bytes = (self.encode)(tensor, suffix).map_err(in_tensor)?;
-            writer.dense(&bytes)?;
-        }
-        let text = Value::from(root.clone()).to_string().into_bytes();
-        let config = Config::parse(&[("config.json".into(), text)])?;
-        let config =
-            config.ok_or_else(|| Error::Check { what: "settings that were made are none".into() })?;
-        let read = Checkpoint::new(config, Model::from_bytes(path, writer.finish()?)?)?.packed(&item.name)?;
-        if read == *tensor || recast(tensor, *read.scheme()).is_ok_and(|same| same == read) {
-            return Ok(());
-        }
-        let what = format!("tensor '{}': read back from {} it would be another", item.name, self.name);
-        Err(Error::Check { what })
-    }
-
     /// Writes `model.safetensors` and `config.json` into a folder, which is made if it is not there. Both appear when they are complete.
     ///
     /// # Errors
     /// [`Error::Exists`] if either file is there; as [`Self::write`].
     pub fn write_folder<'a>(
-        &self,
+        &'static self,
         folder: &Path,
         config: &Map<String, Value>,
         items: &'a [Item],
-        fetch: &mut dyn FnMut(&'a Item) -> Result<Data<'a>>,
+        fetch: &mut Fetch<'_, 'a>,
     ) -> Result<()> {
         let io = |path: &Path| {
             let path: PathBuf = path.into();
@@ -302,6 +256,121 @@ impl Target {
             std::fs::remove_file(&unfinished).map_err(io(&unfinished))?;
         }
         written
+    }
+}
+
+/// What gives the content of an item.
+pub type Fetch<'f, 'a> = dyn FnMut(&'a Item) -> Result<Data<'a>> + 'f;
+
+/// What is asked of a layer that is read back in another scheme: whether both hold the same numbers.
+pub type Same = dyn Fn(&PackedTensor, &PackedTensor) -> Result<()>;
+
+/// A checkpoint laid out: what its file holds, to be written tensor by tensor.
+pub struct Layers<'a> {
+    target: &'static Target,
+    path: PathBuf,
+    root: Map<String, Value>,
+    plan: Plan,
+    /// Of each tensor of the plan: the item it is of, and the suffix, if the item is a quantized layer.
+    parts: HashMap<String, (&'a Item, Option<&'static str>)>,
+    last: Option<(&'a str, PackedTensor)>,
+    /// Layers that were read back.
+    checked: HashSet<&'a str>,
+}
+
+impl<'a> Layers<'a> {
+    /// The format of its files.
+    pub fn format(&self) -> &'static Format {
+        &safetensors::FORMAT
+    }
+
+    /// The tensors of its files.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What `config.json` has to be.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.root
+    }
+
+    /// The item that a tensor of the plan is made of.
+    pub fn item(&self, name: &str) -> Option<&'a Item> {
+        self.parts.get(name).map(|(item, _)| *item)
+    }
+
+    /// Writes the next tensor. `fetch` gives the content of its item, `same` is asked where a layer would be read in another scheme.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] and others for values that the format does not hold; [`Error::Check`] if a layer would be read as another; those of `fetch`
+    /// and `same`; [`Error::Io`].
+    pub fn put<W: Write>(
+        &mut self,
+        writer: &mut Writer<W>,
+        fetch: &mut Fetch<'_, 'a>,
+        same: &Same,
+    ) -> Result<()> {
+        let name = writer.next_item().map_or("", Planned::name);
+        let lost = || Error::shape("next tensor of the file", "one of the plan", name);
+        let (item, suffix) = self.parts.get(name).copied().ok_or_else(lost)?;
+        let Some(suffix) = suffix else {
+            return match fetch(item)? {
+                Data::Dense(bytes) => writer.dense(&bytes),
+                Data::Packed(_) => Err(other_content(item)),
+            };
+        };
+        if self.last.as_ref().is_none_or(|(name, _)| *name != item.name) {
+            // Not two tensors at a time.
+            drop(self.last.take());
+            let Data::Packed(tensor) = fetch(item)? else { return Err(other_content(item)) };
+            if !self.checked.contains(item.name.as_str()) {
+                self.check(item, &tensor, same)?;
+                self.checked.insert(&item.name);
+            }
+            self.last = Some((&item.name, tensor));
+        }
+        match &self.last {
+            Some((_, tensor)) => {
+                let bytes = (self.target.encode)(tensor, suffix).map_err(|e| e.in_tensor(&item.name))?;
+                writer.dense(&bytes)
+            }
+            None => Err(other_content(item)),
+        }
+    }
+
+    /// Reads a layer from what would be written of it, under the settings of the whole.
+    fn check(&self, item: &Item, tensor: &PackedTensor, same: &Same) -> Result<()> {
+        let (target, path) = (self.target, &self.path);
+        let of_scheme = matches!(item.content, Content::Packed { scheme, .. } if scheme == *tensor.scheme());
+        if !of_scheme || tensor.shape() != item.shape {
+            return Err(other_content(item));
+        }
+        let in_tensor = |e: Error| e.in_tensor(&item.name);
+        let module = item.name.strip_suffix(".weight").unwrap_or(&item.name);
+        let parts = (target.parts)(tensor.scheme(), tensor.shape()).map_err(in_tensor)?;
+        let mut plan = Plan::default();
+        for part in &parts {
+            plan.dense(format!("{module}{}", part.suffix), part.dtype, part.shape.clone())?;
+        }
+        let mut writer = Writer::new(Vec::new(), path, &safetensors::FORMAT, plan)?;
+        while let Some(name) = writer.next_item().map(Planned::name) {
+            let suffix = name.get(module.len()..).unwrap_or_default();
+            let bytes = (target.encode)(tensor, suffix).map_err(in_tensor)?;
+            writer.dense(&bytes)?;
+        }
+        let text = Value::from(self.root.clone()).to_string().into_bytes();
+        let config = Config::parse(&[("config.json".into(), text)])?;
+        let config =
+            config.ok_or_else(|| Error::Check { what: "settings that were made are none".into() })?;
+        let read = Checkpoint::new(config, Model::from_bytes(path, writer.finish()?)?)?.packed(&item.name)?;
+        if read == *tensor {
+            return Ok(());
+        }
+        if recast(tensor, *read.scheme()).is_ok_and(|other| other == read) {
+            return same(tensor, &read).map_err(in_tensor);
+        }
+        let what = format!("tensor '{}': read back from {} it would be another", item.name, target.name);
+        Err(Error::Check { what })
     }
 }
 

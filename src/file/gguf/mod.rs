@@ -49,6 +49,7 @@ pub(super) static FORMAT: Format = Format {
     lay_out: write::lay_out,
     encode: write::encode,
     decode: write::decode,
+    by_rows: true,
     bits_per_weight: write::bits_per_weight,
     data_bytes: write::data_bytes,
     split: write::split,

@@ -43,6 +43,7 @@ pub(super) static FORMAT: Format = Format {
     lay_out: write::lay_out,
     encode: write::encode,
     decode: read::decode,
+    by_rows: false,
     bits_per_weight: write::bits_per_weight,
     data_bytes: write::data_bytes,
     split: super::safetensors::write::split,
