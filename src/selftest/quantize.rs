@@ -105,7 +105,8 @@ async fn encoded(
 }
 
 /// Squared errors as a share of each row's squares, both weighed by the importance of columns, over all rows: of what was found, of what the
-/// reference finds, and of the reference with every eighth code one step off.
+/// reference finds, and of the reference with one code in eight, the most important, one step off. A row that the reference leaves with more
+/// noise than signal (an outlier in a column without importance spoils the rest) counts as one of as much noise as signal, or it would drown the others.
 #[derive(Clone, Copy, Debug, Default)]
 struct Noise {
     got: f64,
@@ -127,17 +128,21 @@ impl Noise {
     ) {
         let (rows, k) = got.matrix();
         let rows_of_matrix = rows * k / importance.len();
+        let importance_of = |row: usize| &importance[row / rows_of_matrix * k..][..k];
         let mut worse = want.clone();
-        for at in (0..rows * k).step_by(8) {
-            let code = want.code(at / k, at % k) as u8;
-            worse.set_code(at / k, at % k, if code == 0 { 1 } else { code - 1 });
+        for row in 0..rows {
+            for (i, c) in importance_of(row).chunks(8).enumerate() {
+                let col = i * 8 + (0..c.len()).max_by(|&a, &b| c[a].total_cmp(&c[b])).unwrap_or(0);
+                let code = want.code(row, col) as u8;
+                worse.set_code(row, col, if code == 0 { 1 } else { code - 1 });
+            }
         }
         let [w_got, w_want, w_worse] = [got, want, &worse].map(reference::dequantize);
         let mut wrong = w_got.iter().filter(|v| !v.is_finite()).count();
         for row in 0..rows {
             let range = row * k..(row + 1) * k;
             let x = &x[range.clone()];
-            let c = &importance[row / rows_of_matrix * k..][..k];
+            let c = importance_of(row);
             let squares = |w: Option<&[f32]>| -> f64 {
                 let difference = |i| f64::from(x[i]) - w.map_or(0.0, |w| f64::from(w[i]));
                 (0..k).map(|i| f64::from(c[i]) * difference(i).powi(2)).sum()
@@ -145,9 +150,10 @@ impl Noise {
             let signal = squares(None);
             let [got, want, worse] = [&w_got, &w_want, &w_worse].map(|w| squares(Some(&w[range.clone()])));
             if signal > 0.0 {
-                self.got += got / signal;
-                self.want += want / signal;
-                self.worse += worse / signal;
+                let whole = signal.max(want);
+                self.got += got / whole;
+                self.want += want / whole;
+                self.worse += worse / whole;
             } else {
                 wrong += usize::from(got != 0.0);
             }
