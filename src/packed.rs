@@ -348,6 +348,25 @@ impl PackedTensor {
         }
     }
 
+    /// The tensor whose row `i` is this one's row `order[i]`.
+    ///
+    /// # Panics
+    /// If `order` has not as many entries as there are rows, or one that is no row.
+    pub fn reorder_rows(&self, order: &[usize]) -> Self {
+        let (rows, _) = self.matrix();
+        assert_eq!(rows, order.len(), "an order of the rows");
+        let mut made = self.clone();
+        let bytes: &mut [u8] = bytemuck::must_cast_slice_mut(&mut made.data);
+        for plane in self.layout.planes().iter().filter(|p| p.row_stride > 0) {
+            let (from, stride) = (self.plane(plane.kind), plane.row_stride);
+            let to = &mut bytes[plane.offset..plane.offset + plane.len];
+            for (to, &row) in to.chunks_mut(stride).zip(order) {
+                to.copy_from_slice(&from[row * stride..][..stride]);
+            }
+        }
+        made
+    }
+
     /// The code of row `row` at the stored position `col` (the column itself but in permuted schemes). Slow and simple: for transcoders, tests and tools, not for products.
     pub fn code(&self, row: usize, col: usize) -> u32 {
         let (low, high) = layout::code_widths(self.scheme.bits);

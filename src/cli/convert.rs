@@ -22,7 +22,7 @@ use crate::file::write::{FORMATS, Format};
 use crate::file::{Content, Entry, Item, Model, Plan, Writer, recast};
 use crate::scheme::PRESETS;
 use crate::{DType, Error, PackedTensor, Result, Scheme};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ use std::time::Instant;
 /// kept, with its kinds and in its order. Several files become one, or with --shard-size one becomes several.
 ///
 /// A folder whose config.json says that it is quantized (GPTQ, AWQ, bitsandbytes, compressed-tensors, MLX, HQQ) is read with its layers as packed
-/// tensors, under their own names. `--to gptq`, `gptq_v2`, `awq`, `ct` (compressed-tensors: `ct`, `ct-int`, `ct-float`) and `mlx` write such a folder:
-/// model.safetensors and config.json, whose other keys are kept; of a checkpoint's folder the tokenizer and other small files (tokenizer.json,
+/// tensors. `--to gptq`, `gptq_v2`, `awq`, `ct` (compressed-tensors: `ct`, `ct-int`, `ct-float`) and `mlx` write such a folder:
+/// model.safetensors and config.json, whose other keys are kept; of a folder the tokenizer and other small files (tokenizer.json,
 /// tokenizer_config.json, special_tokens_map.json, generation_config.json, vocab.json, merges.txt, added_tokens.json, *.model, chat_template*) are
 /// copied. Where the output holds the same numbers in another
 /// scheme only (symmetric int4-g32 as q4_0, zero-points as biases, groups as shorter ones), the scheme changes and not a number does.
@@ -46,7 +46,8 @@ use std::time::Instant;
 ///
 /// A folder with config.json, tokenizer.json and safetensors files (LlamaForCausalLM, MistralForCausalLM, Qwen3ForCausalLM, BertModel,
 /// BertForMaskedLM) that goes into GGUF becomes what llama.cpp runs: its tensor names and row order, metadata and tokenizer. Norms, biases
-/// and tables of positions are f32, weights what --dtype says. To move tensors with the names they have, name the safetensors file itself.
+/// and tables of positions are f32, weights what --dtype says; quantized layers keep their codes. To move tensors with the names they have, name the
+/// safetensors file itself, or go through a packed one (`-o packed.safetensors`).
 ///
 /// One tensor at a time is in memory. The output is written beside its name (OUT.partial, with OUT.journal; in a folder those of
 /// model.safetensors) and gets it at the end. On Ctrl-C and on errors what is there is removed, unless --resume was given; a killed run leaves it, and
@@ -303,7 +304,7 @@ impl<'a> Job<'a> {
         }
         let path = &folder.join("model.safetensors");
         let items: Vec<checkpoint::Item> = plan.items().iter().map(checkpoint::Item::from).collect();
-        let root = self.model.checkpoint().map_or_else(Map::new, |c| c.config().clone());
+        let root = checkpoint::config_of(&self.args.input)?;
         let mut layers = target.lay_out(path, &root, &items)?;
         let mut files =
             Files::new(path, layers.format(), layers.plan().clone(), self.args.options.shard_size)?;
@@ -340,10 +341,12 @@ impl<'a> Job<'a> {
         Ok(Summary { files: files.names, copied, written })
     }
 
-    /// Names and contents of the files of a checkpoint's folder that go with it: the tokenizer, how text is generated.
+    /// Names and contents of the folder's files that go with the tensors: the tokenizer, how text is generated.
     fn small_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
-        let Some(checkpoint) = self.model.checkpoint() else { return Ok(Vec::new()) };
-        let folder = checkpoint.settings_path().parent().unwrap_or(Path::new(""));
+        let folder = &self.args.input;
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
         let io = |path: &Path| {
             let path = path.to_path_buf();
             move |source| Error::Io { path, source }
@@ -411,8 +414,12 @@ impl Job<'_> {
             return error;
         }
         let (input, output) = (self.args.input.display(), self.args.output.display());
-        let plain =
-            format!("lowbit dequantize {input} -o plain.safetensors && lowbit quantize plain.safetensors");
+        // A folder is mapped when it becomes the file that is quantized.
+        let plain = match self.to {
+            To::File(format) if is_mapped(&self.args.input, format) => format!("plain.{}", format.extension),
+            _ => "plain.safetensors".into(),
+        };
+        let plain = format!("lowbit dequantize {input} -o {plain} && lowbit quantize {plain}");
         let commands = match self.to {
             // The scheme itself, where only some values do not fit; what the format holds in as many bits, else the one that comes closest to not
             // losing anything.

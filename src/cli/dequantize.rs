@@ -2,8 +2,9 @@
 
 use super::print;
 use super::quantize::{copy, missing, plan_copy};
-use super::{Float, model_output::ModelOutput, open_engine, output_format};
-use crate::file::{Content, Item, Model, Plan, Writer, file_type, float_type};
+use super::{Float, model_output::ModelOutput, open_engine, open_for, output_format};
+use crate::file::hf::Weights;
+use crate::file::{Content, Item, Plan, Writer, file_type, float_type};
 use crate::{DType, Engine, Error, PackedTensor, Result, Tensor};
 use half::bf16;
 use serde_json::json;
@@ -41,7 +42,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let wanted = args.dtype.map(Float::dtype);
     let format = output_format(args.to.as_deref(), &args.output)?;
-    let model = Model::open(&args.input)?;
+    let model = open_for(&args.input, format, Weights::AsTheyAre)?;
     let mut plan = Plan::changing(model.metadata().clone());
     let mut packed = 0;
     for entry in model.entries() {

@@ -27,10 +27,9 @@ mod shaders;
 mod stream;
 
 use crate::engine::{Engine, EngineOptions};
-use crate::file::checkpoint;
 use crate::file::hf::{self, Weights};
 use crate::file::write::{FORMATS, Format};
-use crate::file::{Content, Model};
+use crate::file::{Model, checkpoint};
 use crate::{DType, Error, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
@@ -132,12 +131,10 @@ impl Float {
     }
 }
 
-/// Whether a HuggingFace folder is mapped on its way into a file of this format: those that are quantized keep their names.
+/// Whether a HuggingFace folder is mapped on its way into a file of this format. A quantized checkpoint that names no architecture is none.
 fn is_mapped(input: &Path, format: &Format) -> bool {
-    let packed = |model: Model| model.entries().iter().any(|e| matches!(e.content, Content::Packed { .. }));
-    let quantized =
-        || matches!(checkpoint::settings(input), Ok(Some(_))) && Model::open(input).map_or(true, packed);
-    format.runs && hf::is_one(input) && !quantized()
+    let unnamed = |config: checkpoint::Config| !config.root.contains_key("architectures");
+    format.runs && hf::is_one(input) && !checkpoint::settings(input).ok().flatten().is_some_and(unnamed)
 }
 
 /// Opens what is to be written in `format`: as it is, or mapped, then with weights of these types.

@@ -57,7 +57,7 @@ pub struct Entry {
     pub(super) format: &'static Format,
     /// As the format's `encode` makes them, in order.
     pub(super) parts: Vec<Part>,
-    /// How a dense tensor is made of what lies in the file; none: it is taken as it lies there.
+    /// How a tensor of a HuggingFace folder becomes one of GGUF; none: it is taken as it lies in the file.
     pub(super) mapped: Option<hf::Mapped>,
 }
 
@@ -80,6 +80,11 @@ impl Entry {
             Content::Dense(dtype) => float_type(dtype),
             Content::Packed { .. } | Content::Listed { .. } => None,
         }
+    }
+
+    /// The name that the tensor has where it was read.
+    fn name_in_file(&self) -> &str {
+        self.mapped.as_ref().map_or(&self.name, |m| &m.from)
     }
 
     /// Number of elements.
@@ -228,14 +233,15 @@ impl Model {
 
     /// Number of files that hold data.
     pub(super) fn shard_count(&self) -> usize {
-        self.parsed.shards.len()
+        self.shards().count()
     }
 
     /// The model that `to` says, whose entries are parts of this one's shards and of those that it brings, counted behind them.
     pub(super) fn mapped_to(self, mut to: Parsed) -> Result<Self> {
         let mut shards = self.parsed.shards;
         shards.append(&mut to.shards);
-        Self::build(Parsed { index: self.parsed.index, shards, ..to })
+        let built = Self::build(Parsed { index: self.parsed.index, shards, ..to })?;
+        Ok(Self { checkpoint: self.checkpoint, ..built })
     }
 
     /// All tensors: those of safetensors in the natural order of their names (`layer.2` before `layer.10`), those of GGUF in the file's.
@@ -268,8 +274,14 @@ impl Model {
         self.checkpoint.as_deref()
     }
 
-    fn shards(&self) -> &[Shard] {
-        self.checkpoint.as_ref().map_or(&self.parsed.shards, |c| &c.files().parsed.shards)
+    /// The files with data: those of the checkpoint, then the model's own.
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        let of_checkpoint = self.checkpoint.as_ref().map_or(&[][..], |c| &c.files().parsed.shards);
+        of_checkpoint.iter().chain(&self.parsed.shards)
+    }
+
+    fn shard(&self, part: &Part) -> Option<&Shard> {
+        self.shards().nth(part.shard)
     }
 
     /// Numbers of the format's own (version, alignment), for listings.
@@ -294,13 +306,12 @@ impl Model {
 
     fn slice(&self, part: &Part) -> &[u8] {
         // Ranges were checked against the file when the header was read.
-        self.shards().get(part.shard).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
+        self.shard(part).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
     }
 
     /// As [`Self::slice`], to be kept.
     fn share(&self, part: &Part) -> bytes::Bytes {
-        let shard = self.shards().get(part.shard);
-        shard.map(|s| s.bytes.share(&part.range)).unwrap_or_default()
+        self.shard(part).map(|s| s.bytes.share(&part.range)).unwrap_or_default()
     }
 
     /// The elements of a dense entry, as its type and shape say; of another, as [`Self::raw`].
@@ -325,7 +336,7 @@ impl Model {
     /// Says that an entry has been read and will not be soon, so that its part of a mapped file need not stay in memory.
     pub fn release(&self, entry: &Entry) {
         for part in &entry.parts {
-            if let Some(shard) = self.shards().get(part.shard) {
+            if let Some(shard) = self.shard(part) {
                 shard.bytes.release(&part.range);
             }
         }
@@ -334,7 +345,7 @@ impl Model {
     /// The file of an entry and the byte at which its data starts.
     pub(super) fn place(&self, entry: &Entry) -> (&Path, usize) {
         let part = entry.parts.first();
-        let path = part.and_then(|p| self.shards().get(p.shard)).map_or(Path::new(""), |s| s.path.as_path());
+        let path = part.and_then(|p| self.shard(p)).map_or(Path::new(""), |s| s.path.as_path());
         (path, part.map_or(0, |p| p.range.start))
     }
 
@@ -368,26 +379,31 @@ impl Model {
                 "it is a dense one",
             ));
         };
-        if let Some(checkpoint) = self.layers(entry) {
-            return checkpoint.packed(&entry.name);
+        let packed = match self.layers(entry) {
+            Some(checkpoint) => checkpoint.packed(entry.name_in_file())?,
+            None => entry.format.read(scheme, &entry.shape, &self.data_of(entry), false)?.0,
+        };
+        match &entry.mapped {
+            Some(mapped) => hf::reorder(packed, mapped).map_err(|e| e.in_tensor(&entry.name)),
+            None => Ok(packed),
         }
-        entry.format.read(scheme, &entry.shape, &self.data_of(entry), false).map(|(packed, _)| packed)
     }
 
     /// The data of an entry, piece by piece.
-    fn data_of(&self, entry: &Entry) -> Vec<&[u8]> {
+    pub(super) fn data_of(&self, entry: &Entry) -> Vec<&[u8]> {
         entry.parts.iter().map(|part| self.slice(part)).collect()
     }
 
     /// The blocks of a packed entry as they lie in the file, if a file of `format` has the same: for [`super::Writer::blocks`].
     pub fn blocks(&self, entry: &Entry, format: &Format) -> Option<&[u8]> {
         let packed = matches!(entry.content, Content::Packed { .. }) && self.layers(entry).is_none();
+        let packed = packed && entry.mapped.is_none();
         (packed && format.by_rows && std::ptr::eq(entry.format, format)).then(|| self.raw(entry))
     }
 
     /// The checkpoint, if the entry is one of its quantized layers.
     fn layers(&self, entry: &Entry) -> Option<&Checkpoint> {
-        self.checkpoint().filter(|c| c.is_layer(&entry.name))
+        self.checkpoint().filter(|c| c.is_layer(entry.name_in_file()))
     }
 
     /// A packed entry as [`Self::packed`], once it is sure that the file's bytes could be made from it again. Layers of checkpoints and ONNX nodes have
@@ -397,7 +413,7 @@ impl Model {
     /// [`Error::Check`] if they could not, with the first byte that would differ; as [`Self::packed`].
     pub fn packed_exactly(&self, entry: &Entry) -> Result<PackedTensor> {
         let Content::Packed { scheme, .. } = entry.content else { return self.packed(entry) };
-        if self.layers(entry).is_some() || !entry.format.one_form {
+        if self.layers(entry).is_some() || entry.mapped.is_some() || !entry.format.one_form {
             return self.packed(entry);
         }
         let (packed, differs) = entry.format.read(scheme, &entry.shape, &self.data_of(entry), true)?;

@@ -490,3 +490,93 @@ fn a_folder_is_quantized_straight_into_a_scheme() {
         assert_eq!(a.metadata().get("general.file_type").unwrap().as_u64(), Some(7));
     }
 }
+
+/// The names in the folder of a mapped llama's tensors.
+fn names_of_llama() -> Vec<(String, String, Vec<usize>, Option<usize>)> {
+    let embedding: Rows = &[("model.embed_tokens.weight", "token_embd.weight", &[320, 256], None)];
+    let last: Rows = &[
+        ("model.norm.weight", "output_norm.weight", &[256], None),
+        ("lm_head.weight", "output.weight", &[320, 256], None),
+    ];
+    all(embedding, "model.layers", LLAMA, last)
+}
+
+/// A llama whose projections are quantized, in `folder`/packed, as packed safetensors with the other files of the model.
+fn packed_llama(folder: &Folder, scheme: &str) {
+    fixture::llama().write(&folder.path("tiny"));
+    let tensors = "packed/model.safetensors";
+    std::fs::create_dir(folder.path("packed")).unwrap();
+    let args = ["--scheme", scheme, "--include", "_proj", "--device", "cpu", "--json"];
+    let args = [&["quantize", "tiny/model.safetensors", "-o", tensors], &args[..]].concat();
+    assert_eq!(folder.run(&args).json()["quantized"].as_array().unwrap().len(), 14);
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(folder.path("tiny").join(name), folder.path("packed").join(name)).unwrap();
+    }
+}
+
+/// What `model` decodes to is what the packed folder holds, mapped.
+fn holds_the_packed(folder: &Folder, model: &Model, what: &str) {
+    let numbers = |model: &Model, entry: &Entry| match entry.content {
+        Content::Packed { .. } => lowbit::reference::dequantize(&model.packed(entry).unwrap()),
+        _ => values(model, entry),
+    };
+    let source = Model::open(folder.path("packed/model.safetensors")).unwrap();
+    let expected = names_of_llama();
+    assert_eq!(model.entries().len(), expected.len(), "{what}");
+    for (entry, (from, to, shape, heads)) in model.entries().iter().zip(&expected) {
+        let there = numbers(&source, source.entry(from).unwrap());
+        let here = heads.map_or(there.clone(), |heads| interleaved(&there, shape, heads));
+        let rounded = |v: &f32| match entry.content {
+            Content::Dense(Dtype::F16) => half::f16::from_f32(*v).to_f32(),
+            _ => *v,
+        };
+        assert_eq!((&entry.name, &entry.shape), (to, shape), "{what}");
+        // A zero may change its sign where the scheme changes: `0.0 == -0.0`.
+        assert_eq!(numbers(model, entry), here.iter().map(rounded).collect::<Vec<_>>(), "{what}: {to}");
+    }
+}
+
+#[test]
+fn quantized_layers_are_mapped_with_their_codes() {
+    let dense = converted(&fixture::llama(), &[]).1;
+    for (scheme, target, kind, file_type) in [
+        ("int4-g32", "", "q4_0", 2),
+        ("int4-g32", "gptq", "q4_0", 2),
+        ("int4-g128", "gptq_v2", "q4_0", 2),
+        ("int4-g64-f32", "", "", 0),
+        ("int4-g32", "awq", "q4_0", 2),
+        ("int8-g32", "ct", "q8_0", 7),
+        ("int4-g32-bias", "mlx", "q4_1", 3),
+        ("mxfp4", "ct", "mxfp4", 38),
+    ] {
+        let what = format!("{scheme} through {target}");
+        let folder = Folder::new();
+        packed_llama(&folder, scheme);
+        let source = if target.is_empty() { "packed" } else { "checkpoint" };
+        if source != "packed" {
+            folder.run(&["convert", "packed", "-o", source, "--to", target, "--json"]).json();
+        }
+        let to_gguf = folder.run(&["convert", source, "-o", "out.gguf", "--json"]);
+        if file_type == 0 {
+            // Its scales are no f16: refused, with the commands that requantize and map.
+            let commands = "lowbit dequantize packed -o plain.gguf && lowbit quantize plain.gguf -o out.gguf --scheme q4_0";
+            to_gguf.fails(1, &["blk.0.attn_q.weight", commands]);
+            folder.run(&["dequantize", "packed", "-o", "plain.gguf", "--device", "cpu", "--json"]).json();
+            holds_the_packed(&folder, &Model::open(folder.path("plain.gguf")).unwrap(), &what);
+            let quantize =
+                ["quantize", "plain.gguf", "-o", "out.gguf", "--scheme", "q4_0", "--device", "cpu", "--json"];
+            assert_eq!(folder.run(&quantize).json()["quantized"].as_array().unwrap().len(), 16);
+            continue;
+        }
+        let summary = to_gguf.json();
+        assert_eq!((&summary["from"], &summary["packed"]), (&json!("huggingface"), &json!(14)), "{what}");
+        let model = Model::open(folder.path("out.gguf")).unwrap();
+        let projection = model.entry("blk.1.attn_k.weight").unwrap();
+        assert_eq!(projection.scheme_name(), kind, "{what}");
+        holds_the_packed(&folder, &model, &what);
+        assert_eq!(model.metadata().get("general.file_type").unwrap().as_u64(), Some(file_type), "{what}");
+        for (key, value) in dense.metadata().iter().filter(|(key, _)| !key.starts_with("general.")) {
+            assert_eq!(model.metadata().get(key), Some(value), "{what}: {key}");
+        }
+    }
+}

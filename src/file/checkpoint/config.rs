@@ -31,7 +31,8 @@ pub struct Config {
     pub root: Map<String, Value>,
 }
 
-fn object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
+/// A JSON object.
+pub fn object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
     let bad = |what: String| Error::Format { path: path.to_path_buf(), what };
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(map)) => Ok(map),

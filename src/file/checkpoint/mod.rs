@@ -107,6 +107,19 @@ pub fn settings(folder: &Path) -> Result<Option<Config>> {
     Config::parse(&files)
 }
 
+/// All of a folder's `config.json`; empty if there is none.
+///
+/// # Errors
+/// [`Error::Format`] for what is no JSON object; [`Error::Io`].
+pub fn config_of(folder: &Path) -> Result<Map<String, Value>> {
+    let path = folder.join("config.json");
+    if !path.is_file() {
+        return Ok(Map::new());
+    }
+    let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    config::object(&path, &bytes)
+}
+
 /// The name of the format of the checkpoint in a folder; none if its files do not say that it is quantized.
 ///
 /// # Errors

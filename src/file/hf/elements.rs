@@ -1,17 +1,20 @@
-//! The elements of a mapped tensor: rows in the order that GGUF has them, in the type that was asked for.
+//! The elements of a mapped tensor: rows in the order that GGUF has them, dense ones in the type that was asked for.
 //!
 //! ```text
 //! bytes in the file -> rows of heads interleaved -> f32, f16, bf16 widened or rounded (to nearest, ties to even) -> bytes
+//! packed layer      -> rows of heads interleaved
 //! ```
 
-use crate::{DType, Error, Result, Tensor};
+use crate::{DType, Error, PackedTensor, Result, Tensor};
 use half::{bf16, f16};
 use std::borrow::Cow;
 
 /// How a tensor is made of the one in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mapped {
-    /// The type in the file.
+    /// The name in the folder.
+    pub from: String,
+    /// The type in the file; of a quantized layer, the one it had before.
     pub stored: DType,
     /// Of so many heads, the halves are interleaved.
     pub heads: Option<usize>,
@@ -44,6 +47,16 @@ pub fn make<'a>(bytes: &'a [u8], shape: &[usize], mapped: &Mapped, to: DType) ->
     }
 }
 
+/// A quantized layer with its rows in order.
+///
+/// # Errors
+/// [`Error::Shape`] if the rows are no heads of pairs.
+pub fn reorder(packed: PackedTensor, mapped: &Mapped) -> Result<PackedTensor> {
+    let Some(heads) = mapped.heads else { return Ok(packed) };
+    let (rows, _) = packed.matrix();
+    Ok(packed.reorder_rows(&interleaved(rows, heads)?))
+}
+
 /// Rounds each number to two bytes; `rounded` also says whether it became an infinity.
 fn round<'a>(
     values: &[f32],
@@ -70,22 +83,22 @@ fn round<'a>(
 }
 
 /// Rows 0, h, 1, h + 1, ... of each head, h being half of its rows.
+fn interleaved(rows: usize, heads: usize) -> Result<Vec<usize>> {
+    let head = rows.checked_div(heads).filter(|n| n.checked_mul(heads) == Some(rows) && *n > 0 && n % 2 == 0);
+    let head = head.ok_or_else(|| Error::shape("rows", format!("{heads} heads of pairs"), rows))?;
+    let half = head / 2;
+    let of_head = |start: usize| (start..).take(half).flat_map(move |row| [row, row.saturating_add(half)]);
+    Ok((0..rows).step_by(head).flat_map(of_head).collect())
+}
+
+/// The rows of `bytes` in that order.
 fn interleave(bytes: &[u8], shape: &[usize], heads: usize) -> Result<Vec<u8>> {
-    let wrong = || Error::shape("rows of heads", format!("{heads} heads of pairs"), format!("{shape:?}"));
     let rows = shape.first().copied().unwrap_or(0);
-    let row = bytes.len().checked_div(rows).filter(|n| n.checked_mul(rows) == Some(bytes.len()));
-    let half = rows.checked_div(heads).filter(|n| n.checked_mul(heads) == Some(rows) && *n > 0 && n % 2 == 0);
-    let (Some(row), Some(half)) = (row.filter(|n| *n > 0), half.map(|n| n / 2)) else { return Err(wrong()) };
-    let half_bytes = half.checked_mul(row).ok_or_else(wrong)?;
-    let mut out = Vec::with_capacity(bytes.len());
-    for head in bytes.chunks(half_bytes.saturating_mul(2)) {
-        let (first, second) = head.split_at_checked(half_bytes).ok_or_else(wrong)?;
-        for (a, b) in first.chunks(row).zip(second.chunks(row)) {
-            out.extend_from_slice(a);
-            out.extend_from_slice(b);
-        }
-    }
-    Ok(out)
+    let order = interleaved(rows, heads)?;
+    let row = bytes.len().checked_div(rows).filter(|n| *n > 0 && n.checked_mul(rows) == Some(bytes.len()));
+    let row = row.ok_or_else(|| Error::shape("bytes", format!("{rows} rows"), bytes.len()))?;
+    let bytes: Vec<&[u8]> = bytes.chunks(row).collect();
+    Ok(order.iter().filter_map(|&row| bytes.get(row)).copied().flatten().copied().collect())
 }
 
 #[cfg(test)]
@@ -110,7 +123,7 @@ mod tests {
     fn numbers_are_rounded_once_or_refused() {
         let values = [1.0f32, -0.1, 65504.0, f32::INFINITY, f32::NAN, 1e-9];
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let mapped = Mapped { stored: DType::F32, heads: None };
+        let mapped = Mapped { from: String::new(), stored: DType::F32, heads: None };
         for to in [DType::F16, DType::Bf16] {
             let out = make(&bytes, &[6], &mapped, to).unwrap().into_owned();
             let back = Tensor::from_bytes([6], to, out).unwrap();
@@ -126,7 +139,8 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(make(&over, &[1], &mapped, DType::Bf16).is_ok());
-        let (bytes, stored) = (1.5f32.to_le_bytes(), Mapped { stored: DType::Bf16, heads: None });
+        let (bytes, stored) =
+            (1.5f32.to_le_bytes(), Mapped { from: String::new(), stored: DType::Bf16, heads: None });
         let wide = make(&bytes[2..], &[1], &stored, DType::F32);
         assert_eq!(wide.unwrap().as_ref(), 1.5f32.to_le_bytes());
     }

@@ -3,13 +3,14 @@
 //! ```text
 //! config.json       -> Architecture (row of a table), Sizes -> NAME.* metadata
 //! *.safetensors     -> Model -> names mapped, shapes checked against the config -> entries that are permuted and rounded when read
+//!                   a quantized checkpoint's layers are packed entries, which are permuted
 //! tokenizer.json, tokenizer_config.json, chat templates -> tokenizer.* metadata
 //! ```
 //!
 //! What comes out is a [`Model`] like any other: tensors are read one by one, and nothing is kept in memory. `architecture` is the table,
 //! `config` values by key, `rope` rotary positions, `tokenizer` its metadata, `elements` the work on numbers. An architecture without
 //! a row, a tensor without one, a missing or contradictory key are errors that name it. Not here: mixtures of experts, multimodal
-//! models, folders that are quantized already.
+//! models.
 
 mod architecture;
 mod config;
@@ -24,7 +25,7 @@ use super::{file_type, gguf, safetensors};
 use crate::{DType, Error, Result};
 use architecture::{Architecture, Order, Row, Size, Sizes, Source};
 use config::Config;
-pub(super) use elements::{Mapped, make};
+pub(super) use elements::{Mapped, make, reorder};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -56,13 +57,6 @@ pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
     let path = folder.join(CONFIG);
     let config = Config::read(&path)?;
     let architecture = Architecture::of(&config)?;
-    if let Some(found) = config.get("quantization_config") {
-        let what = format!(
-            "the folder is quantized already ({}); only plain weights are mapped",
-            config::shortened(found)
-        );
-        return Err(config.wrong("quantization_config", what));
-    }
     for (key, values) in architecture.expected {
         if let Some(value) = config.text(key)?.filter(|value| !values.contains(value)) {
             let (name, known) = (architecture.name, values.join(", "));
@@ -132,7 +126,7 @@ impl Map<'_> {
             return Err(bad(self.folder, what));
         }
         let first = found.iter().find(|(row, _, e)| !row.fixed && e.shape.len() > 1);
-        let wanted = match (weights, first.and_then(|(_, _, e)| e.float())) {
+        let wanted = match (weights, first.and_then(|(_, _, e)| source_type(e))) {
             (Weights::As(dtype), _) => Some(dtype),
             (Weights::AsTheyAre, _) => None,
             (Weights::Auto, Some(DType::Bf16)) => Some(DType::Bf16),
@@ -143,8 +137,8 @@ impl Map<'_> {
 
     /// One tensor, its shape checked.
     fn entry(&self, row: &Row, name: String, from: &Entry, wanted: Option<DType>) -> Result<Entry> {
-        let stored = from.float().ok_or_else(|| {
-            let why = "f32, f16 and bf16 are mapped";
+        let stored = source_type(from).ok_or_else(|| {
+            let why = "f32, f16, bf16 and packed tensors are mapped";
             Error::unsupported(format!("type {}", from.scheme_name()), why).in_tensor(&from.name)
         })?;
         let shape: Vec<usize> = row.shape.iter().map(|size| self.sizes.get(*size)).collect();
@@ -154,21 +148,26 @@ impl Map<'_> {
             return Err(Error::shape("shape", expected, format!("{:?}", from.shape)).in_tensor(&from.name));
         }
         let fixed = row.fixed || shape.len() < 2;
-        let dtype = if fixed { DType::F32 } else { wanted.unwrap_or(stored) };
         let heads = match row.order {
             Order::AsTheyAre => None,
             Order::Interleaved(heads) => Some(self.sizes.get(heads)),
         };
-        let bytes = from.len().saturating_mul(dtype.size()) as u64;
+        let (content, bytes) = match from.content {
+            Content::Packed { .. } => (from.content.clone(), from.bytes),
+            _ => {
+                let dtype = if fixed { DType::F32 } else { wanted.unwrap_or(stored) };
+                (Content::Dense(file_type(dtype)), from.len().saturating_mul(dtype.size()) as u64)
+            }
+        };
         Ok(Entry {
             name,
             shape,
-            content: Content::Dense(file_type(dtype)),
+            content,
             bytes,
             fixed,
-            format: &safetensors::FORMAT,
+            format: from.format,
             parts: from.parts.clone(),
-            mapped: Some(Mapped { stored, heads }),
+            mapped: Some(Mapped { from: from.name.clone(), stored, heads }),
         })
     }
 
@@ -183,7 +182,7 @@ impl Map<'_> {
                 Err(self.config.wrong(key, what))
             }
             (true, Some(a), Some(b))
-                if a.content != b.content || self.source.raw(a) != self.source.raw(b) =>
+                if a.content != b.content || self.source.data_of(a) != self.source.data_of(b) =>
             {
                 let what = format!("true, and '{}' is not '{}'", output.from, output.tied_to);
                 Err(self.config.wrong(key, what))
@@ -224,12 +223,22 @@ impl Map<'_> {
             pooling(self.folder, architecture, &mut out)?;
         }
         let first = entries.iter().find(|e| !e.fixed).and_then(Entry::float).unwrap_or(DType::F32);
-        if let Some(id) = gguf::types::file_type_id(&first.to_string().to_uppercase()) {
+        // Of packed tensors the writer says what most are.
+        let packed = entries.iter().any(|e| matches!(e.content, Content::Packed { .. }));
+        if let Some(id) = gguf::types::file_type_id(&first.to_string().to_uppercase()).filter(|_| !packed) {
             out.set("general.file_type", Value::U32(id));
         }
         out.set("general.quantization_version", Value::U32(gguf::QUANTIZATION_VERSION));
         tokenizer::describe(self.folder, self.config, sizes.get(Size::Vocab), &mut out)?;
         Ok(out)
+    }
+}
+
+/// The type of the weights in the folder, or the one they had before they were packed.
+fn source_type(entry: &Entry) -> Option<DType> {
+    match entry.content {
+        Content::Packed { source, .. } => Some(source),
+        _ => entry.float(),
     }
 }
 
