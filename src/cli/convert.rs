@@ -7,9 +7,9 @@
 //! HuggingFace folder -> file::hf (names, order of rows, metadata, --dtype) -> written
 //! ```
 //!
-//! Blocks that go into the same format are moved as they are, unread. Else codes and scales move, nothing is quantized anew; both questions are asked of every packed tensor before it is written. What another
-//! format has no room for is refused, with the commands that requantize. The formats are the rows of [`FORMATS`], the
-//! checkpoints those of [`TARGETS`].
+//! Blocks that go into the same format are moved as they are, unread. Else codes and scales move, nothing is quantized anew; both questions are asked of
+//! every packed tensor before it is written. What another format has no room for is refused, with the commands that requantize. The formats are the rows
+//! of [`FORMATS`], the checkpoints those of [`TARGETS`].
 
 use super::print;
 use super::quantize::{missing, plan_copy};
@@ -30,8 +30,8 @@ use std::time::Instant;
 
 /// Move a model to another file format, bit for bit: packed safetensors, GGUF, ONNX, checkpoints of GPTQ, AWQ, ...; a HuggingFace folder to GGUF
 ///
-/// Codes and scales are moved and nothing is quantized anew; every tensor is decoded again from what is written and compared. Metadata is
-/// kept, with its kinds and in its order. Several files become one, or with --shard-size one becomes several.
+/// Codes and scales are moved and nothing is quantized anew. Blocks that go into the same format (GGUF to GGUF) are copied; every other packed tensor is
+/// read again from what is written, and compared. Metadata is kept, with its kinds and in its order. Several files become one, or with --shard-size one becomes several.
 ///
 /// A folder whose config.json says that it is quantized (GPTQ, AWQ, bitsandbytes, compressed-tensors, MLX, HQQ) is read with its layers as packed
 /// tensors. `--to gptq`, `gptq_v2`, `awq`, `ct` (compressed-tensors: `ct`, `ct-int`, `ct-float`) and `mlx` write such a folder:
@@ -162,15 +162,12 @@ pub fn run(args: &Args) -> Result<()> {
         To::File(format) => job.write_file(format, plan)?,
         To::Folder(target) => job.write_folder(target, &plan)?,
     };
-    // Of a folder, what lies in its files.
-    let before = match mapped {
-        true => model.entries().iter().map(|e| model.raw(e).len() as u64).sum(),
-        false => model.bytes(),
-    };
+    let before = model.stored_bytes();
     let from = if mapped { "huggingface" } else { model.format_name() };
     let (tensors, seconds) = (model.entries().len(), started.elapsed().as_secs_f64());
     let packed = model.entries().iter().filter(|e| matches!(e.content, Content::Packed { .. })).count();
     let Summary { files, copied, written } = summary;
+    let moved = model.entries().iter().filter(|e| job.blocks(e).is_some()).count();
     if args.json {
         let recast: Vec<_> = recast
             .iter()
@@ -178,16 +175,22 @@ pub fn run(args: &Args) -> Result<()> {
             .collect();
         return print::json(&json!({
             "input": args.input, "output": args.output, "files": files, "from": from, "to": to.name(),
-            "tensors": tensors, "packed": packed, "recast": recast, "copied": copied, "resumed": written.resumed,
+            "tensors": tensors, "packed": packed, "moved": moved, "recast": recast, "copied": copied, "resumed": written.resumed,
             "bytes_before": before, "bytes_after": written.bytes, "seconds": seconds,
         }));
     }
     let schemes: BTreeSet<String> = recast.iter().map(|(_, from, to)| format!("{from} as {to}")).collect();
     let schemes: Vec<String> = schemes.into_iter().collect();
     let recast = if schemes.is_empty() { String::new() } else { format!(", {}", schemes.join(", ")) };
+    let how = match (packed - moved, moved) {
+        (0, 0) => String::new(),
+        (_, 0) => ", each checked".into(),
+        (0, _) => ", moved as they are".into(),
+        (_, n) => format!(", {n} moved as they are, the others each checked"),
+    };
     let shards = if files.len() == 1 { String::new() } else { format!(" in {} shards", files.len()) };
     let mut text = format!(
-        "{}{shards}: {} ({packed} packed, each checked{recast}) from {from} to {}; {} -> {} in {seconds:.1} s\n",
+        "{}{shards}: {} ({packed} packed{how}{recast}) from {from} to {}; {} -> {} in {seconds:.1} s\n",
         args.output.display(),
         print::count(tensors, "tensor"),
         to.name(),
@@ -259,6 +262,14 @@ impl<'a> Job<'a> {
         checked.map_err(|e| self.with_command(e.in_tensor(&entry.name), entry))
     }
 
+    /// The data of an entry that goes into the output as it lies in the input.
+    fn blocks(&self, entry: &Entry) -> Option<&'a [u8]> {
+        match self.to {
+            To::File(format) => self.model.blocks(entry, format),
+            To::Folder(_) => None,
+        }
+    }
+
     /// The entry of this name, which an item is made of.
     fn entry(&self, name: &str, item: &Item) -> Result<&'a Entry> {
         self.model.entry(name).ok_or_else(|| missing(item))
@@ -278,9 +289,8 @@ impl<'a> Job<'a> {
         let bytes = |item: &Item| self.model.entry(item.name()).map_or(0, |e| e.bytes);
         let mut put = |item: &Item, writer: &mut Writer<File>| {
             let entry = self.entry(item.name(), item)?;
-            let scheme_is = |planned: &Scheme| matches!(&entry.content, Content::Packed { scheme, .. } if scheme == planned);
-            match (item, self.model.blocks(entry, format)) {
-                (Item::Packed { scheme, .. }, Some(blocks)) if scheme_is(scheme) => writer.blocks(blocks)?,
+            match (item, self.blocks(entry)) {
+                (Item::Packed { .. }, Some(blocks)) => writer.blocks(blocks)?,
                 (Item::Packed { scheme, .. }, _) => {
                     let packed = self.moved(entry, *scheme)?;
                     let written = writer.packed_exactly(&packed);

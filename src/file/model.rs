@@ -304,6 +304,12 @@ impl Model {
         self.entries().iter().map(|e| e.bytes).fold(0, u64::saturating_add)
     }
 
+    /// Bytes of all tensors as they lie in the files, before any of them is mapped.
+    pub fn stored_bytes(&self) -> u64 {
+        let parts = self.entries().iter().flat_map(|e| &e.parts);
+        parts.map(|part| part.range.len() as u64).fold(0, u64::saturating_add)
+    }
+
     fn slice(&self, part: &Part) -> &[u8] {
         // Ranges were checked against the file when the header was read.
         self.shard(part).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])

@@ -242,22 +242,28 @@ impl Format {
         Ok((tensor, first))
     }
 
-    /// The pieces of a tensor's data, each block of which was read again and is the same; none if one is not.
+    /// The pieces of a tensor's data, which were read again and are the same; none if they are not.
     fn encode_checked<'t>(&self, tensor: &'t PackedTensor) -> Result<Option<Pieces<'t>>> {
         let (rows, k) = tensor.matrix();
+        if !self.by_rows {
+            let pieces = (self.encode)(tensor)?;
+            return Ok(self.is_same(tensor, &pieces)?.then_some(pieces));
+        }
         let made = threads::map(blocks(rows, k), tensor.len(), |range| {
             let part = tensor.slice_rows(range);
             let pieces = (self.encode)(&part)?;
-            let data: Vec<&[u8]> = pieces.iter().map(|p| &**p).collect();
-            let same = (self.decode)(*part.scheme(), part.shape(), &data)? == part;
-            let kept = pieces.into_iter().filter(|_| self.by_rows).map(|p| p.into_owned().into());
+            let same = self.is_same(&part, &pieces)?;
+            let kept = pieces.into_iter().map(|p| p.into_owned().into());
             Ok(same.then(|| kept.collect::<Pieces>()))
         });
         let made: Option<Vec<Pieces>> = made.into_iter().collect::<Result<_>>()?;
-        match made {
-            Some(_) if !self.by_rows => (self.encode)(tensor).map(Some),
-            made => Ok(made.map(|all| all.into_iter().flatten().collect())),
-        }
+        Ok(made.map(|all| all.into_iter().flatten().collect()))
+    }
+
+    /// Whether `pieces` are read as the tensor.
+    fn is_same(&self, tensor: &PackedTensor, pieces: &[Cow<[u8]>]) -> Result<bool> {
+        let data: Vec<&[u8]> = pieces.iter().map(|p| &**p).collect();
+        Ok((self.decode)(*tensor.scheme(), tensor.shape(), &data)? == *tensor)
     }
 }
 
