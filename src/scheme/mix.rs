@@ -80,6 +80,7 @@ pub static MIXES: &[Mix] = &[
     mix("q2_k_mix", 10, "q2_k", &[
         v(Shared, "q4_k"), v(Always, "q3_k"), down(Always, "q3_k"), o(EightExperts, "q5_k"), o(Always, "q3_k"),
     ]),
+    mix("q2_k_s", 21, "q2_k", &[v(Shared, "q4_k"), down(FirstPart(8), "q4_k")]),
     mix("q3_k_s", 11, "q3_k", &[o(EightExperts, "q5_k")]),
     mix("q3_k_m", 12, "q3_k", &[
         v(First(2), "q5_k"), v(Always, "q4_k"), qkv("q4_k"), down(FirstPart(16), "q5_k"), down(Always, "q4_k"),
@@ -409,6 +410,9 @@ mod tests {
             ("q2_k_mix", "ffn_down", &[(32, "q3_k")]),
             ("q2_k_mix", "attn_output", &[(32, "q3_k")]),
             ("q2_k_mix", "ffn_up", &[(32, "q2_k")]),
+            ("q2_k_s", "attn_v", &[(32, "q2_k")]),
+            ("q2_k_s", "ffn_down", &[(4, "q4_k"), (28, "q2_k")]),
+            ("q2_k_s", "attn_output", &[(32, "q2_k")]),
             ("q6_k_mix", "ffn_down", &[(32, "q6_k")]),
             ("iq4_xs_mix", "ffn_down", &[(4, "q5_k"), (28, "iq4_xs")]),
             ("tq2_0_mix", "token_embd", &[(1, "q4_k")]),
@@ -452,6 +456,7 @@ mod tests {
         // 512 rows of Q and 128 of K: four heads share.
         let shared = llama(8, 128);
         assert_eq!(of("q2_k_mix", &shared, "attn_v"), repeated(&[(8, "q4_k")]));
+        assert_eq!(of("q2_k_s", &shared, "attn_v"), repeated(&[(8, "q4_k")]));
         assert_eq!(of("iq4_xs_mix", &shared, "attn_v"), repeated(&[(8, "q5_k")]));
         // What the model says goes before its shapes.
         let stated = Stated { heads: Some((8, 4)), ..Stated::default() };

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Names of GGUF are read as llama.cpp reads them (`src/llama-quant.cpp`), those of HuggingFace for models like Llama: Mistral, Mixtral, Qwen, Phi and the
-//! like. A name that says nothing is [`Role::Other`]. Nothing here knows formats.
+//! like. A name that says nothing is [`Role::Other`]; one that does not end in `weight` is none (experts in one tensor are [experts, in, out] there, whose
+//! rows are no inputs). Nothing here knows formats.
 
 /// What a weight does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

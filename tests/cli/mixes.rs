@@ -156,6 +156,7 @@ fn file_types_are_those_of_the_mixes() {
     let folder = models();
     for (mix, id) in [
         ("q2_k_mix", 10),
+        ("q2_k_s", 21),
         ("q3_k_s", 11),
         ("q3_k_m", 12),
         ("q3_k_l", 13),
