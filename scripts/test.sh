@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> Python packages -> cargo fmt -> clippy -> tests and doc tests -> candle -> a build without default features
+#   setup -> test model -> Python packages -> cargo fmt -> clippy -> tests and doc tests -> candle -> shader costs -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
@@ -119,6 +119,7 @@ say "LOWBIT_TEST_PYTHON=$LOWBIT_TEST_PYTHON"
 begin_stage "cargo fmt --check"
 cargo fmt --check
 cargo fmt --check --manifest-path tests/readers/Cargo.toml
+cargo fmt --check --manifest-path tools/shader-cost/Cargo.toml
 
 begin_stage "cargo clippy"
 cargo clippy --release --all-targets -- -D warnings
@@ -128,6 +129,10 @@ cargo test --release -- --show-output # counts, and what was not covered
 
 begin_stage "candle on HuggingFace folders"
 cargo test --release --locked --manifest-path tests/readers/Cargo.toml --target-dir target/readers -- --show-output
+
+begin_stage "shader costs on AMD"
+cargo test --release --locked --manifest-path tools/shader-cost/Cargo.toml --target-dir target/shader-cost
+./scripts/check-shader-cost.sh
 
 if [ "${LOWBIT_FULL:-}" = 1 ]; then
   begin_stage "Tint (Chromium's WGSL compiler)"

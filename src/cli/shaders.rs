@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// once, under the lowest of them.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  lowbit shaders --dump wgsl\n  lowbit shaders --dump wgsl --kernel matvec --scheme q4_k"
+    after_help = "Examples:\n  lowbit shaders --dump wgsl\n  lowbit shaders --dump wgsl --kernel matvec --scheme q4_k --tier f16"
 )]
 pub struct Args {
     /// The folder to write to; made if need be
@@ -26,6 +26,9 @@ pub struct Args {
     /// Only this scheme (may be given several times)
     #[arg(long = "scheme", value_name = "SCHEME")]
     schemes: Vec<String>,
+    /// Only what a device of this tier runs, as `f16` or `f16+subgroups32` (may be given several times)
+    #[arg(long = "tier", value_name = "TIER")]
+    tiers: Vec<String>,
     /// Write into a folder that is not empty
     #[arg(short, long)]
     force: bool,
@@ -44,6 +47,16 @@ pub fn run(args: &Args) -> Result<()> {
         let names: Vec<&str> = KERNELS.iter().map(|k| k.name).collect();
         return Err(Error::Usage(format!("no kernel '{unknown}'; there are {}", names.join(", "))));
     }
+    let tier = |name: &String| {
+        Tier::ALL.into_iter().find(|tier| tier.to_string() == *name).ok_or_else(|| {
+            let names = Tier::ALL.map(|tier| tier.to_string()).join(", ");
+            Error::Usage(format!("no tier '{name}'; there are {names}"))
+        })
+    };
+    let tiers = match args.tiers.as_slice() {
+        [] => Tier::ALL.to_vec(),
+        names => names.iter().map(tier).collect::<Result<_>>()?,
+    };
     prepare(&args.dump, args.force)?;
 
     let kernels: Vec<_> = KERNELS
@@ -59,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
             print::at(&bar, &format!("{} {scheme}", kernel.name));
             bar.inc(1);
             let mut seen: HashMap<String, ()> = HashMap::new();
-            for tier in Tier::ALL {
+            for &tier in &tiers {
                 for (i, shader) in (kernel.shaders)(scheme, tier)?.into_iter().enumerate() {
                     if seen.insert(shader.wgsl.clone(), ()).is_some() {
                         continue;

@@ -78,6 +78,7 @@ fn wrong_usage_exits_with_2() {
     quantize(&folder, &["--scheme", "q4_0", "--include", "("]).fails(2, &["--include"]);
     folder.run(&["devices", "--model-size", "big"]).fails(2, &["--model-size 'big'"]);
     folder.run(&["shaders", "--dump", "d", "--kernel", "nothing"]).fails(2, &["'nothing'", "matvec"]);
+    folder.run(&["shaders", "--dump", "d", "--tier", "f8"]).fails(2, &["'f8'", "f16+subgroups32"]);
     folder.run(&["selftest", "--kernel", "nothing"]).fails(2, &["'nothing'"]);
     assert_eq!(folder.names(), ["m.safetensors"]);
 }
@@ -136,6 +137,12 @@ fn shaders_are_dumped() {
         let parsed = naga::front::wgsl::parse_str(text);
         assert!(parsed.is_ok(), "{f}: {}", parsed.unwrap_err().emit_to_string(text));
     }
+    // Of one tier all that its devices run, what it shares with lower ones under its own name.
+    let args = ["shaders", "--dump", "t", "--scheme", "q4_k", "--tier", "f16", "--json"];
+    let of_tier = folder.run(&args).json();
+    let names: Vec<&str> = of_tier.as_array().unwrap().iter().map(|f| f["file"].as_str().unwrap()).collect();
+    assert!(names.contains(&"t/matvec/q4_k.f16.0.wgsl"), "{names:?}");
+    assert!(names.iter().all(|name| name.contains(".f16.")), "{names:?}");
 }
 
 #[test]
