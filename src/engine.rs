@@ -135,6 +135,8 @@ pub struct Plan {
     pub detail: String,
     /// The policy that is carried out: F32 where the device has no f16 arithmetic.
     pub accumulate: Accumulate,
+    /// Whether weights and activations are rounded to f16 first.
+    pub halves: bool,
     pub summation: Summation,
 }
 
@@ -573,7 +575,7 @@ impl Engine {
             y_offset,
         };
         let tier = Tier::of(gpu.capabilities());
-        let choice = Choice::new(options.kernel, gpu, call.m)?;
+        let choice = Choice::new(options.kernel, gpu, call.m, options.accumulate)?;
         kernels::product::record(gpu, tier, target, &operands, &options.product(), choice)
     }
 
@@ -591,18 +593,20 @@ impl Engine {
                 kernel: "cpu",
                 detail: cpu::instructions().into(),
                 accumulate: Accumulate::F32,
+                halves: false,
                 summation: cpu::summation(&options.product(), w.scheme(), k),
             }),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let tier = Tier::of(gpu.capabilities());
                 kernels::product::supported(&options.product())?;
-                let choice = Choice::new(options.kernel, gpu, m)?;
-                let accumulate = kernels::product::effective(options.accumulate, tier);
+                let choice = Choice::new(options.kernel, gpu, m, options.accumulate)?;
+                let accumulate = choice.accumulate(options.accumulate, tier);
                 Ok(Plan {
                     kernel: choice.kernel(),
                     detail: format!("{tier}, {choice:?}"),
                     accumulate,
+                    halves: choice.halves(options.accumulate, tier),
                     summation: choice.summation(w.scheme(), accumulate, k),
                 })
             }

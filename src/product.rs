@@ -44,6 +44,11 @@ pub enum Accumulate {
     F16Chunked,
 }
 
+impl Accumulate {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::F16Chunked];
+}
+
 /// The function applied last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Function {

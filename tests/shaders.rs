@@ -11,7 +11,8 @@
 //! ```
 //!
 //! spirv-val is a process per module: by default it judges texts until every line of every kernel has been judged, with
-//! LOWBIT_FULL=1 all of them. Where it is missing the run says so, and fails under CI. Each check has a test that plants what it must find.
+//! LOWBIT_FULL=1 all of them, but for those with cooperative matrices, which Debian 12's does not know (RADV compiles them:
+//! `scripts/check-shader-cost.sh`). Where it is missing the run says so, and fails under CI. Each check has a test that plants what it must find.
 //! Not here: whether barriers are reached by all (naga does not ask; Tint does, in `scripts/check-tint.sh`), and whether a shader computes
 //! the right thing (`tests/differential.rs`).
 #![cfg(feature = "gpu")]
@@ -37,6 +38,8 @@ const MAX_STORAGE: usize = 6;
 /// WebGPU's default limits.
 const MAX_INVOCATIONS: u32 = 256;
 const MAX_WORKGROUP_BYTES: u32 = 16384;
+/// What every device with cooperative matrices has.
+const MAX_COOP_WORKGROUP_BYTES: u32 = 32768;
 
 /// A shader after naga's front end.
 struct Parsed<'a> {
@@ -74,7 +77,8 @@ static GENERATED: LazyLock<Generated> = LazyLock::new(|| {
     let mut jobs = Vec::new();
     for kernel in KERNELS {
         for scheme in schemes.iter().filter(|s| (kernel.takes)(s)) {
-            jobs.extend(Tier::ALL.map(|tier| (kernel, *scheme, tier)));
+            let tiers = Tier::ALL.into_iter().filter(|tier| (kernel.runs)(*tier));
+            jobs.extend(tiers.map(|tier| (kernel, *scheme, tier)));
         }
     }
     let rendered = parallel(&jobs, |(kernel, scheme, tier)| (kernel.shaders)(scheme, *tier));
@@ -112,7 +116,9 @@ impl Before {
         if shader.kernel != kernel {
             return Err(format!("calls itself {}", shader.kernel));
         }
-        if needs.f16 && !tier.f16 || needs.subgroup != 0 && needs.subgroup != tier.subgroup {
+        let missing = |needed: u32, there: u32| needed != 0 && needed != there;
+        if needs.f16 && !tier.f16 || missing(needs.subgroup, tier.subgroup) || missing(needs.coop, tier.coop)
+        {
             return Err(format!("needs {needs}"));
         }
         // The cache of pipelines goes by name and key.
@@ -160,6 +166,7 @@ fn capabilities(tier: Tier) -> Capabilities {
     let mut all = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     all.set(Capabilities::SHADER_FLOAT16, tier.f16);
     all.set(Capabilities::SUBGROUP, tier.subgroup > 0);
+    all.set(Capabilities::COOPERATIVE_MATRIX, tier.coop > 0);
     all
 }
 
@@ -187,6 +194,9 @@ fn check_device(shader: &Shader) -> Result<Parsed<'_>, String> {
     }
     if needs.subgroup > 0 && front_end(&shader.wgsl, Tier { subgroup: 0, ..needs }).is_ok() {
         return Err("declares subgroups and passes without".into());
+    }
+    if needs.coop > 0 && front_end(&shader.wgsl, Tier { coop: 0, ..needs }).is_ok() {
+        return Err("declares cooperative matrices and passes without".into());
     }
     Ok(Parsed { shader, module, info })
 }
@@ -272,8 +282,9 @@ fn check_limits(parsed: &Parsed) -> Result<(), String> {
         .filter(|(_, global)| global.space == AddressSpace::WorkGroup)
         .map(|(_, global)| layouter[global.ty].size.next_multiple_of(16))
         .sum();
-    if bytes > MAX_WORKGROUP_BYTES {
-        return Err(format!("{bytes} bytes of workgroup memory, {MAX_WORKGROUP_BYTES} at most"));
+    let most = if parsed.shader.needs.coop > 0 { MAX_COOP_WORKGROUP_BYTES } else { MAX_WORKGROUP_BYTES };
+    if bytes > most {
+        return Err(format!("{bytes} bytes of workgroup memory, {most} at most"));
     }
     Ok(())
 }
@@ -285,9 +296,12 @@ fn policies(checked: bool) -> naga::proc::BoundsCheckPolicies {
     BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: Unchecked }
 }
 
-/// Apple's shading language of macOS 12 on.
+/// Apple's shading language of macOS 12 on, whose matrices are of 8 x 8.
 fn check_msl(parsed: &Parsed) -> Result<(), String> {
     use naga::back::msl;
+    if parsed.shader.needs.coop > 8 {
+        return Ok(());
+    }
     for checked in [true, false] {
         let mut resources = msl::EntryPointResources::default();
         for (slot, access) in (0..).zip(std::iter::once(&Access::Read).chain(&parsed.shader.storage)) {
@@ -322,9 +336,12 @@ fn check_msl(parsed: &Parsed) -> Result<(), String> {
     Ok(())
 }
 
-/// Direct3D 12: the oldest shader model wgpu uses where the shader needs nothing, else the first with f16.
+/// Direct3D 12: the oldest shader model wgpu uses where the shader needs nothing, else the first with f16. It has no matrices.
 fn check_hlsl(parsed: &Parsed) -> Result<(), String> {
     use naga::back::hlsl;
+    if parsed.shader.needs.coop > 0 {
+        return Ok(());
+    }
     let plain = parsed.shader.needs == Tier::PORTABLE;
     for checked in [true, false] {
         let mut options = hlsl::Options {
@@ -385,6 +402,9 @@ fn spirv(parsed: &Parsed, lang_version: (u8, u8), checked: bool) -> Result<Vec<u
             GroupNonUniformQuad,
         ]);
     }
+    if parsed.shader.needs.coop > 0 {
+        capabilities.extend([CooperativeMatrixKHR, VulkanMemoryModel]);
+    }
     let options = spv::Options {
         lang_version,
         flags: spv::WriterFlags::LABEL_VARYINGS | spv::WriterFlags::FORCE_POINT_SIZE,
@@ -435,7 +455,9 @@ fn check_all(shader: &Shader, judge: bool) -> Vec<(&'static str, String)> {
         Err(error) => return vec![("device", error)],
     };
     let checks = CHECKS.iter().map(|(name, check)| (*name, check(&parsed)));
-    let spirv = VULKAN.iter().map(|&(version, environment, checked)| {
+    // Matrices are no part of Vulkan 1.1.
+    let versions = VULKAN.iter().filter(|(version, ..)| shader.needs.coop == 0 || *version >= (1, 6));
+    let spirv = versions.map(|&(version, environment, checked)| {
         let words = spirv(&parsed, version, checked);
         ("spirv", words.and_then(|words| if judge { spirv_val(&words, environment) } else { Ok(()) }))
     });
@@ -443,15 +465,15 @@ fn check_all(shader: &Shader, judge: bool) -> Vec<(&'static str, String)> {
 }
 
 /// Which texts spirv-val gets: those with a line that no text of their kernel before them had, and the first one of each kernel,
-/// scheme and set of needs.
+/// scheme and set of needs; none with cooperative matrices.
 fn judged(texts: &[Text]) -> Vec<bool> {
     let mut seen = HashSet::new();
     let mut first = HashSet::new();
-    let is_new = |Text { shader, scheme }: &Text| {
+    let mut is_new = |Text { shader, scheme }: &Text| {
         let lines = shader.wgsl.lines().filter(|line| seen.insert((shader.kernel, line.trim().to_owned())));
         lines.count() > 0 || first.insert((shader.kernel, *scheme, shader.needs))
     };
-    texts.iter().map(is_new).collect()
+    texts.iter().map(|text| text.shader.needs.coop == 0 && is_new(text)).collect()
 }
 
 #[test]
@@ -462,7 +484,8 @@ fn every_shader_is_what_it_declares_and_translates() {
     assert!(wrong.is_empty(), "{} wrong rows:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
 
     let full = std::env::var("LOWBIT_FULL").is_ok_and(|v| v == "1");
-    let jobs: Vec<_> = texts.iter().zip(judged(texts).iter().map(|j| *SPIRV_VAL && (*j || full))).collect();
+    let wanted = |(text, new): (&Text, bool)| *SPIRV_VAL && text.shader.needs.coop == 0 && (new || full);
+    let jobs: Vec<_> = texts.iter().zip(texts.iter().zip(judged(texts)).map(wanted)).collect();
     let failures = parallel(&jobs, |(text, judge)| check_all(&text.shader, *judge));
     let mut by_check: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut counts: BTreeMap<_, usize> = BTreeMap::new();
@@ -557,7 +580,8 @@ fn sample(kernel: &str, scheme: &str, needs: Tier) -> Shader {
 
 /// The names of the checks that `shader` fails.
 fn failed(shader: &Shader) -> Vec<&'static str> {
-    let mut names: Vec<_> = check_all(shader, *SPIRV_VAL).into_iter().map(|(name, _)| name).collect();
+    let judge = *SPIRV_VAL && shader.needs.coop == 0;
+    let mut names: Vec<_> = check_all(shader, judge).into_iter().map(|(name, _)| name).collect();
     names.dedup();
     names
 }
@@ -568,15 +592,16 @@ fn edited(shader: &Shader, from: &str, to: &str) -> Shader {
     Shader { wgsl: shader.wgsl.replace(from, to), ..shader.clone() }
 }
 
-const F16: Tier = Tier { f16: true, subgroup: 0 };
-const SUBGROUPS: Tier = Tier { f16: false, subgroup: 4 };
+const F16: Tier = Tier { f16: true, subgroup: 0, coop: 0 };
+const SUBGROUPS: Tier = Tier { f16: false, subgroup: 4, coop: 0 };
+const BOTH: Tier = Tier { f16: true, subgroup: 8, coop: 0 };
 
 #[test]
 fn a_wrong_declaration_of_features_is_found() {
-    for needs in [Tier::PORTABLE, F16, SUBGROUPS, Tier { f16: true, subgroup: 8 }] {
+    for needs in [Tier::PORTABLE, F16, SUBGROUPS, BOTH] {
         let shader = sample("matvec", "q4_0", needs);
         assert_eq!(failed(&shader), [""; 0]);
-        for declared in [Tier::PORTABLE, F16, SUBGROUPS, Tier { f16: true, subgroup: 8 }] {
+        for declared in [Tier::PORTABLE, F16, SUBGROUPS, BOTH] {
             let is_wrong = declared.f16 != needs.f16 || (declared.subgroup > 0) != (needs.subgroup > 0);
             let found = failed(&Shader { needs: declared, ..shader.clone() });
             assert_eq!(found, ["device"][..usize::from(is_wrong)], "{needs} declared as {declared}");
@@ -617,7 +642,8 @@ fn a_wrong_binding_is_found() {
 fn a_wrong_uniform_is_found() {
     for row in KERNELS {
         let scheme = samples().into_iter().find(|s| (row.takes)(s)).unwrap();
-        let shader = (row.shaders)(&scheme, Tier::PORTABLE).unwrap().remove(0);
+        let tier = Tier::ALL.into_iter().find(|tier| (row.runs)(*tier)).unwrap();
+        let shader = (row.shaders)(&scheme, tier).unwrap().remove(0);
         assert_eq!(failed(&shader), [""; 0]);
         let longer = Shader {
             params: Uniform { size: shader.params.size + 4, ..shader.params.clone() },
@@ -677,7 +703,7 @@ fn rows_that_contradict_each_other_are_found() {
     let other = Shader { wgsl: shader.wgsl.clone() + "// other\n", ..shader.clone() };
     let mut before = Before::default();
     assert_eq!(before.check(&shader, "matvec", F16), Ok(true));
-    assert_eq!(before.check(&shader, "matvec", Tier { f16: true, subgroup: 8 }), Ok(false));
+    assert_eq!(before.check(&shader, "matvec", BOTH), Ok(false));
     assert!(before.check(&shader, "matvec", Tier::PORTABLE).is_err(), "a tier without what it needs");
     assert!(before.check(&shader, "matmul", F16).is_err(), "a shader of another kernel");
     assert!(before.check(&other, "matvec", F16).is_err(), "two texts with one key");

@@ -141,7 +141,7 @@ fn describe(f: &Found) -> String {
 fn tiers(f: &Found) -> Vec<String> {
     let best = Tier::of(&f.capabilities);
     let mut tiers = vec![Tier::PORTABLE.to_string()];
-    for tier in [Tier { subgroup: 0, ..best }, best] {
+    for tier in [Tier { subgroup: 0, coop: 0, ..best }, Tier { coop: 0, ..best }, best] {
         if !tiers.contains(&tier.to_string()) {
             tiers.push(tier.to_string());
         }

@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
             print::at(&bar, &format!("{} {scheme}", kernel.name));
             bar.inc(1);
             let mut seen: HashMap<String, ()> = HashMap::new();
-            for &tier in &tiers {
+            for &tier in tiers.iter().filter(|tier| (kernel.runs)(**tier)) {
                 for (i, shader) in (kernel.shaders)(scheme, tier)?.into_iter().enumerate() {
                     if seen.insert(shader.wgsl.clone(), ()).is_some() {
                         continue;

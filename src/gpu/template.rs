@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/convert.wgsl", include_str!("../../shaders/kernel/convert.wgsl")),
     ("kernel/dequantize.wgsl", include_str!("../../shaders/kernel/dequantize.wgsl")),
+    ("kernel/coop.wgsl", include_str!("../../shaders/kernel/coop.wgsl")),
     ("kernel/matmul.wgsl", include_str!("../../shaders/kernel/matmul.wgsl")),
     ("kernel/matvec.wgsl", include_str!("../../shaders/kernel/matvec.wgsl")),
     ("kernel/quantize_codes.wgsl", include_str!("../../shaders/kernel/quantize_codes.wgsl")),

@@ -2,9 +2,9 @@
 
 use super::product::{self, ProductSpec};
 use super::{Scheme, Shader, Specialization, Tier};
+use crate::Result;
 use crate::gpu::{Access, Gpu};
 use crate::product::{Accumulate, Summation};
-use crate::{Error, Result};
 use serde::Serialize;
 
 /// Tile of a workgroup and of a thread.
@@ -38,16 +38,7 @@ impl Shape {
     }
 
     pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
-        let (x, y) = (n.div_ceil(self.bn as usize), m.div_ceil(self.bm as usize));
-        let limit = gpu.limits().max_compute_workgroups_per_dimension;
-        match u32::try_from(x.max(y)) {
-            Ok(most) if most <= limit => Ok([x as u32, y as u32, 1]),
-            _ => Err(Error::TooLarge {
-                what: "tiles of a product".into(),
-                need: x.max(y) as u64,
-                limit: limit.into(),
-            }),
-        }
+        product::tiles(gpu, [n, m], [self.bn, self.bm])
     }
 
     pub(super) fn max_rows(&self) -> usize {
@@ -84,7 +75,7 @@ impl Specialization for Matmul {
     }
 
     fn needs(&self) -> Tier {
-        Tier { f16: self.spec.f16, subgroup: 0 }
+        Tier { f16: self.spec.f16, ..Tier::PORTABLE }
     }
 }
 

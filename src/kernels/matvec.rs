@@ -100,7 +100,8 @@ impl Specialization for Matvec {
     }
 
     fn needs(&self) -> Tier {
-        Tier { f16: self.spec.f16, subgroup: if self.shape.subgroups { self.shape.lanes } else { 0 } }
+        let subgroup = if self.shape.subgroups { self.shape.lanes } else { 0 };
+        Tier { f16: self.spec.f16, subgroup, coop: 0 }
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub mod context;
 pub mod convert;
+pub mod coop;
 pub mod dequantize;
 pub mod matmul;
 pub mod matvec;
@@ -26,13 +27,14 @@ pub use context::{SchemeContext, WeightParams};
 pub use weights::{DeviceWeights, Part};
 
 use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
-use crate::product::Product;
+use crate::product::{Accumulate, Product};
 use crate::reference::{self, matmul::Added};
 use crate::{PackedTensor, Result, Scheme};
 use bytemuck::Pod;
 use serde::Serialize;
 use std::fmt::Debug;
 use std::sync::Arc;
+use wgpu::CooperativeScalarType;
 
 /// Optional features a shader is generated for. Every kernel has a form for `Tier::PORTABLE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,33 +43,49 @@ pub struct Tier {
     pub f16: bool,
     /// Subgroups of this one size; 0 where there are none or their size varies.
     pub subgroup: u32,
+    /// Cooperative matrices of so many rows and columns, f16 with sums in f32; 0 where there are none, or subgroups are not of one size.
+    pub coop: u32,
 }
 
 impl Tier {
     /// Plain WebGPU.
-    pub const PORTABLE: Self = Self { f16: false, subgroup: 0 };
+    pub const PORTABLE: Self = Self { f16: false, subgroup: 0, coop: 0 };
 
     /// The best tier a device runs.
     pub fn of(caps: &Capabilities) -> Self {
         let fixed =
             caps.subgroups && caps.subgroup_min == caps.subgroup_max && caps.subgroup_max.is_power_of_two();
-        Self { f16: caps.f16, subgroup: if fixed { caps.subgroup_max } else { 0 } }
+        let subgroup = if fixed { caps.subgroup_max } else { 0 };
+        let square = |p: &&wgpu::CooperativeMatrixProperties| {
+            let half_to_float =
+                (p.ab_type, p.cr_type) == (CooperativeScalarType::F16, CooperativeScalarType::F32);
+            half_to_float && p.m_size == p.n_size && p.m_size == p.k_size && [8, 16].contains(&p.m_size)
+        };
+        // Up to 64, so that threads divide the tiles of `coop`.
+        let suits = caps.f16 && (8..=64).contains(&subgroup);
+        let coop = caps.coop.iter().filter(square).map(|p| p.m_size).max().filter(|_| suits);
+        Self { f16: caps.f16, subgroup, coop: coop.unwrap_or(0) }
     }
 
     /// Every tier shaders are generated for, with the usual subgroup sizes of real and software devices.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::PORTABLE,
-        Self { f16: true, subgroup: 0 },
-        Self { f16: false, subgroup: 4 },
-        Self { f16: true, subgroup: 8 },
-        Self { f16: true, subgroup: 32 },
+        Self { f16: true, subgroup: 0, coop: 0 },
+        Self { f16: false, subgroup: 4, coop: 0 },
+        Self { f16: true, subgroup: 8, coop: 0 },
+        Self { f16: true, subgroup: 32, coop: 0 },
+        Self { f16: true, subgroup: 8, coop: 8 },
+        Self { f16: true, subgroup: 32, coop: 16 },
     ];
 }
 
 impl std::fmt::Display for Tier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if self.f16 { "f16" } else { "f32" })?;
-        if self.subgroup > 0 { write!(f, "+subgroups{}", self.subgroup) } else { Ok(()) }
+        if self.subgroup > 0 {
+            write!(f, "+subgroups{}", self.subgroup)?;
+        }
+        if self.coop > 0 { write!(f, "+coop{}", self.coop) } else { Ok(()) }
     }
 }
 
@@ -183,6 +201,8 @@ pub enum Operation {
     /// `y = x * w^T` with its epilogue. `variants` pin the kernel and its shape in `MatmulOptions::kernel`, the default first.
     Product {
         variants: &'static [Option<&'static str>],
+        /// The policies it may be asked for.
+        accumulates: &'static [Accumulate],
         reference: ProductReference,
         max_rows: Option<usize>,
     },
@@ -199,6 +219,8 @@ pub struct Kernel {
     pub operation: Operation,
     /// Whether there is a form for this scheme.
     pub takes: fn(&Scheme) -> bool,
+    /// Whether there is a form for this tier.
+    pub runs: fn(Tier) -> bool,
     /// Every specialization of a scheme on a tier that an engine may ask for.
     pub shaders: fn(&Scheme, Tier) -> Result<Vec<Shader>>,
 }
@@ -209,50 +231,71 @@ pub static KERNELS: &[Kernel] = &[
         name: "dequantize",
         operation: Operation::Dequantize { reference: reference::dequantize },
         takes: |_| true,
+        runs: |_| true,
         shaders: dequantize::shaders,
     },
     Kernel {
         name: "matvec",
         operation: Operation::Product {
             variants: &[Some("matvec")],
+            accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: Some(matvec::MAX_ROWS),
         },
         takes: |_| true,
+        runs: |_| true,
         shaders: matvec::shaders,
     },
     Kernel {
         name: "matmul",
         operation: Operation::Product {
             variants: matmul::VARIANTS,
+            accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: None,
         },
         takes: |_| true,
+        runs: |_| true,
         shaders: matmul::shaders,
+    },
+    Kernel {
+        name: "coop",
+        operation: Operation::Product {
+            variants: coop::VARIANTS,
+            accumulates: &[Accumulate::F16, Accumulate::F16Chunked],
+            reference: reference::matmul,
+            max_rows: None,
+        },
+        takes: |_| true,
+        runs: |tier| tier.coop > 0,
+        shaders: coop::shaders,
     },
     Kernel {
         name: "quantize_scales",
         operation: Operation::Quantize { reference: reference::quantize },
         takes: quantize::has_scales_pass,
+        runs: |_| true,
         shaders: quantize::scales_shaders,
     },
     Kernel {
         name: "quantize_search",
         operation: Operation::Quantize { reference: reference::quantize },
         takes: |s| s.encoder.weighs(),
+        runs: |_| true,
         shaders: quantize::search_shaders,
     },
     Kernel {
         name: "quantize_codes",
         operation: Operation::Quantize { reference: reference::quantize },
         takes: quantize::on_gpu,
+        runs: |_| true,
         shaders: quantize::codes_shaders,
     },
     Kernel {
         name: "convert",
         operation: Operation::Convert { reference: half::f16::from_f32 },
         takes: |s| s.is_float(),
+        runs: |_| true,
         shaders: convert::shaders,
     },
 ];

@@ -5,11 +5,11 @@
 //!     kernel(w part, x', e = bias | residual) -> y [M, N] f32, or f16 where the tier stores it --(convert)--> y f16
 //! ```
 //!
-//! The kernels (`matvec`, `matmul`) give specializations and workgroup counts; everything they share is here.
+//! The kernels (`matvec`, `matmul`, `coop`) give specializations and workgroup counts; everything they share is here.
 
 use super::context::WeightParams;
 use super::weights::{DeviceWeights, binding_limit, row_step};
-use super::{Columns, Specialization, Tier, convert, matmul, matvec};
+use super::{Columns, Specialization, Tier, convert, coop, matmul, matvec};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Pipeline, Target};
 use crate::product::{Accumulate, Activation, Function, Product, Summation};
 use crate::{DType, Error, Result, Scheme};
@@ -149,6 +149,7 @@ pub struct Params {
 pub enum Choice {
     Matvec(matvec::Shape),
     Matmul(matmul::Shape),
+    Coop(coop::Shape),
 }
 
 impl Choice {
@@ -157,27 +158,39 @@ impl Choice {
         match self {
             Self::Matvec(_) => matvec::Matvec::KERNEL,
             Self::Matmul(_) => matmul::Matmul::KERNEL,
+            Self::Coop(_) => coop::Coop::KERNEL,
         }
     }
 
-    /// The default for `m` rows of x on this device, or the kernel (and shape) that is asked for by name.
+    /// The default for `m` rows of x on this device, or the kernel (and shape) that is asked for by name. Matrix units round operands to
+    /// f16, and so are for products whose sums may be f16; software has none that are faster.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows.
-    pub fn new(name: Option<&str>, gpu: &Gpu, m: usize) -> Result<Self> {
-        let name = name.unwrap_or(if m <= matvec::MAX_ROWS { "matvec" } else { "matmul" });
+    /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows, needs what the device has not, or
+    /// is less exact than `accumulate`.
+    pub fn new(name: Option<&str>, gpu: &Gpu, m: usize, accumulate: Accumulate) -> Result<Self> {
+        let tier = Tier::of(gpu.capabilities());
+        let halves = accumulate != Accumulate::F32;
+        let tiled = if tier.coop > 0 && halves && !gpu.info().software { "coop" } else { "matmul" };
+        let name = name.unwrap_or(if m <= matvec::MAX_ROWS { "matvec" } else { tiled });
         if name == "matvec" && m > matvec::MAX_ROWS {
             let why = format!("it takes up to {}", matvec::MAX_ROWS);
             return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
         }
         if name == "matvec" {
-            return Ok(Self::Matvec(matvec::Shape::new(Tier::of(gpu.capabilities()), m)));
+            return Ok(Self::Matvec(matvec::Shape::new(tier, m)));
         }
-        match matmul::Shape::named(name, gpu.info().software) {
-            Some(shape) => Ok(Self::Matmul(shape)),
-            None => {
-                Err(Error::unsupported(format!("product kernel '{name}'"), "there are matvec and matmul"))
+        if let Some(shape) = matmul::Shape::named(name, gpu.info().software) {
+            return Ok(Self::Matmul(shape));
+        }
+        let refuse = |why: &str| Err(Error::unsupported(format!("product kernel '{name}'"), why));
+        match coop::Shape::named(name, tier, gpu.info().software) {
+            None => refuse("there are matvec, matmul and coop"),
+            Some(_) if tier.coop == 0 => {
+                refuse("the device has no cooperative matrices of f16 with sums in f32")
             }
+            Some(_) if !halves => refuse("it rounds operands to f16; ask for f16 or f16-chunked sums"),
+            Some(shape) => Ok(Self::Coop(shape)),
         }
     }
 
@@ -185,7 +198,7 @@ impl Choice {
     fn for_rows(self, tier: Tier, m: usize) -> Self {
         match self {
             Self::Matvec(_) => Self::Matvec(matvec::Shape::new(tier, m)),
-            Self::Matmul(_) => self,
+            Self::Matmul(_) | Self::Coop(_) => self,
         }
     }
 
@@ -193,6 +206,7 @@ impl Choice {
         match *self {
             Self::Matvec(shape) => matvec::Matvec { spec, shape }.pipeline(gpu),
             Self::Matmul(shape) => matmul::Matmul { spec, shape }.pipeline(gpu),
+            Self::Coop(shape) => coop::Coop::new(spec, shape).pipeline(gpu),
         }
     }
 
@@ -200,6 +214,7 @@ impl Choice {
         match self {
             Self::Matvec(shape) => shape.workgroups(gpu, n),
             Self::Matmul(shape) => shape.workgroups(gpu, m, n),
+            Self::Coop(shape) => shape.workgroups(gpu, m, n),
         }
     }
 
@@ -208,6 +223,7 @@ impl Choice {
         match self {
             Self::Matvec(shape) => shape.m as usize,
             Self::Matmul(shape) => shape.max_rows(),
+            Self::Coop(shape) => shape.max_rows(),
         }
     }
 
@@ -216,12 +232,39 @@ impl Choice {
         match self {
             Self::Matvec(shape) => shape.summation(scheme, accumulate, k),
             Self::Matmul(shape) => shape.summation(accumulate, k),
+            Self::Coop(shape) => shape.summation(k),
+        }
+    }
+
+    /// The sums that are really carried out under a policy.
+    pub fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
+        match self {
+            Self::Matvec(_) | Self::Matmul(_) => effective(policy, tier),
+            Self::Coop(_) => Accumulate::F32,
+        }
+    }
+
+    /// Whether operands are rounded to f16 under a policy.
+    pub fn halves(&self, policy: Accumulate, tier: Tier) -> bool {
+        matches!(self, Self::Coop(_)) || effective(policy, tier) != Accumulate::F32
+    }
+}
+
+/// Workgroups for tiles over [x, y] outputs.
+pub(super) fn tiles(gpu: &Gpu, outputs: [usize; 2], tile: [u32; 2]) -> Result<[u32; 3]> {
+    let [x, y] = [0, 1].map(|i| outputs[i].div_ceil(tile[i] as usize));
+    let limit = gpu.limits().max_compute_workgroups_per_dimension;
+    match u32::try_from(x.max(y)) {
+        Ok(most) if most <= limit => Ok([x as u32, y as u32, 1]),
+        _ => {
+            let what = "tiles of a product".into();
+            Err(Error::TooLarge { what, need: x.max(y) as u64, limit: limit.into() })
         }
     }
 }
 
 /// The policy that is really carried out: without f16 arithmetic sums are f32.
-pub fn effective(accumulate: Accumulate, tier: Tier) -> Accumulate {
+fn effective(accumulate: Accumulate, tier: Tier) -> Accumulate {
     if tier.f16 { accumulate } else { Accumulate::F32 }
 }
 
@@ -301,7 +344,7 @@ pub fn record(
     };
     let columns = Columns::of(k);
     let ragged = columns == Columns::Ragged;
-    let accumulate = effective(product.accumulate, tier);
+    let accumulate = choice.accumulate(product.accumulate, tier);
     let spec = ProductSpec {
         scheme: op.w.scheme,
         ragged,

@@ -120,16 +120,22 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Kernels of an engine, by name and the largest M they take (products only).
-fn kernels(engine: &Engine) -> Vec<(&'static str, Subject)> {
+/// Kernels of an engine, by name and the largest M they take (products only). Those that its device does not run are noted.
+fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)> {
     #[cfg(feature = "gpu")]
-    if engine.gpu().is_some() {
-        return crate::kernels::KERNELS.iter().map(|k| (k.name, Subject::of(&k.operation))).collect();
+    if let Some(gpu) = engine.gpu() {
+        let tier = crate::kernels::Tier::of(gpu.capabilities());
+        let (run, not) = crate::kernels::KERNELS.iter().partition::<Vec<_>, _>(|k| (k.runs)(tier));
+        report.left_out.extend(not.iter().map(|k| format!("{}: there is no form for {tier}", k.name)));
+        return run.into_iter().map(|k| (k.name, Subject::of(&k.operation))).collect();
     }
     let _ = engine;
     vec![
         ("dequantize", Subject::Dequantize(reference::dequantize)),
-        ("matmul", Subject::Product { variants: &[None], max_rows: usize::MAX }),
+        (
+            "matmul",
+            Subject::Product { variants: &[None], accumulates: &Accumulate::ALL, max_rows: usize::MAX },
+        ),
         ("quantize", Subject::Quantize),
     ]
 }
@@ -140,6 +146,7 @@ enum Subject {
     Dequantize(fn(&PackedTensor) -> Vec<f32>),
     Product {
         variants: &'static [Option<&'static str>],
+        accumulates: &'static [Accumulate],
         max_rows: usize,
     },
     Quantize,
@@ -153,8 +160,8 @@ impl Subject {
         use crate::kernels::Operation::*;
         match *operation {
             Dequantize { reference } => Self::Dequantize(reference),
-            Product { variants, max_rows, .. } => {
-                Self::Product { variants, max_rows: max_rows.unwrap_or(usize::MAX) }
+            Product { variants, accumulates, max_rows, .. } => {
+                Self::Product { variants, accumulates, max_rows: max_rows.unwrap_or(usize::MAX) }
             }
             Quantize { .. } => Self::Quantize,
             Convert { .. } => Self::Convert,
@@ -174,7 +181,7 @@ pub async fn run(
     let mut report = Report::default();
     let schemes = if options.schemes.is_empty() { samples() } else { options.schemes.clone() };
     let mut quantized = false;
-    for (kernel, subject) in kernels(engine) {
+    for (kernel, subject) in kernels(engine, &mut report) {
         if options.kernel.as_ref().is_some_and(|only| only != kernel) {
             continue;
         }
@@ -189,9 +196,9 @@ pub async fn run(
                 Subject::Dequantize(reference) => {
                     dequantize(engine, kernel, reference, scheme, options, &mut rng, &mut report).await?;
                 }
-                Subject::Product { variants, max_rows } => {
-                    let suite =
-                        product::Suite { engine, kernel, variants, max_rows, scheme, options, index: i };
+                Subject::Product { variants, accumulates, max_rows } => {
+                    let axes = product::Axes { variants, accumulates, max_rows };
+                    let suite = product::Suite { engine, kernel, axes, scheme, options, index: i };
                     suite.run(&mut rng, &mut report).await?;
                 }
                 Subject::Quantize => {

@@ -22,13 +22,20 @@ use half::f16;
 pub(super) struct Suite<'a> {
     pub engine: &'a Engine,
     pub kernel: &'static str,
-    /// Names that pin the kernel, its default shape first; one None on the CPU engine.
-    pub variants: &'a [Option<&'static str>],
-    pub max_rows: usize,
+    pub axes: Axes<'a>,
     pub scheme: &'a Scheme,
     pub options: &'a Options,
     /// Of the scheme: where the pairing of axes starts.
     pub index: usize,
+}
+
+/// What a kernel takes.
+#[derive(Clone, Copy)]
+pub(super) struct Axes<'a> {
+    /// Names that pin it, its default shape first; one None on the CPU engine.
+    pub variants: &'a [Option<&'static str>],
+    pub accumulates: &'a [Accumulate],
+    pub max_rows: usize,
 }
 
 /// One point of the axes.
@@ -69,8 +76,7 @@ fn cases(
     scheme: &Scheme,
     index: usize,
     cpu: bool,
-    max_rows: usize,
-    variants: &[Option<&'static str>],
+    Axes { variants, accumulates, max_rows }: Axes,
     full: bool,
     rng: &mut Random,
 ) -> Vec<Case> {
@@ -101,7 +107,7 @@ fn cases(
                 x: axes.pick(&[DType::F32, DType::F32, DType::F16]),
                 product: Product {
                     activation: axes.pick(activations),
-                    accumulate: axes.pick(&[Accumulate::F32, Accumulate::F16, Accumulate::F16Chunked]),
+                    accumulate: axes.pick(accumulates),
                     function: if axes.below(4) == 0 { axes.pick(&FUNCTIONS) } else { Function::Identity },
                     output: axes.pick(&[DType::F32, DType::F32, DType::F16]),
                 },
@@ -118,7 +124,7 @@ impl Suite<'_> {
     pub async fn run(&self, rng: &mut Random, report: &mut Report) -> Result<()> {
         let cpu = self.engine.is_cpu();
         let full = self.options.full;
-        for case in cases(self.scheme, self.index, cpu, self.max_rows, self.variants, full, rng) {
+        for case in cases(self.scheme, self.index, cpu, self.axes, full, rng) {
             self.exact(case, rng, report).await?;
             self.random(case, rng, report).await?;
         }
@@ -251,12 +257,12 @@ impl Suite<'_> {
             false => whole_magnitude(&x, &w, added, case.n),
         };
         let mut steps = (plan.summation.chain + plan.summation.depth + 4) as f64 * u;
-        if plan.accumulate != Accumulate::F32 {
+        if plan.halves {
             // Weights and activations enter as f16.
             steps += 2.0 * 2f64.powi(-10);
         }
         // f16 has no digits below 2^-24: each of the terms of a sum may lose that much.
-        let floor = if plan.accumulate == Accumulate::F32 { 0.0 } else { case.k as f64 * 2f64.powi(-24) };
+        let floor = if !plan.halves { 0.0 } else { case.k as f64 * 2f64.powi(-24) };
         let (mut worst, mut beyond, mut telling) = (0f64, 0, false);
         for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
             let mut bound = steps * size[i] + floor;
@@ -313,15 +319,18 @@ mod tests {
     /// Every pair of values of two axes comes up in a plain run.
     #[test]
     fn axes_are_paired() {
-        for (cpu, max_rows, variants) in [
-            (true, usize::MAX, &[None][..]),
-            (false, 8, &[Some("matvec")]),
-            (false, usize::MAX, &[Some("matmul"), Some("matmul:64x64"), Some("matmul:32x32")]),
+        let all = &Accumulate::ALL[..];
+        for (cpu, max_rows, variants, accumulates) in [
+            (true, usize::MAX, &[None][..], all),
+            (false, 8, &[Some("matvec")], all),
+            (false, usize::MAX, &[Some("matmul"), Some("matmul:64x64"), Some("matmul:32x32")], all),
+            (false, usize::MAX, &[Some("coop"), Some("coop:large"), Some("coop:small")], &all[1..]),
         ] {
+            let axes = Axes { variants, accumulates, max_rows };
             let mut values: [HashSet<String>; 6] = Default::default();
             let mut pairs = HashSet::new();
             for (i, scheme) in crate::scheme::preset::samples().iter().enumerate() {
-                for c in cases(scheme, i, cpu, max_rows, variants, false, &mut Random::new(i as u64)) {
+                for c in cases(scheme, i, cpu, axes, false, &mut Random::new(i as u64)) {
                     let class = usize::from(c.k % 32 != 0) + usize::from(c.k % 4 != 0);
                     let point = [
                         class.to_string(),

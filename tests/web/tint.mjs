@@ -51,6 +51,8 @@ const seen = new Map(); // text -> tier
 const refused = [];
 const counts = {};
 for (const { file, kernel, tier } of list) {
+    // Cooperative matrices are wgpu's own: `enable wgpu_cooperative_matrix;`.
+    if (tier.includes("coop")) continue;
     const dumped = readFileSync(file, "utf8");
     // The first line names the specialization; the text below it may be that of another one.
     const text = dumped.slice(dumped.indexOf("\n") + 1);

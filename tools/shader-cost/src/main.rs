@@ -223,6 +223,9 @@ fn child(mut args: impl Iterator<Item = String>) -> Result<bool, String> {
     println!("mesa\t{}", device.driver());
     while let (Some(name), Some(path)) = (args.next(), args.next()) {
         let wgsl = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+        if !table::compiles(&wgsl, &family) {
+            continue;
+        }
         let shader = lower::lower(&wgsl)?;
         let cost = device.compile(&shader)?;
         println!("{}", Row::new(&name, &family, &cost));

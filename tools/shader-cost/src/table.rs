@@ -189,6 +189,11 @@ impl Table {
     }
 }
 
+/// Whether a family has what a shader needs.
+pub fn compiles(wgsl: &str, family: &str) -> bool {
+    !wgsl.contains("coopMultiplyAdd") || WITH_WMMA.contains(&family)
+}
+
 /// The rules that a shader breaks by itself.
 fn broken(row: &Row, wgsl: &str) -> Vec<String> {
     let family = row.family.as_str();

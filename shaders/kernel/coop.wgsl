@@ -1,0 +1,111 @@
+// y[m, n] = x[m, :] . w[n, :] for any M on matrix units: a tile of `bm` x `bn` outputs per workgroup, K in steps of `bk`.
+//
+// Both operands are rounded to f16 on their way into workgroup memory; products are exact and summed in f32 by cooperative matrices of
+// `size` x `size`. Each of the `waves_m` x `waves_n` subgroups owns `frags_m` x `frags_n` matrices of outputs, which pass through workgroup
+// memory once more at the end, because only whole matrices can be stored. Rows are padded against bank conflicts; threads divide tiles.
+//
+//   x tile  [bm, bk]  rows of x, row-major matrices A            w tile  [bn, bk]  rows of w, the columns of matrices B
+enable f16;
+enable wgpu_cooperative_matrix;
+struct Params {
+    //% include "scheme/fields.wgsl"
+    //% include "lib/product_fields.wgsl"
+}
+//% include "lib/product_bindings.wgsl"
+
+//% include "scheme/weights.wgsl"
+//% include "lib/activations.wgsl"
+//% include "lib/epilogue.wgsl"
+//% set kq = bk // 4
+//% set stride = bk + 8
+//% set area = size * size
+//% set mat = "coop_mat" ~ size ~ "x" ~ size
+var<workgroup> wt: array<f16, {{ bn * stride }}>;
+var<workgroup> xt: array<f16, {{ bm * stride }}>;
+var<workgroup> yt: array<f32, {{ waves_m * waves_n * area }}>;
+
+@compute @workgroup_size({{ workgroup }})
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(local_invocation_index) tid: u32,
+    @builtin(subgroup_id) wave: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    //% if s.table
+    lut_load(tid);
+    workgroupBarrier();
+    //% endif
+    let n_first = wid.x * {{ bn }}u;
+    let m_first = wid.y * {{ bm }}u;
+    let m_wave = wave / {{ waves_n }}u * {{ frags_m * size }}u;
+    let n_wave = wave % {{ waves_n }}u * {{ frags_n * size }}u;
+    //% for i in range(frags_m)
+    //% for j in range(frags_n)
+    var acc{{ i }}_{{ j }} = {{ mat }}<f32, C>();
+    //% endfor
+    //% endfor
+    let quads = (p.k + 3u) / 4u;
+    for (var q0 = 0u; q0 < quads; q0 += {{ kq }}u) {
+        //% for t in range(bn * kq // workgroup)
+        {
+            let i = tid + {{ t * workgroup }}u;
+            let r = i / {{ kq }}u;
+            let q = q0 + i % {{ kq }}u;
+            var v = vec4<f16>();
+            // Beyond K there may be no group to read.
+            if n_first + r < p.n && q < quads {
+                v = vec4<f16>(quad_weights(p.row0 + n_first + r, q));
+            }
+            let at = r * {{ stride }}u + i % {{ kq }}u * 4u;
+            wt[at] = v.x;
+            wt[at + 1u] = v.y;
+            wt[at + 2u] = v.z;
+            wt[at + 3u] = v.w;
+        }
+        //% endfor
+        //% for t in range(bm * kq // workgroup)
+        {
+            let i = tid + {{ t * workgroup }}u;
+            let r = i / {{ kq }}u;
+            var v = vec4<f16>();
+            if m_first + r < p.m {
+                v = vec4<f16>(x_quad(m_first + r, q0 + i % {{ kq }}u));
+            }
+            let at = r * {{ stride }}u + i % {{ kq }}u * 4u;
+            xt[at] = v.x;
+            xt[at + 1u] = v.y;
+            xt[at + 2u] = v.z;
+            xt[at + 3u] = v.w;
+        }
+        //% endfor
+        workgroupBarrier();
+        //% for step in range(bk // size)
+        {
+            //% for j in range(frags_n)
+            let b{{ j }} = coopLoad<{{ mat }}<f16, B>>(&wt[(n_wave + {{ j * size }}u) * {{ stride }}u + {{ step * size }}u], {{ stride }}u);
+            //% endfor
+            //% for i in range(frags_m)
+            let a{{ i }} = coopLoadT<{{ mat }}<f16, A>>(&xt[(m_wave + {{ i * size }}u) * {{ stride }}u + {{ step * size }}u], {{ stride }}u);
+            //% for j in range(frags_n)
+            acc{{ i }}_{{ j }} = coopMultiplyAdd(a{{ i }}, b{{ j }}, acc{{ i }}_{{ j }});
+            //% endfor
+            //% endfor
+        }
+        //% endfor
+        workgroupBarrier();
+    }
+    //% for i in range(frags_m)
+    //% for j in range(frags_n)
+    coopStoreT(acc{{ i }}_{{ j }}, &yt[wave * {{ area }}u], {{ size }}u);
+    workgroupBarrier();
+    for (var o = lane; o < {{ area }}u; o += {{ subgroup }}u) {
+        let m = m_first + m_wave + {{ i * size }}u + o / {{ size }}u;
+        let n = n_first + n_wave + {{ j * size }}u + o % {{ size }}u;
+        if m < p.m && n < p.n {
+            store(m, n, yt[wave * {{ area }}u + o]);
+        }
+    }
+    workgroupBarrier();
+    //% endfor
+    //% endfor
+}

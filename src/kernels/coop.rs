@@ -1,0 +1,110 @@
+//! The tiled product on matrix units, for any M. See `shaders/kernel/coop.wgsl`.
+
+use super::product::{self, ProductSpec};
+use super::{Scheme, Shader, Specialization, Tier};
+use crate::Result;
+use crate::gpu::{Access, Gpu};
+use crate::product::{Accumulate, Summation};
+use serde::Serialize;
+
+/// How subgroups lie over the tile of a workgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Shape {
+    /// Of a cooperative matrix, each way.
+    pub size: u32,
+    /// Threads of a subgroup.
+    pub subgroup: u32,
+    pub workgroup: u32,
+    pub waves_m: u32,
+    pub waves_n: u32,
+    /// Matrices of outputs of a subgroup.
+    pub frags_m: u32,
+    pub frags_n: u32,
+    pub bm: u32,
+    pub bn: u32,
+    /// Step along K.
+    pub bk: u32,
+}
+
+/// Names that pin a shape, the default of the device first.
+pub const VARIANTS: &[Option<&str>] = &[Some("coop"), Some("coop:large"), Some("coop:small")];
+
+impl Shape {
+    /// The shape of a name in [`VARIANTS`] on a tier with cooperative matrices. Software takes the small one: a quarter of the code to compile.
+    pub(super) fn named(name: &str, tier: Tier, software: bool) -> Option<Self> {
+        let (waves, steps) = (2, 2);
+        let frags = match name {
+            "coop" if software => 2,
+            "coop" | "coop:large" => 4,
+            "coop:small" => 2,
+            _ => return None,
+        };
+        let (size, subgroup) = (tier.coop, tier.subgroup);
+        let side = waves * frags * size;
+        Some(Self {
+            size,
+            subgroup,
+            workgroup: waves * waves * subgroup,
+            waves_m: waves,
+            waves_n: waves,
+            frags_m: frags,
+            frags_n: frags,
+            bm: side,
+            bn: side,
+            bk: steps * size,
+        })
+    }
+
+    pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
+        product::tiles(gpu, [n, m], [self.bn, self.bm])
+    }
+
+    pub(super) fn max_rows(&self) -> usize {
+        // 65535 tiles is WebGPU's default limit of workgroups per dimension.
+        65535 * self.bm as usize
+    }
+
+    pub(super) fn summation(&self, k: usize) -> Summation {
+        // Matrix units may truncate where others round: twice the error of a step.
+        let chain = 2 * k.next_multiple_of(self.bk as usize);
+        Summation { chain, depth: 0, folded: false }
+    }
+}
+
+/// Specialization.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Coop {
+    #[serde(flatten)]
+    pub spec: ProductSpec,
+    #[serde(flatten)]
+    pub shape: Shape,
+}
+
+impl Coop {
+    /// The specialization of a product: text and bindings always have f16, and there is one way to sum.
+    pub fn new(spec: ProductSpec, shape: Shape) -> Self {
+        Self { spec: ProductSpec { f16: true, accumulate: Accumulate::F32, ..spec }, shape }
+    }
+}
+
+impl Specialization for Coop {
+    const KERNEL: &'static str = "coop";
+    type Params = product::Params;
+
+    fn storage(&self) -> Vec<Access> {
+        self.spec.storage()
+    }
+
+    fn needs(&self) -> Tier {
+        Tier { f16: true, subgroup: self.shape.subgroup, coop: self.shape.size }
+    }
+}
+
+/// The samples of products that sum alike, the shapes going around; none where there are no matrix units.
+pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
+    let names = ["coop:large", "coop:small"].iter().filter(|_| tier.coop > 0);
+    let shapes: Vec<Shape> = names.filter_map(|name| Shape::named(name, tier, false)).collect();
+    let mut specs = ProductSpec::samples(scheme, tier);
+    specs.retain(|spec| spec.accumulate == Accumulate::F16Chunked);
+    specs.iter().zip(shapes.iter().cycle()).map(|(&spec, &shape)| Coop::new(spec, shape).shader()).collect()
+}
