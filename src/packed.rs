@@ -210,6 +210,14 @@ impl PackedTensor {
         self.layout.plane(kind).map_or(&[], |p| &self.data()[p.offset..p.offset + p.len])
     }
 
+    /// One plane row by row; nothing if the scheme has none of this kind or all rows share it.
+    pub fn plane_rows(&self, kind: PlaneKind) -> std::slice::Chunks<'_, u8> {
+        match self.layout.plane(kind).filter(|p| p.row_stride > 0) {
+            Some(p) => self.plane(kind).chunks(p.row_stride),
+            None => [].chunks(1),
+        }
+    }
+
     /// The bytes of one plane, to be filled; empty if the scheme has none of this kind. Not for the permutation, which is
     /// [set](Self::set_permutation) as a whole: for it, empty.
     pub fn plane_mut(&mut self, kind: PlaneKind) -> &mut [u8] {

@@ -23,7 +23,7 @@ use crate::file::{Content, Entry, Item, Model, Plan, Writer, recast};
 use crate::scheme::PRESETS;
 use crate::{DType, Error, PackedTensor, Result, Scheme};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -247,9 +247,10 @@ impl<'a> Job<'a> {
         Ok(held.into_iter().find(|form| recast::recast(&packed, *form).is_ok()))
     }
 
-    /// The tensor of an entry in the scheme that is planned.
-    fn moved(&self, entry: &Entry, scheme: Scheme) -> Result<PackedTensor> {
-        let packed = self.model.packed_exactly(entry).map_err(|e| match e {
+    /// The tensor of an entry in the scheme that is planned; not compared again where that was done before.
+    fn moved(&self, entry: &Entry, scheme: Scheme, compared: bool) -> Result<PackedTensor> {
+        let packed = if compared { self.model.packed(entry) } else { self.model.packed_exactly(entry) };
+        let packed = packed.map_err(|e| match e {
             Error::Check { .. } => self.with_command(e, entry),
             other => in_tensor(other, &entry.name),
         })?;
@@ -258,8 +259,8 @@ impl<'a> Job<'a> {
             return Ok(packed);
         }
         let other = recast::recast(&packed, scheme);
-        let checked = other.and_then(|other| same_numbers(&packed, &other).map(|()| other));
-        checked.map_err(|e| self.with_command(e.in_tensor(&entry.name), entry))
+        let same = |other| if compared { Ok(other) } else { same_numbers(&packed, &other).map(|()| other) };
+        other.and_then(same).map_err(|e| self.with_command(e.in_tensor(&entry.name), entry))
     }
 
     /// The data of an entry that goes into the output as it lies in the input.
@@ -292,7 +293,7 @@ impl<'a> Job<'a> {
             match (item, self.blocks(entry)) {
                 (Item::Packed { .. }, Some(blocks)) => writer.blocks(blocks)?,
                 (Item::Packed { scheme, .. }, _) => {
-                    let packed = self.moved(entry, *scheme)?;
+                    let packed = self.moved(entry, *scheme, false)?;
                     let written = writer.packed_exactly(&packed);
                     written.map_err(|e| self.with_command(in_tensor(e, &entry.name), entry))?;
                 }
@@ -328,6 +329,8 @@ impl<'a> Job<'a> {
         alone(folder, &files)?;
         let mut partial = files.open(path, &self.args.options, self.model, self.settings())?;
         let bytes = |item: &Item| files.bytes(item);
+        // A layer is asked for once for each type of its parts.
+        let mut moved = HashSet::new();
         let mut put = |item: &Item, writer: &mut Writer<File>| {
             let source = layers.item(item.name()).ok_or_else(|| missing(item))?;
             let entry = self.entry(&source.name, item)?;
@@ -335,7 +338,9 @@ impl<'a> Job<'a> {
             let mut unread = false;
             let mut fetch = |item: &checkpoint::Item| -> Result<Data<'_>> {
                 let data = match item.content {
-                    Content::Packed { scheme, .. } => self.moved(entry, scheme).map(Data::Packed),
+                    Content::Packed { scheme, .. } => {
+                        self.moved(entry, scheme, !moved.insert(&entry.name)).map(Data::Packed)
+                    }
                     Content::Dense(_) | Content::Listed { .. } => self.model.data(entry).map(Data::Dense),
                 };
                 unread = data.is_err();

@@ -1,16 +1,17 @@
 //! Whether two packed tensors hold the same numbers, whatever their schemes.
 //!
 //! ```text
-//! a, b -> blocks of rows -> decoded on the CPU -> compared number by number
+//! a, b -> blocks of rows, on several threads -> decoded on the CPU -> compared number by number
 //! ```
 //!
 //! A block at a time, so that memory does not grow with the tensor. A zero equals a zero of the other sign, NaN equals NaN: that is what changes of
 //! scheme promise (`file::recast`).
 
-use crate::{DType, Error, PackedTensor, Result, cpu};
+use crate::{Error, PackedTensor, Result, cpu, threads};
+use std::ops::Range;
 
-/// Numbers that are decoded at a time.
-const BLOCK: usize = 1 << 20;
+/// Numbers that a thread decodes at a time.
+const BLOCK: usize = 1 << 15;
 
 /// Checks that two tensors decode to the same numbers.
 ///
@@ -25,24 +26,31 @@ pub fn same_numbers(a: &PackedTensor, b: &PackedTensor) -> Result<()> {
         ));
     }
     let (rows, k) = a.matrix();
-    for range in crate::threads::ranges(rows, (BLOCK / k.max(1)).max(1)) {
-        let [x, y] = [a, b].map(|w| cpu::dequantize(&w.slice_rows(range.clone()), DType::F32));
-        let (x, y) = (x.to_f32(), y.to_f32());
-        let differ = |(x, y): (&f32, &f32)| x != y && !(x.is_nan() && y.is_nan());
-        if let Some(i) = x.iter().zip(y.iter()).position(differ) {
-            let what = format!(
-                "weight [{}, {}] is {} as {} and would be {} as {}",
-                range.start + i / k,
-                i % k,
-                x[i],
-                a.scheme(),
-                y[i],
-                b.scheme()
-            );
-            return Err(Error::Check { what });
+    let step = (BLOCK / k.max(1)).max(1);
+    let blocks = threads::ranges(rows, step);
+    let mut found = vec![None; blocks.len()];
+    let compare = |[x, y]: &mut [Vec<f32>; 2], (range, found): (Range<usize>, &mut Option<String>)| {
+        for (w, to) in [a, b].into_iter().zip([&mut *x, &mut *y]) {
+            cpu::dequantize_rows(w, range.clone(), to);
         }
+        let pairs = || x.iter().zip(y.iter()).take(range.len() * k);
+        let differ = |(x, y): (&f32, &f32)| x != y && !(x.is_nan() && y.is_nan());
+        // Asked without a place first, as that vectorises.
+        if pairs().fold(false, |any, pair| any | differ(pair)) {
+            *found = pairs().position(differ).map(|i| {
+                let (row, col) = (range.start + i / k, i % k);
+                let ([x, y], [a, b]) = ([x[i], y[i]], [a, b].map(PackedTensor::scheme));
+                format!("weight [{row}, {col}] is {x} as {a} and would be {y} as {b}")
+            });
+        }
+    };
+    let scratch = || [(); 2].map(|()| vec![0f32; step * k]);
+    let tasks = blocks.into_iter().zip(&mut found).collect();
+    threads::for_each_with(tasks, a.len(), scratch, compare);
+    match found.into_iter().flatten().next() {
+        Some(what) => Err(Error::Check { what }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::half_float::{f32_to_bf16, f32_to_f16};
 use super::level::{Work, vectorized};
 use crate::threads;
 use crate::{DType, PackedTensor, Tensor};
+use std::ops::Range;
 
 /// Values decoded by one task.
 const TASK_VALUES: usize = 1 << 16;
@@ -29,6 +30,16 @@ pub fn dequantize(packed: &PackedTensor, dtype: DType) -> Tensor {
     }
 }
 
+/// Decodes some rows of a tensor into `out` `[rows, k]`, on this thread: the numbers that [`dequantize`] gives as f32.
+///
+/// # Panics
+/// If the rows reach beyond the tensor's.
+pub fn dequantize_rows(packed: &PackedTensor, rows: Range<usize>, out: &mut [f32]) {
+    let weights = Weights::new(packed);
+    let out = bytemuck::must_cast_slice_mut(&mut out[..rows.len() * weights.k]);
+    vectorized(DecodeRows { weights: &weights, first: rows.start, dtype: DType::F32, out })
+}
+
 /// Decodes the rows from `first` on into the bytes `out` `[rows, k]`.
 struct DecodeRows<'a> {
     weights: &'a Weights<'a>,
@@ -47,6 +58,13 @@ impl Work for DecodeRows<'_> {
         let mut values = vec![0f32; weights.k];
         let mut stored = vec![0f32; if weights.permutation.is_some() { weights.k } else { 0 }];
         for (i, out) in out.chunks_mut(weights.k * dtype.size()).enumerate() {
+            // Without a copy where that is possible.
+            if let (DType::F32, None, Ok(out)) =
+                (dtype, &weights.permutation, bytemuck::try_cast_slice_mut(&mut *out))
+            {
+                weights.row(first + i, &mut codes, &mut groups, out);
+                continue;
+            }
             match &weights.permutation {
                 None => weights.row(first + i, &mut codes, &mut groups, &mut values),
                 Some(columns) => {

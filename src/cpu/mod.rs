@@ -41,7 +41,7 @@ mod golden_tests;
 #[cfg(test)]
 mod tests;
 
-pub use dequantize::dequantize;
+pub use dequantize::{dequantize, dequantize_rows};
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use level::instructions;
 pub use matmul::{matmul, summation};

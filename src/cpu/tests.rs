@@ -177,6 +177,25 @@ fn integer_products_are_alike_on_every_level() {
 }
 
 #[test]
+fn rows_are_decoded_as_in_the_whole() {
+    let (rows, k) = (7, 256);
+    for scheme in samples() {
+        let w = weights(scheme, rows, k);
+        let whole = dequantize(&w, DType::F32);
+        for range in [0..7, 2..3, 3..7] {
+            let mut some = vec![f32::NAN; range.len() * k + 1];
+            dequantize_rows(&w, range.clone(), &mut some);
+            assert_eq!(
+                some[..range.len() * k],
+                whole.to_f32()[range.start * k..range.end * k],
+                "{scheme} {range:?}"
+            );
+            assert!(some[range.len() * k].is_nan(), "{scheme}: more than the rows");
+        }
+    }
+}
+
+#[test]
 fn experts_and_epilogues() {
     let scheme: Scheme = "int4-g32".parse().unwrap();
     let values = Tensor::from_f32([3, 40, 64], noise(3 * 40 * 64, 5)).unwrap();

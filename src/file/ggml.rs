@@ -479,10 +479,7 @@ pub fn pack(tensor: &PackedTensor) -> Result<Vec<u8>> {
     let mut out = vec![0; tensor_bytes(scheme, tensor.shape())?];
     let row_bytes = out.len().checked_div(rows).unwrap_or(0).max(1);
     let some_rows = |(range, out): (Range<usize>, &mut [u8])| {
-        let rows_of = |kind| {
-            let stride = tensor.layout().plane(kind).map_or(0, |p| p.row_stride);
-            tensor.plane(kind).chunks(stride.max(1)).skip(range.start)
-        };
+        let rows_of = |kind| tensor.plane_rows(kind).skip(range.start);
         let (mut low, mut high) = (rows_of(PlaneKind::CodesLow), rows_of(PlaneKind::CodesHigh));
         let [_, scales_len, zeros_len, super_scale_len, super_min_len] = transcoder.lens;
         let mut of_rows = [

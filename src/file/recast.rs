@@ -17,8 +17,12 @@
 //! Decoded numbers are equal, except that a zero may change its sign: `s * (8 - 8)` is -0 where s is negative, and `s * 8 + -8 * s` is +0.
 
 use crate::scheme::{Codebook, Group, PlaneKind, Scale, ScaleType, Scheme, Value, Zero};
-use crate::{Error, PackedTensor, Result};
+use crate::{Error, PackedTensor, Result, threads};
 use half::{bf16, f16};
+use std::ops::Range;
+
+/// Groups that a thread writes at a time.
+const TASK: usize = 1 << 14;
 
 /// A group's zero.
 #[derive(Clone, Copy)]
@@ -143,38 +147,47 @@ pub fn recast(tensor: &PackedTensor, to: Scheme) -> Result<PackedTensor> {
         };
         Some((scale, origin))
     };
-    let (mut new_scales, mut new_zeros) = (Vec::new(), Vec::new());
-    let mut put = |(scale, origin): (f32, Origin)| -> Option<()> {
-        write(scale, new_kind, &mut new_scales)?;
-        match (to.zero, origin) {
-            (Zero::None, Origin::Point(point)) => (point == new).then_some(()),
-            (Zero::None, Origin::Bias(bias)) => (bias_of(scale, new) == Some(bias)).then_some(()),
-            (Zero::Point, _) => {
-                let point = match origin {
-                    Origin::Point(point) => point,
-                    Origin::Bias(bias) => point_of(scale, bias)?,
-                };
-                new_zeros.push(u8::try_from(point.checked_sub(new)?).ok()?);
-                Some(())
+    let put =
+        |(new_scales, new_zeros): &mut (Vec<u8>, Vec<u8>), (scale, origin): (f32, Origin)| -> Option<()> {
+            write(scale, new_kind, new_scales)?;
+            match (to.zero, origin) {
+                (Zero::None, Origin::Point(point)) => (point == new).then_some(()),
+                (Zero::None, Origin::Bias(bias)) => (bias_of(scale, new) == Some(bias)).then_some(()),
+                (Zero::Point, _) => {
+                    let point = match origin {
+                        Origin::Point(point) => point,
+                        Origin::Bias(bias) => point_of(scale, bias)?,
+                    };
+                    new_zeros.push(u8::try_from(point.checked_sub(new)?).ok()?);
+                    Some(())
+                }
+                (Zero::Bias, Origin::Bias(bias)) => write(bias, new_kind, new_zeros),
+                (Zero::Bias, Origin::Point(point)) if new == 0 => {
+                    write(bias_of(scale, point)?, new_kind, new_zeros)
+                }
+                (Zero::Bias | Zero::Float, _) => None,
             }
-            (Zero::Bias, Origin::Bias(bias)) => write(bias, new_kind, &mut new_zeros),
-            (Zero::Bias, Origin::Point(point)) if new == 0 => {
-                write(bias_of(scale, point)?, new_kind, &mut new_zeros)
-            }
-            (Zero::Bias | Zero::Float, _) => None,
-        }
-    };
+        };
     let tensors_own = from.group == Group::Tensor;
     let new_rows = if to.group == Group::Tensor { 1 } else { rows };
-    for row in 0..new_rows {
-        for group in 0..new_groups {
-            let of_row = group.saturating_mul(new_len).checked_div(len).unwrap_or(0);
-            let index = if tensors_own { 0 } else { row.saturating_mul(groups).saturating_add(of_row) };
-            at(index)
-                .and_then(&mut put)
-                .ok_or_else(|| refuse(format!("group {group} of row {row} would have to be rounded")))?;
+    let some_rows = |rows: Range<usize>| {
+        let mut made = (Vec::new(), Vec::new());
+        for row in rows {
+            for group in 0..new_groups {
+                let of_row = group.saturating_mul(new_len).checked_div(len).unwrap_or(0);
+                let index = if tensors_own { 0 } else { row.saturating_mul(groups).saturating_add(of_row) };
+                at(index)
+                    .and_then(|of_group| put(&mut made, of_group))
+                    .ok_or_else(|| refuse(format!("group {group} of row {row} would have to be rounded")))?;
+            }
         }
-    }
+        Ok(made)
+    };
+    let parts = threads::ranges(new_rows, TASK.div_euclid(new_groups.max(1)));
+    let made = threads::map(parts, new_rows.saturating_mul(new_groups), some_rows);
+    let (new_scales, new_zeros): (Vec<_>, Vec<_>) =
+        made.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let (new_scales, new_zeros) = (new_scales.concat(), new_zeros.concat());
     let mut all = planes(tensor, &[PlaneKind::Scales, PlaneKind::Zeros]);
     all.push((PlaneKind::Scales, &new_scales));
     if to.zero != Zero::None {

@@ -19,8 +19,8 @@ use super::super::{Dtype, Model};
 use super::bits::{turned, unpack_stream};
 use super::config::Config;
 use super::parts::{
-    FLOATS, Grouping, Integers, Planes, View, each_row, gather_scales, group_of, modules, scheme, source_of,
-    turned_scales,
+    FLOATS, Grouping, Integers, View, fill, gather_scales, group_of, modules, of_codes, pack_rows, row_of,
+    scheme, source_of, turned_scales,
 };
 use super::write::{Held, Part, Target, most_common, refuse};
 use super::{Format, Layer};
@@ -54,7 +54,12 @@ pub static GEMM: Target = Target {
 /// The nibble of each of the eight outputs of a word.
 const NIBBLE: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// The codes of output `j` of each word.
+/// The nibble of a row in its words.
+fn nibble(row: usize) -> u32 {
+    NIBBLE.get(row % 8).copied().unwrap_or(0)
+}
+
+/// The codes of an output in each word.
 fn output(words: &[u8], nibble: u32) -> impl Iterator<Item = u8> + '_ {
     let shift = nibble.wrapping_mul(4);
     let words = words.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b));
@@ -127,29 +132,23 @@ impl<'a> Linear<'a> {
 
     fn packed(&self) -> Result<PackedTensor> {
         let [out, k] = self.shape;
-        let mut planes = Planes::new(self.scheme, &self.shape)?;
         let mut zeros = Vec::with_capacity(out.saturating_mul(self.groups));
-        let scales = if self.gemm {
+        let (mut tensor, scales) = if self.gemm {
             let columns = out.div_euclid(8);
-            let mut codes = Vec::with_capacity(k);
-            for words in turned::<4>(self.qweight.data, columns).chunks(k.saturating_mul(4).max(4)) {
-                for nibble in NIBBLE {
-                    codes.clear();
-                    codes.extend(output(words, nibble));
-                    planes.row(&codes);
-                }
-            }
+            let words = turned::<4>(self.qweight.data, columns);
+            let tensor = of_codes(self.scheme, &self.shape, None, |row, codes| {
+                let words = row_of(&words, k.saturating_mul(4), row.div_euclid(8));
+                codes.iter_mut().zip(output(words, nibble(row))).for_each(|(to, code)| *to = code);
+            })?;
             let row = self.groups.saturating_mul(4).max(4);
             for words in turned::<4>(self.qzeros.data, columns).chunks(row) {
                 NIBBLE.iter().for_each(|&nibble| zeros.extend(output(words, nibble)));
             }
-            turned_scales(self.scales.data, out, self.scale)
+            (tensor, turned_scales(self.scales.data, out, self.scale))
         } else {
-            let mut codes = vec![0; k];
-            for row in self.qweight.data.chunks(k.div_euclid(2).max(1)) {
-                unpack_stream(row, 4, &mut codes);
-                planes.row(&codes);
-            }
+            let tensor = of_codes(self.scheme, &self.shape, None, |row, codes| {
+                unpack_stream(row_of(self.qweight.data, k.div_euclid(2), row), 4, codes);
+            })?;
             let mut of_row = vec![0; self.groups];
             for row in self.qzeros.data.chunks(self.qzeros.data.len().div_euclid(out).max(1)) {
                 unpack_stream(row, 4, &mut of_row);
@@ -157,15 +156,15 @@ impl<'a> Linear<'a> {
             }
             let padded = self.scales.shape.last().copied().unwrap_or(0);
             let first = Grouping { order: None, size: None, from: (0..self.groups).collect() };
-            gather_scales(&first, self.scales.data, padded, self.scale)
+            (tensor, gather_scales(&first, self.scales.data, padded, self.scale))
         };
-        planes.plane(PlaneKind::Scales, scales);
+        fill(&mut tensor, PlaneKind::Scales, &scales)?;
         if self.zero_point {
-            planes.plane(PlaneKind::Zeros, zeros);
+            fill(&mut tensor, PlaneKind::Zeros, &zeros)?;
         } else if let Some(zero) = zeros.iter().find(|&&z| z != 8) {
             return Err(self.qzeros.wrong("zero-points 8, for the config says no zero_point", zero));
         }
-        planes.finish()
+        Ok(tensor)
     }
 }
 
@@ -204,25 +203,11 @@ fn parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
     ])
 }
 
-/// Rows of codes, eight to a word.
-#[derive(Default)]
-struct Words {
-    open: Vec<u32>,
-    row: usize,
-    bytes: Vec<u8>,
-}
-
-impl Words {
-    fn row(&mut self, codes: &[u8]) {
-        let nibble = NIBBLE.get(self.row % 8).copied().unwrap_or(0);
-        self.open.resize(codes.len(), 0);
-        for (word, &code) in self.open.iter_mut().zip(codes) {
-            *word |= u32::from(code).wrapping_shl(nibble.wrapping_mul(4));
-        }
-        self.row = self.row.wrapping_add(1);
-        if self.row.is_multiple_of(8) {
-            self.bytes.extend(self.open.drain(..).flat_map(u32::to_le_bytes));
-        }
+/// Adds the codes of a row to words of eight rows.
+fn add(row: usize, codes: &[u8], words: &mut [u8]) {
+    let shift = nibble(row).wrapping_mul(4);
+    for (word, &code) in words.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
+        *word = (u32::from_le_bytes(*word) | u32::from(code).wrapping_shl(shift)).to_le_bytes();
     }
 }
 
@@ -230,15 +215,19 @@ fn encode(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
     let (_, k) = tensor.matrix();
     let integers = Integers::of(tensor.scheme()).ok_or_else(|| refuse(tensor.scheme(), "integers"))?;
     let groups = integers.groups(k);
-    let mut words = Words::default();
     match suffix {
         ".qweight" => {
-            each_row(tensor, |codes| words.row(codes));
-            Ok(turned::<4>(&words.bytes, k))
+            let words = pack_rows(tensor, 8, k.saturating_mul(4), add);
+            Ok(turned::<4>(&words, k))
         }
         ".qzeros" => {
-            integers.zeros(tensor)?.chunks(groups.max(1)).for_each(|row| words.row(row));
-            Ok(turned::<4>(&words.bytes, groups))
+            let zeros = integers.zeros(tensor)?;
+            let mut words = vec![0; zeros.len().div_euclid(2)];
+            let of_words = words.chunks_mut(groups.saturating_mul(4).max(1));
+            for (words, rows) in of_words.zip(zeros.chunks(groups.saturating_mul(8).max(1))) {
+                rows.chunks(groups.max(1)).enumerate().for_each(|(row, zeros)| add(row, zeros, words));
+            }
+            Ok(turned::<4>(&words, groups))
         }
         ".scales" => Ok(turned::<2>(tensor.plane(PlaneKind::Scales), groups)),
         other => Err(Error::shape("part of an AWQ layer", ".qweight, .qzeros or .scales", other)),

@@ -19,7 +19,7 @@
 
 use super::super::{Dtype, Model};
 use super::config::Config;
-use super::parts::{Planes, View, common_group, group_of, modules, modules_with, scheme};
+use super::parts::{View, common_group, fill, group_of, modules, modules_with, of_codes, row_of, scheme};
 use super::{Format, Layer};
 use crate::scheme::{Codebook, PlaneKind, ScaleType, Scheme};
 use crate::{DType, Error, PackedTensor, Result};
@@ -159,25 +159,31 @@ impl<'a> FourBits<'a> {
 
     fn packed(&self) -> Result<PackedTensor> {
         let [out, k] = self.shape;
-        let mut planes = Planes::new(self.scheme, &self.shape)?;
-        let mut nibbles = self.codes.data.iter().flat_map(|byte| [byte.wrapping_shr(4), byte & 15]);
-        let mut codes = Vec::with_capacity(k);
-        for _ in 0..out {
-            codes.clear();
-            codes.extend(nibbles.by_ref().take(k));
-            planes.row(&codes);
-        }
+        let mut tensor = of_codes(self.scheme, &self.shape, None, |row, codes| {
+            let first = row.saturating_mul(k);
+            let mut bytes = self.codes.data.iter().skip(first / 2);
+            // A row may begin and end within a byte.
+            let (begun, codes) = codes.split_at_mut(first % 2);
+            begun.iter_mut().zip(&mut bytes).for_each(|(code, byte)| *code = byte & 15);
+            let (pairs, last) = codes.as_chunks_mut::<2>();
+            for (pair, byte) in pairs.iter_mut().zip(&mut bytes) {
+                *pair = [byte.wrapping_shr(4), byte & 15];
+            }
+            last.iter_mut().zip(bytes).for_each(|(code, byte)| *code = byte.wrapping_shr(4));
+        })?;
         let scales = self.scales();
         let groups = out.saturating_mul(k).checked_div(self.group).unwrap_or(0);
         let of = |group: usize| {
             let block = group.saturating_mul(self.group).checked_div(self.block)?;
             scales.get(block).copied()
         };
-        planes.plane(PlaneKind::Scales, (0..groups).filter_map(of).flat_map(f32::to_le_bytes).collect());
+        let of_groups: Vec<[u8; 4]> = (0..groups).filter_map(of).map(f32::to_le_bytes).collect();
+        fill(&mut tensor, PlaneKind::Scales, of_groups.as_flattened())?;
         if self.scheme.codebook().is_none() {
-            planes.plane(PlaneKind::Codebook, self.map.iter().flat_map(|v| v.to_le_bytes()).collect());
+            let map: Vec<u8> = self.map.iter().flat_map(|v| v.to_le_bytes()).collect();
+            fill(&mut tensor, PlaneKind::Codebook, &map)?;
         }
-        planes.finish()
+        Ok(tensor)
     }
 }
 
@@ -204,14 +210,14 @@ impl<'a> EightBits<'a> {
 
     fn packed(&self) -> Result<PackedTensor> {
         let [_, k] = self.shape;
-        let mut planes = Planes::new(self.scheme, &self.shape)?;
-        for row in self.codes.data.chunks(k) {
+        let mut tensor = of_codes(self.scheme, &self.shape, None, |row, codes| {
             // Two's complement with the sign bit turned is the code with an offset of 128.
-            planes.row(&row.iter().map(|code| code ^ 0x80).collect::<Vec<u8>>());
-        }
-        let scales = self.scb.floats();
-        planes.plane(PlaneKind::Scales, scales.iter().flat_map(|s| (s / 127.0).to_le_bytes()).collect());
-        planes.finish()
+            let row = row_of(self.codes.data, k, row);
+            codes.iter_mut().zip(row).for_each(|(to, code)| *to = code ^ 0x80);
+        })?;
+        let scales: Vec<u8> = self.scb.floats().iter().flat_map(|s| (s / 127.0).to_le_bytes()).collect();
+        fill(&mut tensor, PlaneKind::Scales, &scales)?;
+        Ok(tensor)
     }
 }
 

@@ -19,11 +19,11 @@
 //! Source: compressed-tensors `compressors/quantized_compressors`, `quantization/quant_args.py`.
 
 use super::super::{Dtype, Model};
-use super::bits::{pack_fields, pack_stream, per_word, turned, unpack_fields, unpack_stream};
+use super::bits::{field_bytes, pack_fields, per_word, turned, unpack_fields, unpack_stream};
 use super::config::{Config, Settings};
 use super::parts::{
-    FLOATS, Grouping, Integers, Planes, View, check_zeros, each_row, gather_scales, group_of, modules_with,
-    scheme, source_of, two_dimensions,
+    FLOATS, Grouping, Integers, View, check_zeros, fill, gather_scales, group_of, modules_with, of_codes,
+    pack_rows, row_of, scheme, source_of, streams, two_dimensions,
 };
 use super::write::{Held, Part, Target, refuse};
 use super::{Format, Layer};
@@ -385,52 +385,57 @@ impl<'a> Linear<'a> {
             }
             turned::<1>(&all, out)
         } else {
-            self.unsigned(view)?
+            self.check_signed(view)?;
+            view.data.iter().map(|byte| byte.wrapping_add(Integers::middle(self.bits))).collect()
         };
         check_zeros(&zeros, self.bits).map_err(|e| e.in_tensor(view.name))?;
         Ok(zeros)
     }
 
-    /// Signed bytes as codes of the bits there are.
-    fn unsigned(&self, view: View) -> Result<Vec<u8>> {
+    /// Refuses bytes that are no signed numbers of the bits there are.
+    fn check_signed(&self, view: View) -> Result<()> {
         let middle = Integers::middle(self.bits);
-        let codes: Vec<u8> = view.data.iter().map(|byte| byte.wrapping_add(middle)).collect();
         let limit = u8::MAX.wrapping_shr(8u32.saturating_sub(self.bits));
-        match view.data.iter().zip(&codes).find(|(_, code)| **code > limit) {
-            Some((byte, _)) => Err(view.wrong(format!("signed numbers of {} bits", self.bits), *byte as i8)),
-            None => Ok(codes),
+        let wrong = |byte: &&u8| byte.wrapping_add(middle) > limit;
+        // All bytes are numbers of 8 bits.
+        let narrow = if limit < u8::MAX { view.data } else { &[] };
+        match narrow.iter().find(wrong) {
+            Some(byte) => Err(view.wrong(format!("signed numbers of {} bits", self.bits), *byte as i8)),
+            None => Ok(()),
         }
     }
 
     fn packed(&self) -> Result<PackedTensor> {
-        let [out, k] = self.shape;
-        let mut planes = Planes::new(self.scheme, &self.shape)?;
-        if let Sharing::Groups(grouping) = &self.sharing {
-            planes.order(grouping.order.as_deref());
+        let [out, _] = self.shape;
+        let order = match &self.sharing {
+            Sharing::Groups(grouping) => grouping.order.as_deref(),
+            _ => None,
+        };
+        if let Codes::Bytes = self.codes_as {
+            self.check_signed(self.codes)?;
         }
-        let row_bytes = self.codes.data.len().checked_div(out).unwrap_or(0).max(1);
-        let mut codes = vec![0; k];
-        match &self.codes_as {
-            Codes::Bytes => self.unsigned(self.codes)?.chunks(k).for_each(|row| planes.row(row)),
-            Codes::Float => self.codes.data.chunks(k).for_each(|row| planes.row(row)),
-            Codes::Packed => self.codes.data.chunks(row_bytes).for_each(|row| {
-                unpack_fields(row, self.bits, &mut codes);
-                planes.row(&codes);
-            }),
-            Codes::Nvfp4 { .. } | Codes::Mxfp4 => self.codes.data.chunks(row_bytes).for_each(|row| {
-                unpack_stream(row, 4, &mut codes);
-                planes.row(&codes);
-            }),
-        }
-        planes.plane(PlaneKind::Scales, self.scales()?);
+        let middle = Integers::middle(self.bits);
+        let row_bytes = self.codes.data.len().checked_div(out).unwrap_or(0);
+        let mut tensor = of_codes(self.scheme, &self.shape, order, |row, codes| {
+            let row = row_of(self.codes.data, row_bytes, row);
+            match &self.codes_as {
+                Codes::Bytes => {
+                    codes.iter_mut().zip(row).for_each(|(code, byte)| *code = byte.wrapping_add(middle));
+                }
+                Codes::Float => unpack_stream(row, 8, codes),
+                Codes::Packed => unpack_fields(row, self.bits, codes),
+                Codes::Nvfp4 { .. } | Codes::Mxfp4 => unpack_stream(row, 4, codes),
+            }
+        })?;
+        fill(&mut tensor, PlaneKind::Scales, &self.scales()?)?;
         if let Codes::Nvfp4 { global } = self.codes_as {
-            let table = quotients(global).flat_map(f32::to_le_bytes).collect();
-            planes.plane(PlaneKind::ScaleTable, table);
+            let table: Vec<u8> = quotients(global).flat_map(f32::to_le_bytes).collect();
+            fill(&mut tensor, PlaneKind::ScaleTable, &table)?;
         }
         if let (Some(view), Sharing::Groups(grouping)) = (self.zeros, &self.sharing) {
-            planes.plane(PlaneKind::Zeros, grouping.gather::<1>(&self.zeros(view)?, self.groups));
+            fill(&mut tensor, PlaneKind::Zeros, &grouping.gather::<1>(&self.zeros(view)?, self.groups))?;
         }
-        planes.finish()
+        Ok(tensor)
     }
 }
 
@@ -527,14 +532,12 @@ fn global_of(tensor: &PackedTensor) -> Result<f32> {
 }
 
 fn encode_fp4(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
     match suffix {
-        ".weight_packed" => each_row(tensor, |codes| pack_stream(codes, 4, &mut bytes)),
-        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
-        ".weight_global_scale" => bytes = global_of(tensor)?.to_le_bytes().to_vec(),
-        other => return Err(Error::shape("part of a compressed-tensors layer", "one of FP4", other)),
+        ".weight_packed" => Ok(streams(tensor)),
+        ".weight_scale" => Ok(tensor.plane(PlaneKind::Scales).to_vec()),
+        ".weight_global_scale" => Ok(global_of(tensor)?.to_le_bytes().to_vec()),
+        other => Err(Error::shape("part of a compressed-tensors layer", "one of FP4", other)),
     }
-    Ok(bytes)
 }
 
 fn pack_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
@@ -565,16 +568,20 @@ fn encode_packed(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
     let (out, k) = tensor.matrix();
     let integers = Integers::of(tensor.scheme()).ok_or_else(|| refuse(tensor.scheme(), "integers"))?;
     let groups = integers.groups(k);
-    let mut bytes = Vec::new();
     match suffix {
-        ".weight_packed" => each_row(tensor, |codes| pack_fields(codes, integers.bits, &mut bytes)),
-        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
-        ".weight_shape" => bytes = [out as u64, k as u64].iter().flat_map(|d| d.to_le_bytes()).collect(),
+        ".weight_packed" => Ok(pack_rows(tensor, 1, field_bytes(k, integers.bits), |_, codes, out| {
+            pack_fields(codes, integers.bits, out);
+        })),
+        ".weight_scale" => Ok(tensor.plane(PlaneKind::Scales).to_vec()),
+        ".weight_shape" => Ok([out as u64, k as u64].iter().flat_map(|d| d.to_le_bytes()).collect()),
         ".weight_zero_point" => {
-            for column in turned::<1>(&integers.zeros(tensor)?, groups).chunks(out.max(1)) {
-                pack_fields(column, integers.bits, &mut bytes);
+            let of_column = field_bytes(out, integers.bits);
+            let mut columns = vec![0; of_column.saturating_mul(groups)];
+            let zeros = turned::<1>(&integers.zeros(tensor)?, groups);
+            for (to, zeros) in columns.chunks_mut(of_column.max(1)).zip(zeros.chunks(out.max(1))) {
+                pack_fields(zeros, integers.bits, to);
             }
-            bytes = turned::<4>(&bytes, out.div_ceil(per_word(integers.bits)));
+            Ok(turned::<4>(&columns, of_column.div_euclid(4)))
         }
         ".weight_g_idx" => {
             let order = tensor.permutation().unwrap_or_default();
@@ -582,13 +589,10 @@ fn encode_packed(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
             let group = |(j, column): (usize, u32)| (column, j.div_euclid(size) as u32);
             let mut of: Vec<(u32, u32)> = order.into_iter().enumerate().map(group).collect();
             of.sort_unstable();
-            bytes = of.into_iter().flat_map(|(_, group)| group.to_le_bytes()).collect();
+            Ok(of.into_iter().flat_map(|(_, group)| group.to_le_bytes()).collect())
         }
-        other => {
-            return Err(Error::shape("part of a compressed-tensors layer", "one of pack-quantized", other));
-        }
+        other => Err(Error::shape("part of a compressed-tensors layer", "one of pack-quantized", other)),
     }
-    Ok(bytes)
 }
 
 fn int_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
@@ -611,16 +615,15 @@ fn encode_int(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
     let integers = Integers::of(tensor.scheme()).ok_or_else(|| refuse(tensor.scheme(), "integers"))?;
     let middle = Integers::middle(integers.bits);
     let signed = |code: &u8| code.wrapping_sub(middle);
-    let mut bytes = Vec::new();
+    let (_, k) = tensor.matrix();
     match suffix {
-        ".weight" => each_row(tensor, |codes| bytes.extend(codes.iter().map(signed))),
-        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
-        ".weight_zero_point" => bytes = integers.zeros(tensor)?.iter().map(signed).collect(),
-        other => {
-            return Err(Error::shape("part of a compressed-tensors layer", "one of int-quantized", other));
-        }
+        ".weight" => Ok(pack_rows(tensor, 1, k, |_, codes, out| {
+            out.iter_mut().zip(codes).for_each(|(to, code)| *to = signed(code));
+        })),
+        ".weight_scale" => Ok(tensor.plane(PlaneKind::Scales).to_vec()),
+        ".weight_zero_point" => Ok(integers.zeros(tensor)?.iter().map(signed).collect()),
+        other => Err(Error::shape("part of a compressed-tensors layer", "one of int-quantized", other)),
     }
-    Ok(bytes)
 }
 
 fn float_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
@@ -645,15 +648,11 @@ fn float_parts(scheme: &Scheme, shape: &[usize]) -> Result<Vec<Part>> {
 }
 
 fn encode_float(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
     match suffix {
-        ".weight" => each_row(tensor, |codes| bytes.extend_from_slice(codes)),
-        ".weight_scale" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
-        other => {
-            return Err(Error::shape("part of a compressed-tensors layer", "one of float-quantized", other));
-        }
+        ".weight" => Ok(streams(tensor)),
+        ".weight_scale" => Ok(tensor.plane(PlaneKind::Scales).to_vec()),
+        other => Err(Error::shape("part of a compressed-tensors layer", "one of float-quantized", other)),
     }
-    Ok(bytes)
 }
 
 /// The settings of the weights of a scheme.

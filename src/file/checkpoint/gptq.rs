@@ -17,11 +17,11 @@
 //! Source: GPTQModel `qlinear/__init__.py`, `utils/model.py`. The planar layout (`gptq_p`) of 5, 6 and 7 bits is refused.
 
 use super::super::{Dtype, Model};
-use super::bits::{pack_stream, turned, unpack_stream};
+use super::bits::{pack_stream, stream_bytes, turned, unpack_stream};
 use super::config::{Config, Settings};
 use super::parts::{
-    FLOATS, Grouping, Integers, Planes, View, each_row, gather_scales, group_of, modules, scheme, source_of,
-    turned_scales,
+    FLOATS, Grouping, Integers, View, fill, gather_scales, group_of, modules, of_codes, row_of, scheme,
+    source_of, streams, turned_scales,
 };
 use super::write::{Held, Part, Target, most_common, refuse};
 use super::{Format, Layer};
@@ -75,19 +75,20 @@ fn constants(bits: u32) -> [u32; 3] {
     }
 }
 
-fn each_word(bytes: &[u8], row_words: usize, change: impl Fn(u32, usize) -> u32) -> Vec<u8> {
-    let words = bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b));
-    let place = (0..row_words).cycle();
-    words.zip(place).flat_map(|(word, i)| change(word, i % 3).to_le_bytes()).collect()
+/// Changes each word of rows, of which it is given the place modulo 3.
+fn each_word(bytes: &mut [u8], row_words: usize, change: impl Fn(u32, usize) -> u32) {
+    for row in bytes.as_chunks_mut::<4>().0.chunks_mut(row_words.max(1)) {
+        for (i, word) in row.iter_mut().enumerate() {
+            *word = change(u32::from_le_bytes(*word), i % 3).to_le_bytes();
+        }
+    }
 }
 
 /// Rows of streams of `n` codes each.
 fn unpack_rows(bytes: &[u8], row_bytes: usize, bits: u32, n: usize) -> Vec<u8> {
-    let mut all = Vec::with_capacity(bytes.len());
-    let mut codes = vec![0; n];
-    for row in bytes.chunks(row_bytes.max(1)) {
-        unpack_stream(row, bits, &mut codes);
-        all.extend_from_slice(&codes);
+    let mut all = vec![0; bytes.len().div_euclid(row_bytes.max(1)).saturating_mul(n)];
+    for (codes, row) in all.chunks_mut(n.max(1)).zip(bytes.chunks(row_bytes.max(1))) {
+        unpack_stream(row, bits, codes);
     }
     all
 }
@@ -183,22 +184,21 @@ impl<'a> Linear<'a> {
         let row_words = out.saturating_mul(self.bits as usize).div_euclid(32);
         let added =
             |word: u32, i: usize| word.wrapping_add(add.and_then(|add| add.get(i).copied()).unwrap_or(0));
-        let words = each_word(self.qzeros.data, row_words, added);
+        let mut words = self.qzeros.data.to_vec();
+        each_word(&mut words, row_words, added);
         turned::<1>(&unpack_rows(&words, row_words.saturating_mul(4), self.bits, out), out)
     }
 
     fn packed(&self) -> Result<PackedTensor> {
         let [out, k] = self.shape;
-        let mut planes = Planes::new(self.scheme, &self.shape)?;
-        planes.order(self.grouping.order.as_deref());
         let words = turned::<4>(self.qweight.data, out);
-        let mut codes = vec![0; k];
-        for row in words.chunks(words.len().div_euclid(out).max(1)) {
-            unpack_stream(row, self.bits, &mut codes);
-            planes.row(&codes);
-        }
+        let of_row = stream_bytes(k, self.bits);
+        let mut tensor = of_codes(self.scheme, &self.shape, self.grouping.order.as_deref(), |row, codes| {
+            unpack_stream(row_of(&words, of_row, row), self.bits, codes);
+        })?;
         let scales = turned_scales(self.scales.data, out, self.scale);
-        planes.plane(PlaneKind::Scales, gather_scales(&self.grouping, &scales, self.groups, self.scale));
+        let scales = gather_scales(&self.grouping, &scales, self.groups, self.scale);
+        fill(&mut tensor, PlaneKind::Scales, &scales)?;
         let zeros = self.zeros(self.version_1.then(|| constants(self.bits)));
         if self.sym {
             let middle = Integers::middle(self.bits);
@@ -214,9 +214,9 @@ impl<'a> Linear<'a> {
                     .wrong(format!("zero-points {middle}, for the config says sym"), zero));
             }
         } else {
-            planes.plane(PlaneKind::Zeros, self.grouping.gather::<1>(&zeros, self.groups));
+            fill(&mut tensor, PlaneKind::Zeros, &self.grouping.gather::<1>(&zeros, self.groups))?;
         }
-        planes.finish()
+        Ok(tensor)
     }
 }
 
@@ -260,21 +260,20 @@ fn encode(tensor: &PackedTensor, suffix: &str, version_1: bool) -> Result<Vec<u8
     let (out, k) = tensor.matrix();
     let integers = Integers::of(tensor.scheme()).ok_or_else(|| refuse(tensor.scheme(), "integers"))?;
     let groups = integers.groups(k);
-    let mut bytes = Vec::new();
     match suffix {
-        ".qweight" => {
-            each_row(tensor, |codes| pack_stream(codes, integers.bits, &mut bytes));
-            let row_words = bytes.len().div_euclid(4).div_euclid(out.max(1));
-            Ok(turned::<4>(&bytes, row_words))
-        }
+        ".qweight" => Ok(turned::<4>(&streams(tensor), stream_bytes(k, integers.bits).div_euclid(4))),
         ".qzeros" => {
-            for row in turned::<1>(&integers.zeros(tensor)?, groups).chunks(out.max(1)) {
-                pack_stream(row, integers.bits, &mut bytes);
+            let of_group = stream_bytes(out, integers.bits);
+            let mut bytes = vec![0; of_group.saturating_mul(groups)];
+            let zeros = turned::<1>(&integers.zeros(tensor)?, groups);
+            for (to, zeros) in bytes.chunks_mut(of_group.max(1)).zip(zeros.chunks(out.max(1))) {
+                pack_stream(zeros, integers.bits, to);
             }
-            let row_words = bytes.len().div_euclid(4).div_euclid(groups.max(1));
+            let row_words = of_group.div_euclid(4);
             let constants = if version_1 { constants(integers.bits) } else { [0; 3] };
             let less = |word: u32, i: usize| word.wrapping_sub(constants.get(i).copied().unwrap_or(0));
-            Ok(each_word(&bytes, row_words, less))
+            each_word(&mut bytes, row_words, less);
+            Ok(bytes)
         }
         ".scales" => Ok(turned::<2>(tensor.plane(PlaneKind::Scales), groups)),
         ".g_idx" => {

@@ -17,7 +17,7 @@
 use super::super::{Dtype, Model};
 use super::config::Config;
 use super::parts::{
-    FLOATS, Planes, View, common_group, group_of, modules, scheme, source_of, two_dimensions,
+    FLOATS, View, common_group, fill, group_of, modules, of_codes, scheme, source_of, two_dimensions,
 };
 use super::{Format, Layer};
 use crate::scheme::{PlaneKind, Scheme};
@@ -131,27 +131,48 @@ impl<'a> Linear<'a> {
         Ok(Self { bits, width, per_element, shape, file_group, group, codes, scale, zero, scheme })
     }
 
-    /// All codes, in the order of the weight.
-    fn codes(&self) -> Result<Vec<u8>> {
-        let [out, k] = self.shape;
-        let n = out.saturating_mul(k);
-        let mut all = Vec::with_capacity(n);
-        let elements: Vec<u32> = if self.codes.dtype == Dtype::I32 {
-            self.codes.data.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect()
-        } else {
-            self.codes.data.iter().map(|&b| u32::from(b)).collect()
-        };
+    /// Elements of the file.
+    fn elements(&self) -> usize {
+        self.codes.shape.iter().fold(1, |n, &d| n.saturating_mul(d))
+    }
+
+    /// The codes from `first` on, in the order of the weight: those in the highest bits of all elements, then the next.
+    fn codes(&self, first: usize, codes: &mut [u8]) {
         let mask = 0xffu32.wrapping_shr(8u32.saturating_sub(self.width));
-        for part in (0..self.per_element as u32).rev() {
-            let shift = part.wrapping_mul(self.width);
-            all.extend(elements.iter().map(|e| (e.wrapping_shr(shift) & mask) as u8));
+        let elements = self.elements().max(1);
+        let (mut part, mut at, mut left) = (first.div_euclid(elements), first.rem_euclid(elements), codes);
+        while !left.is_empty() {
+            let here = elements.saturating_sub(at).min(left.len());
+            let (codes, rest) = left.split_at_mut(here);
+            let shift =
+                (self.per_element.saturating_sub(part).saturating_sub(1) as u32).wrapping_mul(self.width);
+            if self.codes.dtype == Dtype::I32 {
+                for (code, element) in
+                    codes.iter_mut().zip(self.codes.data.as_chunks::<4>().0.iter().skip(at))
+                {
+                    *code = (u32::from_le_bytes(*element).wrapping_shr(shift) & mask) as u8;
+                }
+            } else {
+                for (code, element) in codes.iter_mut().zip(self.codes.data.iter().skip(at)) {
+                    *code = (u32::from(*element).wrapping_shr(shift) & mask) as u8;
+                }
+            }
+            (part, at, left) = (part.saturating_add(1), 0, rest);
         }
-        all.truncate(n);
+    }
+
+    /// Refuses codes of more bits than there are, which packings of more have room for.
+    fn check_codes(&self) -> Result<()> {
+        let [out, k] = self.shape;
         let limit = u8::MAX.wrapping_shr(8u32.saturating_sub(self.bits));
-        match all.iter().find(|&&code| code > limit) {
-            Some(code) => Err(self.codes.wrong(format!("codes of {} bits", self.bits), code)),
-            None => Ok(all),
+        let mut codes = vec![0; k];
+        for row in 0..if self.width > self.bits { out } else { 0 } {
+            self.codes(row.saturating_mul(k), &mut codes);
+            if let Some(code) = codes.iter().find(|&&code| code > limit) {
+                return Err(self.codes.wrong(format!("codes of {} bits", self.bits), code));
+            }
         }
+        Ok(())
     }
 
     /// The numbers of groups that may cross rows, for each group that does not.
@@ -168,11 +189,13 @@ impl<'a> Linear<'a> {
 
     fn packed(&self) -> Result<PackedTensor> {
         let [_, k] = self.shape;
-        let mut planes = Planes::new(self.scheme, &self.shape)?;
-        self.codes()?.chunks(k).for_each(|row| planes.row(row));
-        planes.plane(PlaneKind::Scales, self.spread(self.scale));
-        planes.plane(PlaneKind::Zeros, self.spread(self.zero));
-        planes.finish()
+        self.check_codes()?;
+        let mut tensor = of_codes(self.scheme, &self.shape, None, |row, codes| {
+            self.codes(row.saturating_mul(k), codes);
+        })?;
+        fill(&mut tensor, PlaneKind::Scales, &self.spread(self.scale))?;
+        fill(&mut tensor, PlaneKind::Zeros, &self.spread(self.zero))?;
+        Ok(tensor)
     }
 }
 

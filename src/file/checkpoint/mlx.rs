@@ -12,9 +12,9 @@
 //! Source: mlx `mlx/ops.cpp`, `python/mlx/nn/layers/quantized.py`.
 
 use super::super::{Dtype, Model};
-use super::bits::{pack_stream, unpack_stream};
+use super::bits::{stream_bytes, unpack_stream};
 use super::config::{Config, Settings};
-use super::parts::{Integers, Planes, View, each_row, group_of, modules, scheme, source_of};
+use super::parts::{Integers, View, fill, group_of, modules, of_codes, row_of, scheme, source_of, streams};
 use super::write::{Held, Part, Target, most_common, refuse};
 use super::{Format, Layer};
 use crate::scheme::{Group, PlaneKind, Scale, ScaleType, Scheme, Value as Values, Zero};
@@ -141,22 +141,20 @@ impl<'a> Linear<'a> {
 
     fn packed(&self) -> Result<PackedTensor> {
         let k = self.shape.last().copied().unwrap_or(1);
-        let mut planes = Planes::new(self.scheme, &self.shape)?;
-        let mut codes = vec![0; k];
-        for row in self.codes.data.chunks(k.saturating_mul(self.bits as usize).div_euclid(8).max(1)) {
-            unpack_stream(row, self.bits, &mut codes);
-            planes.row(&codes);
-        }
-        planes.plane(PlaneKind::Scales, self.scales.data.to_vec());
+        let of_row = stream_bytes(k, self.bits);
+        let mut tensor = of_codes(self.scheme, &self.shape, None, |row, codes| {
+            unpack_stream(row_of(self.codes.data, of_row, row), self.bits, codes);
+        })?;
+        fill(&mut tensor, PlaneKind::Scales, self.scales.data)?;
         match self.biases {
-            Some(biases) => planes.plane(PlaneKind::Zeros, biases.data.to_vec()),
+            Some(biases) => fill(&mut tensor, PlaneKind::Zeros, biases.data)?,
             None => {
                 if let Some(byte) = self.scales.data.iter().find(|&&byte| byte > self.largest) {
                     return Err(self.scales.wrong(format!("bytes up to {}", self.largest), byte));
                 }
             }
         }
-        planes.finish()
+        Ok(tensor)
     }
 }
 
@@ -229,27 +227,28 @@ fn bias(scale: [u8; 2], zero: u8, kind: ScaleType) -> Option<[u8; 2]> {
 
 fn encode(tensor: &PackedTensor, suffix: &str) -> Result<Vec<u8>> {
     let scheme = tensor.scheme();
-    let mut bytes = Vec::new();
     match suffix {
-        ".weight" => each_row(tensor, |codes| pack_stream(codes, u32::from(scheme.bits), &mut bytes)),
-        ".scales" => bytes = tensor.plane(PlaneKind::Scales).to_vec(),
-        ".biases" if scheme.zero == Zero::Bias => bytes = tensor.plane(PlaneKind::Zeros).to_vec(),
+        ".weight" => Ok(streams(tensor)),
+        ".scales" => Ok(tensor.plane(PlaneKind::Scales).to_vec()),
+        ".biases" if scheme.zero == Zero::Bias => Ok(tensor.plane(PlaneKind::Zeros).to_vec()),
         ".biases" => {
             let (integers, (_, kind)) = Integers::of(scheme)
                 .zip(affine(scheme))
                 .ok_or_else(|| refuse(scheme, "integers with zero-points"))?;
             let scales = tensor.plane(PlaneKind::Scales).as_chunks::<2>().0;
-            for (group, (scale, zero)) in scales.iter().zip(integers.zeros(tensor)?).enumerate() {
+            let mut biases = vec![[0; 2]; scales.len()];
+            let of_groups = biases.iter_mut().zip(scales).zip(integers.zeros(tensor)?);
+            for (group, ((to, scale), zero)) in of_groups.enumerate() {
                 let inexact = || {
                     let why = format!("scale * zero of group {group} has to be rounded to be a bias");
                     Error::unsupported(format!("scheme {scheme} in MLX"), why)
                 };
-                bytes.extend(bias(*scale, zero, kind).ok_or_else(inexact)?);
+                *to = bias(*scale, zero, kind).ok_or_else(inexact)?;
             }
+            Ok(biases.into_flattened())
         }
-        other => return Err(Error::shape("part of an MLX layer", ".weight, .scales or .biases", other)),
+        other => Err(Error::shape("part of an MLX layer", ".weight, .scales or .biases", other)),
     }
-    Ok(bytes)
 }
 
 fn settings(held: &[Held], _: &[&str]) -> Result<Map<String, Value>> {

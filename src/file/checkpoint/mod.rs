@@ -238,6 +238,11 @@ impl Checkpoint {
         &self.model
     }
 
+    /// As [`Self::files`], and nothing else.
+    pub(super) fn into_files(self) -> Model {
+        self.model
+    }
+
     /// Whether a tensor is the weight of a quantized layer.
     pub(super) fn is_layer(&self, name: &str) -> bool {
         self.entry(name).is_some_and(|e| e.module.is_some())

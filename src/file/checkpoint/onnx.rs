@@ -13,8 +13,8 @@
 //! What fills up a last block is no part of a weight: 0 where it is written here, anything where it is read. Source: onnxruntime `contrib_defs.cc`,
 //! `matmul_nbits_quantizer.py`.
 
-use super::bits::{pack_stream, unpack_stream};
-use super::parts::{Grouping, Integers, Planes, View, each_row, group_of, scheme};
+use super::bits::{pack_stream, stream_bytes, unpack_stream};
+use super::parts::{Grouping, Integers, View, fill, group_of, of_codes, pack_rows, row_of, scheme};
 use super::write::refuse;
 use crate::file::Dtype;
 use crate::scheme::{Group, PlaneKind, Scale, ScaleType, Value, Zero};
@@ -202,17 +202,14 @@ impl MatMulNBits<'_> {
     pub fn packed(&self) -> Result<PackedTensor> {
         let rows = self.checked()?;
         let order = self.order(&rows)?;
-        let mut planes = Planes::new(self.form().scheme(order.is_some())?, &[self.n, self.k])?;
-        planes.order(order.as_deref());
-        let mut codes = vec![0; self.k];
-        for row in self.b.chunks(rows.b.max(1)) {
-            unpack_stream(row, self.bits, &mut codes);
-            planes.row(&codes);
-        }
-        planes.plane(PlaneKind::Scales, self.scales.to_vec());
+        let scheme = self.form().scheme(order.is_some())?;
+        let mut tensor = of_codes(scheme, &[self.n, self.k], order.as_deref(), |row, codes| {
+            unpack_stream(row_of(&self.b, rows.b, row), self.bits, codes);
+        })?;
+        fill(&mut tensor, PlaneKind::Scales, &self.scales)?;
         match &self.zero_points {
             ZeroPoints::Middle => {}
-            ZeroPoints::Float(bytes) => planes.plane(PlaneKind::Zeros, bytes.to_vec()),
+            ZeroPoints::Float(bytes) => fill(&mut tensor, PlaneKind::Zeros, bytes)?,
             ZeroPoints::Packed(bytes) => {
                 let mut zeros = Vec::with_capacity(self.n.saturating_mul(rows.blocks));
                 let mut of_row = vec![0; rows.blocks];
@@ -220,10 +217,10 @@ impl MatMulNBits<'_> {
                     unpack_stream(row, self.bits, &mut of_row);
                     zeros.extend_from_slice(&of_row);
                 }
-                planes.plane(PlaneKind::Zeros, zeros);
+                fill(&mut tensor, PlaneKind::Zeros, &zeros)?;
             }
         }
-        planes.finish()
+        Ok(tensor)
     }
 
     /// The operands that a weight becomes.
@@ -233,22 +230,20 @@ impl MatMulNBits<'_> {
     pub fn of(tensor: &PackedTensor) -> Result<MatMulNBits<'static>> {
         let Form { bits, block_size, dtype, zero } = Form::of(tensor.scheme())?;
         let (n, k) = tensor.matrix();
-        let mut b = Vec::new();
+        // Blocks fill bytes, and a stream is filled up with 0.
         let padded = k.div_ceil(block_size).saturating_mul(block_size);
-        let mut row = Vec::with_capacity(padded);
-        each_row(tensor, |codes| {
-            row.clear();
-            row.extend_from_slice(codes);
-            row.resize(padded, 0);
-            pack_stream(&row, bits, &mut b);
-        });
+        let b =
+            pack_rows(tensor, 1, stream_bytes(padded, bits), |_, codes, out| pack_stream(codes, bits, out));
         let zero_points = match Integers::of(tensor.scheme()).filter(|_| zero != Zero::None) {
             None if zero == Zero::None => ZeroPoints::Middle,
             None => ZeroPoints::Float(tensor.plane(PlaneKind::Zeros).to_vec().into()),
             Some(integers) => {
                 let zeros = integers.zeros(tensor)?;
-                let mut packed = Vec::new();
-                zeros.chunks(integers.groups(k).max(1)).for_each(|row| pack_stream(row, bits, &mut packed));
+                let (groups, of_row) = (integers.groups(k), stream_bytes(integers.groups(k), bits));
+                let mut packed = vec![0; n.saturating_mul(of_row)];
+                for (to, zeros) in packed.chunks_mut(of_row.max(1)).zip(zeros.chunks(groups.max(1))) {
+                    pack_stream(zeros, bits, to);
+                }
                 ZeroPoints::Packed(packed.into())
             }
         };

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! View      a tensor of the file: name, type, shape, bytes; what is expected of it is said once, and the error says it again
-//! Planes    rows of codes, scales, zeros -> PackedTensor
+//! of_codes  rows of codes -> PackedTensor, whose other planes `fill` fills; pack_rows: the reverse. Both on several threads
 //! Grouping  the group that each column is in -> order of columns, and groups of one length
 //! Integers  what a scheme is to a format of integer codes and integer zero-points
 //! ```
 
 use super::super::{Content, Dtype, Entry, Model};
-use crate::scheme::{Group, Layout, PlaneKind, Scale, ScaleType, Scheme, Value, Zero, codes};
-use crate::{DType, Error, PackedTensor, Result};
+use super::bits::{pack_stream, stream_bytes};
+use crate::packed::RowsMut;
+use crate::scheme::{Group, PlaneKind, Scale, ScaleType, Scheme, Value, Zero, codes};
+use crate::{DType, Error, PackedTensor, Result, threads};
 use std::collections::HashSet;
 
 /// A tensor of the file.
@@ -166,93 +168,105 @@ pub fn group_of(size: Option<usize>) -> Group {
     size.map_or(Group::Row, |g| Group::Cols(u32::try_from(g).unwrap_or(u32::MAX)))
 }
 
-/// A packed tensor being put together, codes row by row.
-pub struct Planes {
+/// Weights whose codes a thread moves at a time.
+const TASK: usize = 1 << 16;
+
+/// Row `row` of rows of `bytes` each.
+pub fn row_of(all: &[u8], bytes: usize, row: usize) -> &[u8] {
+    all.chunks(bytes.max(1)).nth(row).unwrap_or_default()
+}
+
+/// A tensor with the codes that `row` gives, by columns, of each row. `order` is the columns in stored order. Other planes are zeros.
+///
+/// # Errors
+/// As [`Scheme::check_shape`] and [`PackedTensor::set_permutation`].
+pub fn of_codes(
     scheme: Scheme,
-    shape: Vec<usize>,
-    /// The two planes of codes as far as there are rows, and their bytes of a row.
-    codes: [(Vec<u8>, usize); 2],
-    others: Vec<(PlaneKind, Vec<u8>)>,
-    order: Option<Vec<u32>>,
-    sorted: Vec<u8>,
-}
-
-impl Planes {
-    /// Nothing yet of a tensor of `shape`.
-    pub fn new(scheme: Scheme, shape: &[usize]) -> Result<Self> {
-        let (rows, k) = scheme.check_shape(shape)?;
-        let layout = Layout::new(&scheme, rows, k);
-        let codes = [PlaneKind::CodesLow, PlaneKind::CodesHigh].map(|kind| {
-            layout.plane(kind).map_or((Vec::new(), 0), |p| (Vec::with_capacity(p.len), p.row_stride))
-        });
-        Ok(Self { scheme, shape: shape.to_vec(), codes, others: Vec::new(), order: None, sorted: Vec::new() })
-    }
-
-    /// The columns in stored order, before any row.
-    pub fn order(&mut self, columns: Option<&[u32]>) {
-        let Some(columns) = columns else { return };
-        self.others.push((PlaneKind::Permutation, columns.iter().flat_map(|c| c.to_le_bytes()).collect()));
-        self.order = Some(columns.to_vec());
-    }
-
-    /// The next row of codes, by columns.
-    pub fn row(&mut self, codes: &[u8]) {
-        let stored = match &self.order {
-            None => codes,
-            Some(order) => {
-                self.sorted.clear();
-                self.sorted.extend(order.iter().map(|&c| codes.get(c as usize).copied().unwrap_or(0)));
-                &self.sorted
-            }
-        };
-        let [low, high] = self.codes.each_mut().map(|(plane, row_bytes)| {
-            let start = plane.len();
-            plane.resize(start.saturating_add(*row_bytes), 0);
-            plane.get_mut(start..).unwrap_or_default()
-        });
-        codes::pack(self.scheme.bits, stored, low, high);
-    }
-
-    /// Another plane.
-    pub fn plane(&mut self, kind: PlaneKind, bytes: Vec<u8>) {
-        self.others.push((kind, bytes));
-    }
-
-    /// The tensor.
-    pub fn finish(self) -> Result<PackedTensor> {
-        let [(low, _), (high, _)] = &self.codes;
-        let mut planes: Vec<(PlaneKind, &[u8])> = vec![(PlaneKind::CodesLow, low)];
-        if !high.is_empty() {
-            planes.push((PlaneKind::CodesHigh, high));
-        }
-        planes.extend(self.others.iter().map(|(kind, bytes)| (*kind, bytes.as_slice())));
-        PackedTensor::from_planes(self.scheme, self.shape, &planes)
-    }
-}
-
-/// Calls `row` with each row of codes, by columns.
-pub fn each_row(tensor: &PackedTensor, mut row: impl FnMut(&[u8])) {
+    shape: &[usize],
+    order: Option<&[u32]>,
+    row: impl Fn(usize, &mut [u8]) + Sync + Send,
+) -> Result<PackedTensor> {
+    let mut tensor = PackedTensor::zeroed(scheme, shape)?;
     let (_, k) = tensor.matrix();
-    let stride = |kind| tensor.layout().plane(kind).map_or(0, |p| p.row_stride);
-    let (low, high) = (tensor.plane(PlaneKind::CodesLow), tensor.plane(PlaneKind::CodesHigh));
-    let mut high = high.chunks(stride(PlaneKind::CodesHigh).max(1));
+    if let Some(columns) = order {
+        tensor.set_permutation(columns)?;
+    }
+    let weights = tensor.len();
+    let scratch = || (vec![0; k], vec![0; order.map_or(0, <[u32]>::len)]);
+    let some_rows = |(codes, sorted): &mut (Vec<u8>, Vec<u8>), rows: RowsMut| {
+        for (i, [low, high, ..]) in rows.range().zip(rows) {
+            row(i, codes);
+            let stored: &[u8] = match order {
+                None => codes,
+                Some(order) => {
+                    let by_order = order.iter().map(|&c| codes.get(c as usize).copied().unwrap_or(0));
+                    sorted.iter_mut().zip(by_order).for_each(|(to, code)| *to = code);
+                    sorted
+                }
+            };
+            codes::pack(scheme.bits, stored, low, high);
+        }
+    };
+    threads::for_each_with(tensor.rows_mut(TASK.div_euclid(k).max(1)), weights, scratch, some_rows);
+    Ok(tensor)
+}
+
+/// Fills a plane that is not codes.
+///
+/// # Errors
+/// [`Error::Plane`] if the scheme has none such, or of another length.
+pub fn fill(tensor: &mut PackedTensor, kind: PlaneKind, bytes: &[u8]) -> Result<()> {
+    let plane = tensor.plane_mut(kind);
+    if plane.len() == bytes.len() {
+        plane.copy_from_slice(bytes);
+        return Ok(());
+    }
+    let (expected, got) = (plane.len(), bytes.len());
+    Err(Error::Plane { scheme: tensor.scheme().to_string(), plane: kind.name(), expected, got })
+}
+
+/// `bytes` of every `together` rows, one after the other. `pack` is given which of them a row is, its codes by columns, and the bytes, zeros before the first.
+pub fn pack_rows(
+    tensor: &PackedTensor,
+    together: usize,
+    bytes: usize,
+    pack: impl Fn(usize, &[u8], &mut [u8]) + Sync + Send,
+) -> Vec<u8> {
+    let (rows, k) = tensor.matrix();
+    let mut out = vec![0; rows.div_ceil(together.max(1)).saturating_mul(bytes)];
     let order = tensor.permutation();
-    let (mut codes, mut by_column) = (vec![[0; 4]; k.div_ceil(4)], vec![0; k]);
-    for low in low.chunks(stride(PlaneKind::CodesLow).max(1)) {
-        codes::unpack(tensor.scheme().bits, low, high.next().unwrap_or(&[]), &mut codes);
-        let codes = codes.as_flattened().get(..k).unwrap_or_default();
-        match &order {
-            None => row(codes),
-            Some(order) => {
+    let packs = TASK.div_euclid(k).div_euclid(together.max(1)).max(1);
+    let scratch = || (vec![[0; 4]; k.div_ceil(4)], vec![0; order.as_ref().map_or(0, Vec::len)]);
+    let some_rows = |(codes, by_column): &mut (Vec<[u8; 4]>, Vec<u8>), (task, out): (usize, &mut [u8])| {
+        let first = packs.saturating_mul(together).saturating_mul(task);
+        let [mut low, mut high] =
+            [PlaneKind::CodesLow, PlaneKind::CodesHigh].map(|kind| tensor.plane_rows(kind).skip(first));
+        for out in out.chunks_mut(bytes.max(1)) {
+            for (row, low) in low.by_ref().take(together).enumerate() {
+                codes::unpack(tensor.scheme().bits, low, high.next().unwrap_or(&[]), codes);
+                let codes = codes.as_flattened().get(..k).unwrap_or_default();
+                let Some(order) = &order else {
+                    pack(row, codes, out);
+                    continue;
+                };
                 for (code, &column) in codes.iter().zip(order) {
                     if let Some(to) = by_column.get_mut(column as usize) {
                         *to = *code;
                     }
                 }
-                row(&by_column);
+                pack(row, by_column, out);
             }
         }
-    }
+    };
+    let tasks = out.chunks_mut(bytes.saturating_mul(packs).max(1)).enumerate().collect();
+    threads::for_each_with(tasks, tensor.len(), scratch, some_rows);
+    out
+}
+
+/// A stream of the codes of each row.
+pub fn streams(tensor: &PackedTensor) -> Vec<u8> {
+    let ((_, k), bits) = (tensor.matrix(), u32::from(tensor.scheme().bits));
+    pack_rows(tensor, 1, stream_bytes(k, bits), |_, codes, out| pack_stream(codes, bits, out))
 }
 
 /// How columns are grouped.
@@ -329,6 +343,9 @@ impl Grouping {
 
     /// The elements of `N` bytes of each row, `n` in the file, as the groups have them.
     pub fn gather<const N: usize>(&self, bytes: &[u8], n: usize) -> Vec<u8> {
+        if self.from.iter().copied().eq(0..n) {
+            return bytes.to_vec();
+        }
         let rows = bytes.as_chunks::<N>().0.chunks(n.max(1));
         let gathered = rows.flat_map(|row| self.from.iter().filter_map(|&g| row.get(g).copied()));
         gathered.collect::<Vec<[u8; N]>>().into_flattened()
@@ -418,12 +435,12 @@ impl Integers {
 /// Refuses zero-points beyond the largest code.
 pub fn check_zeros(zeros: &[u8], bits: u32) -> Result<()> {
     let limit = u8::MAX.wrapping_shr(8u32.saturating_sub(bits));
-    match zeros.iter().position(|&z| z > limit) {
-        None => Ok(()),
-        Some(at) => {
-            let zero = zeros.get(at).copied().unwrap_or(0);
-            let what = format!("the zero-point {zero} of group {at}");
-            Err(Error::unsupported(what, format!("{bits} bits hold zero-points up to {limit}")))
-        }
+    // The largest first, which vectorises.
+    let largest = zeros.iter().fold(0, |largest, &zero| zero.max(largest));
+    if largest <= limit {
+        return Ok(());
     }
+    let at = zeros.iter().position(|&zero| zero > limit).unwrap_or(0);
+    let what = format!("the zero-point {} of group {at}", zeros.get(at).copied().unwrap_or(largest));
+    Err(Error::unsupported(what, format!("{bits} bits hold zero-points up to {limit}")))
 }

@@ -5,8 +5,8 @@
 //!                                                           settings -> config.json, its other keys kept
 //! ```
 //!
-//! Each layer is read from the bytes made of it, under the settings of the whole, and must be the same tensor, before a byte of it is written.
-//! A tensor is fetched once per element type of its parts, because files are ordered by it, and is not kept longer. What a format cannot hold without loss is
+//! Each layer is read from the bytes made of it, under the settings of the whole, and must be the same tensor, before a byte of it is written: those that
+//! were read. A tensor is fetched once per element type of its parts, because files are ordered by it, and is not kept longer. What a format cannot hold without loss is
 //! refused before any tensor is written, except where it depends on values.
 
 use super::super::Model;
@@ -167,12 +167,12 @@ impl Target {
         let mut plan = Plan::new(metadata.into());
         let mut held = Vec::new();
         let mut dense = Vec::new();
-        let mut parts: HashMap<String, (&Item, Option<&'static str>)> = HashMap::new();
+        let mut parts: HashMap<String, (&Item, bool)> = HashMap::new();
         for item in items {
             match &item.content {
                 Content::Dense(dtype) => {
                     plan.dense(&item.name, *dtype, item.shape.clone())?;
-                    parts.insert(item.name.clone(), (item, None));
+                    parts.insert(item.name.clone(), (item, false));
                     let float = matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
                     if let Some(module) =
                         item.name.strip_suffix(".weight").filter(|_| float && item.shape.len() == 2)
@@ -190,7 +190,7 @@ impl Target {
                     for part in of_layer {
                         let name = format!("{module}{}", part.suffix);
                         plan.dense(&name, part.dtype, part.shape)?;
-                        parts.insert(name, (item, Some(part.suffix)));
+                        parts.insert(name, (item, true));
                     }
                     held.push(Held { module: module.to_string(), scheme: *scheme });
                 }
@@ -259,6 +259,9 @@ impl Target {
     }
 }
 
+/// Bytes beside the data of a layer that is a file of its own: more than its header has.
+const ROOM: u64 = 1 << 12;
+
 /// What gives the content of an item.
 pub type Fetch<'f, 'a> = dyn FnMut(&'a Item) -> Result<Data<'a>> + 'f;
 
@@ -271,9 +274,10 @@ pub struct Layers<'a> {
     path: PathBuf,
     root: Map<String, Value>,
     plan: Plan,
-    /// Of each tensor of the plan: the item it is of, and the suffix, if the item is a quantized layer.
-    parts: HashMap<String, (&'a Item, Option<&'static str>)>,
-    last: Option<(&'a str, PackedTensor)>,
+    /// Of each tensor of the plan: the item it is of, and whether that is a quantized layer.
+    parts: HashMap<String, (&'a Item, bool)>,
+    /// The tensors that are written of the layer at hand.
+    last: Option<Model>,
     /// Layers that were read back.
     checked: HashSet<&'a str>,
 }
@@ -312,64 +316,76 @@ impl<'a> Layers<'a> {
     ) -> Result<()> {
         let name = writer.next_item().map_or("", Planned::name);
         let lost = || Error::shape("next tensor of the file", "one of the plan", name);
-        let (item, suffix) = self.parts.get(name).copied().ok_or_else(lost)?;
-        let Some(suffix) = suffix else {
+        let (item, in_layer) = self.parts.get(name).copied().ok_or_else(lost)?;
+        if !in_layer {
             return match fetch(item)? {
                 Data::Dense(bytes) => writer.dense(&bytes),
                 Data::Packed(_) => Err(other_content(item)),
             };
+        }
+        let bits = match writer.next_item() {
+            Some(Planned::Dense { dtype, .. }) => dtype.bitsize(),
+            _ => 0,
         };
-        if self.last.as_ref().is_none_or(|(name, _)| *name != item.name) {
-            // Not two tensors at a time.
+        if self.last.as_ref().is_none_or(|last| last.entry(name).is_none()) {
+            // Not two layers at a time.
             drop(self.last.take());
             let Data::Packed(tensor) = fetch(item)? else { return Err(other_content(item)) };
-            if !self.checked.contains(item.name.as_str()) {
-                self.check(item, &tensor, same)?;
-                self.checked.insert(&item.name);
+            let of_scheme =
+                matches!(item.content, Content::Packed { scheme, .. } if scheme == *tensor.scheme());
+            if !of_scheme || tensor.shape() != item.shape {
+                return Err(other_content(item));
             }
-            self.last = Some((&item.name, tensor));
+            let encoded = match self.checked.contains(item.name.as_str()) {
+                false => self.encode_checked(item, &tensor, same)?,
+                // Those of other types lie elsewhere.
+                true => self.encode(item, &tensor, |part| part.dtype.bitsize() == bits)?,
+            };
+            self.checked.insert(&item.name);
+            self.last = Some(encoded);
         }
-        match &self.last {
-            Some((_, tensor)) => {
-                let bytes = (self.target.encode)(tensor, suffix).map_err(|e| e.in_tensor(&item.name))?;
-                writer.dense(&bytes)
-            }
-            None => Err(other_content(item)),
-        }
+        let bytes = self.last.as_ref().and_then(|last| Some(last.raw(last.entry(name)?)));
+        writer.dense(bytes.ok_or_else(lost)?)
     }
 
-    /// Reads a layer from what would be written of it, under the settings of the whole.
-    fn check(&self, item: &Item, tensor: &PackedTensor, same: &Same) -> Result<()> {
-        let (target, path) = (self.target, &self.path);
-        let of_scheme = matches!(item.content, Content::Packed { scheme, .. } if scheme == *tensor.scheme());
-        if !of_scheme || tensor.shape() != item.shape {
-            return Err(other_content(item));
-        }
+    /// The parts of a layer that are wanted, as a file of its own.
+    fn encode(&self, item: &Item, tensor: &PackedTensor, wanted: impl Fn(&Part) -> bool) -> Result<Model> {
         let in_tensor = |e: Error| e.in_tensor(&item.name);
         let module = item.name.strip_suffix(".weight").unwrap_or(&item.name);
-        let parts = (target.parts)(tensor.scheme(), tensor.shape()).map_err(in_tensor)?;
+        let parts = (self.target.parts)(tensor.scheme(), tensor.shape()).map_err(in_tensor)?;
         let mut plan = Plan::default();
-        for part in &parts {
+        for part in parts.iter().filter(|part| wanted(part)) {
             plan.dense(format!("{module}{}", part.suffix), part.dtype, part.shape.clone())?;
         }
-        let mut writer = Writer::new(Vec::new(), path, &safetensors::FORMAT, plan)?;
+        let bytes = plan.items().iter().map(|part| safetensors::FORMAT.data_bytes(part));
+        let bytes = bytes.sum::<Result<u64>>()?.saturating_add(ROOM);
+        let out = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+        let mut writer = Writer::new(out, &self.path, &safetensors::FORMAT, plan)?;
         while let Some(name) = writer.next_item().map(Planned::name) {
             let suffix = name.get(module.len()..).unwrap_or_default();
-            let bytes = (target.encode)(tensor, suffix).map_err(in_tensor)?;
+            let bytes = (self.target.encode)(tensor, suffix).map_err(in_tensor)?;
             writer.dense(&bytes)?;
         }
+        Model::from_bytes(&self.path, writer.finish()?)
+    }
+
+    /// All parts of a layer, once it was read from them under the settings of the whole.
+    fn encode_checked(&self, item: &Item, tensor: &PackedTensor, same: &Same) -> Result<Model> {
+        let encoded = self.encode(item, tensor, |_| true)?;
         let text = Value::from(self.root.clone()).to_string().into_bytes();
         let config = Config::parse(&[("config.json".into(), text)])?;
         let config =
             config.ok_or_else(|| Error::Check { what: "settings that were made are none".into() })?;
-        let read = Checkpoint::new(config, Model::from_bytes(path, writer.finish()?)?)?.packed(&item.name)?;
+        let encoded = Checkpoint::new(config, encoded)?;
+        let read = encoded.packed(&item.name)?;
         if read == *tensor {
-            return Ok(());
+            return Ok(encoded.into_files());
         }
         if recast(tensor, *read.scheme()).is_ok_and(|other| other == read) {
-            return same(tensor, &read).map_err(in_tensor);
+            same(tensor, &read).map_err(|e| e.in_tensor(&item.name))?;
+            return Ok(encoded.into_files());
         }
-        let what = format!("tensor '{}': read back from {} it would be another", item.name, target.name);
+        let what = format!("tensor '{}': read back from {} it would be another", item.name, self.target.name);
         Err(Error::Check { what })
     }
 }
