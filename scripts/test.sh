@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> Python packages -> cargo fmt -> clippy -> tests and doc tests -> candle -> shader costs -> a build without default features
+#   setup -> test model -> Python packages -> cargo fmt -> clippy -> tests and doc tests -> candle -> shader costs -> cooperative matrices -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
@@ -133,6 +133,9 @@ cargo test --release --locked --manifest-path tests/readers/Cargo.toml --target-
 begin_stage "shader costs on AMD"
 cargo test --release --locked --manifest-path tools/shader-cost/Cargo.toml --target-dir target/shader-cost
 ./scripts/check-shader-cost.sh
+
+begin_stage "cooperative matrices on lavapipe 26"
+./scripts/check-coop.sh
 
 if [ "${LOWBIT_FULL:-}" = 1 ]; then
   begin_stage "Tint (Chromium's WGSL compiler)"

@@ -83,7 +83,8 @@ pub struct MatmulOptions {
     /// Of a weight with leading dimensions: which matrix [N, K] to multiply with, counted in row-major order. None: the weight has
     /// rank 2 (or all its rows count as N).
     pub expert: Option<usize>,
-    /// Pins the kernel by its name in `KERNELS` instead of the engine's choice (GPU only).
+    /// Pins the kernel by its name in `KERNELS` instead of the engine's choice (GPU only). `coop`, on matrix units, rounds weights and
+    /// activations to f16 and is for products whose sums may be f16.
     pub kernel: Option<&'static str>,
 }
 

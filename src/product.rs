@@ -32,7 +32,8 @@ pub enum Int8Group {
     Cols(u32),
 }
 
-/// How products are summed. A policy is a ceiling on error: an engine without f16 arithmetic sums in f32.
+/// How products are summed. A policy is a ceiling on error: an engine without f16 arithmetic sums in f32, and matrix units sum the products of f16
+/// operands in f32 under both policies of f16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Accumulate {
     /// In f32.

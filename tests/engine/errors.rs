@@ -47,6 +47,8 @@ fn products_that_do_not_fit() {
                 both("int8 on a GPU", int8(Int8Group::Row));
                 both("an unknown kernel", MatmulOptions { kernel: Some("matmul9000"), ..plain() });
                 both("no product kernel", MatmulOptions { kernel: Some("dequantize"), ..plain() });
+                // Without matrices, or with them and sums in f32.
+                both("a kernel that rounds to f16", MatmulOptions { kernel: Some("coop"), ..plain() });
                 let pinned = MatmulOptions { kernel: Some("matvec"), ..plain() };
                 unsupported(name, "nine rows", run(&up(&[9, 64]), pinned));
             }

@@ -58,7 +58,11 @@ fn keys_that_contradict() {
         ("head_dim", json!(63), &["'head_dim'", "odd"]),
         ("hidden_act", json!("gelu"), &["'hidden_act'", "gelu", "silu"]),
         ("tie_word_embeddings", json!(true), &["'tie_word_embeddings'", "lm_head.weight"]),
-        ("quantization_config", json!({"quant_method": "eetq"}), &["quantization_config", "eetq", "lowbit reads"]),
+        (
+            "quantization_config",
+            json!({"quant_method": "eetq"}),
+            &["quantization_config", "eetq", "lowbit reads"],
+        ),
         ("rope_scaling", json!({"rope_type": "longrope"}), &["rope_scaling.rope_type", "longrope", "yarn"]),
         ("rope_scaling", json!({"type": "linear"}), &["'rope_scaling.factor'", "missing"]),
         ("rope_scaling", json!({"type": "llama3", "factor": 8}), &["'rope_scaling.low_freq_factor'"]),
