@@ -70,6 +70,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         right.readable()?;
         if is_number(left) && is_number(right) {
             lines.push(compare(&engine, (&a, left), (&b, right))?);
+            a.release(left);
+            b.release(right);
         } else if left.content != right.content || a.raw(left) != b.raw(right) {
             different.push(right.name.as_str());
         }

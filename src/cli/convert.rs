@@ -20,7 +20,7 @@ use crate::file::checkpoint::{self, Data, TARGETS, Target};
 use crate::file::hf::Weights;
 use crate::file::write::{FORMATS, Format};
 use crate::file::{Content, Entry, Item, Model, Plan, Writer, recast};
-use crate::scheme::PRESETS;
+use crate::scheme::{PRESETS, Zero};
 use crate::{DType, Error, PackedTensor, Result, Scheme};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashSet};
@@ -157,6 +157,12 @@ pub fn run(args: &Args) -> Result<()> {
         To::Folder(_) => Model::open(&args.input)?,
     };
     let job = Job { args, to, model: &model };
+    let packed = model.entries().iter().filter(|e| matches!(e.content, Content::Packed { .. })).count();
+    if packed == 0 && matches!(to, To::Folder(_)) {
+        let what =
+            "no packed tensor in it, and a checkpoint is of packed ones; `lowbit quantize` makes them".into();
+        return Err(Error::Nothing { path: args.input.clone(), what });
+    }
     let (plan, recast) = job.plan()?;
     let summary = match to {
         To::File(format) => job.write_file(format, plan)?,
@@ -165,7 +171,6 @@ pub fn run(args: &Args) -> Result<()> {
     let before = model.stored_bytes();
     let from = if mapped { "huggingface" } else { model.format_name() };
     let (tensors, seconds) = (model.entries().len(), started.elapsed().as_secs_f64());
-    let packed = model.entries().iter().filter(|e| matches!(e.content, Content::Packed { .. })).count();
     let Summary { files, copied, written } = summary;
     let moved = model.entries().iter().filter(|e| job.blocks(e).is_some()).count();
     if args.json {
@@ -317,6 +322,7 @@ impl<'a> Job<'a> {
         let items: Vec<checkpoint::Item> = plan.items().iter().map(checkpoint::Item::from).collect();
         let root = checkpoint::config_of(&self.args.input)?;
         let mut layers = target.lay_out(path, &root, &items)?;
+        layers.keep(self.model.metadata());
         let mut files =
             Files::new(path, layers.format(), layers.plan().clone(), self.args.options.shard_size)?;
         let root = Value::from(layers.config().clone());
@@ -458,9 +464,13 @@ impl Job<'_> {
                 let family = |name: &&str| {
                     name.parse::<Scheme>().is_ok_and(|s| target.holds(&s, &entry.shape).is_ok())
                 };
-                let (own, like) = (scheme.to_string(), format!("int{}-g32", scheme.bits));
-                let known = [own.as_str(), like.as_str(), "int4-g128", "int4-g32", "int8-row", "e4m3-row"];
-                let Some(name) = known.iter().find(|name| family(name)) else { return error };
+                // A bias is always held where zero-points are, and may be where they would have to be rounded.
+                let (own, bits, group) = (scheme.to_string(), scheme.bits, scheme.group);
+                let bias = Some(format!("int{bits}-{group}-bias")).filter(|_| scheme.zero == Zero::Point);
+                let like = [own, format!("int{bits}-{group}"), format!("int{bits}-g32")];
+                let known = ["int4-g128", "int4-g32", "int8-row", "e4m3-row"];
+                let mut all = bias.iter().chain(&like).map(String::as_str).chain(known);
+                let Some(name) = all.find(family) else { return error };
                 format!(
                     "{plain} -o packed.safetensors --scheme {name} && lowbit convert packed.safetensors -o {output} --to {}",
                     target.name

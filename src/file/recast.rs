@@ -13,6 +13,7 @@
 //! | f16, bf16, f32 scales | each scale is a number of the other type |
 //! | groups, and shorter groups that divide them | always: scales are repeated |
 //! | `mxfp4` and `fp4-g32-e8m0` | always |
+//! | columns in an order of their own, and as they are | the order is that of the columns |
 //!
 //! Decoded numbers are equal, except that a zero may change its sign: `s * (8 - 8)` is -0 where s is negative, and `s * 8 + -8 * s` is +0.
 
@@ -119,10 +120,22 @@ fn planes<'a>(tensor: &'a PackedTensor, changed: &[PlaneKind]) -> Vec<(PlaneKind
 pub fn recast(tensor: &PackedTensor, to: Scheme) -> Result<PackedTensor> {
     let from = *tensor.scheme();
     let refuse = |why: String| Error::unsupported(format!("scheme {from} as {to}"), why);
-    if alike(&from, &to) {
-        return PackedTensor::from_planes(to, tensor.shape(), &planes(tensor, &[]));
-    }
     let other = || refuse("the codes mean other numbers".into());
+    // Columns that are where they are without a permutation need none.
+    let stays = |columns: Vec<u32>| columns.into_iter().zip(0..).all(|(column, place)| column == place);
+    let dropped: &[PlaneKind] = match tensor.permutation() {
+        Some(columns) if !to.is_permuted() => {
+            if !stays(columns) {
+                return Err(other());
+            }
+            &[PlaneKind::Permutation]
+        }
+        _ => &[],
+    };
+    let from = if dropped.is_empty() { from } else { Scheme { order: to.order, ..from } };
+    if alike(&from, &to) {
+        return PackedTensor::from_planes(to, tensor.shape(), &planes(tensor, dropped));
+    }
     let ((kind, new_kind), (old, new)) =
         direct(&from).zip(direct(&to)).zip(offset(&from).zip(offset(&to))).ok_or_else(other)?;
     if (from.bits, from.order) != (to.bits, to.order) {
@@ -188,7 +201,7 @@ pub fn recast(tensor: &PackedTensor, to: Scheme) -> Result<PackedTensor> {
     let (new_scales, new_zeros): (Vec<_>, Vec<_>) =
         made.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let (new_scales, new_zeros) = (new_scales.concat(), new_zeros.concat());
-    let mut all = planes(tensor, &[PlaneKind::Scales, PlaneKind::Zeros]);
+    let mut all = planes(tensor, &[&[PlaneKind::Scales, PlaneKind::Zeros], dropped].concat());
     all.push((PlaneKind::Scales, &new_scales));
     if to.zero != Zero::None {
         all.push((PlaneKind::Zeros, &new_zeros));
@@ -199,7 +212,7 @@ pub fn recast(tensor: &PackedTensor, to: Scheme) -> Result<PackedTensor> {
 /// The schemes that weights of `scheme` may be recast to: those of few bits first, `scheme` itself among them.
 pub fn forms(scheme: &Scheme) -> Vec<Scheme> {
     let mut found = vec![*scheme];
-    let permuted = if scheme.is_permuted() { "-perm" } else { "" };
+    let orders: &[&str] = if scheme.is_permuted() { &["-perm", ""] } else { &[""] };
     let mut groups: Vec<String> = vec![scheme.group.to_string()];
     groups.extend([128, 64, 32].map(|size| format!("g{size}")));
     let of_bits = crate::scheme::PRESETS.iter().map(|p| p.scheme).filter(|s| s.bits == scheme.bits);
@@ -208,7 +221,9 @@ pub fn forms(scheme: &Scheme) -> Vec<Scheme> {
     if offset(scheme).is_some() && direct(scheme).is_some() {
         for group in &groups {
             for zero in ["", "-asym", "-bias"] {
-                for kind in ["f16", "bf16", "f32"] {
+                let kinds =
+                    ["f16", "bf16", "f32"].iter().flat_map(|kind| orders.iter().map(move |o| (kind, o)));
+                for (kind, permuted) in kinds {
                     let name = format!("int{}-{group}{zero}-{kind}{permuted}", scheme.bits);
                     if let Ok(form) = name.parse::<Scheme>() {
                         // A GGUF type where there is one like it: formats that hold no such type hold the other.

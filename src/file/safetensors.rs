@@ -19,6 +19,7 @@
 //! Metadata that is no sorted list of texts, as that of a GGUF file is not, is kept whole in `lowbit.metadata`, a JSON list of
 //! `[key, kind, value]`. `read` opens files, `write` gives headers and planes to the writer of all formats.
 
+mod header;
 pub(super) mod read;
 pub(super) mod write;
 

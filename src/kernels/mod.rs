@@ -299,3 +299,53 @@ pub static KERNELS: &[Kernel] = &[
         shaders: convert::shaders,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpu::CooperativeScalarType::{F16, F32};
+
+    fn caps(f16: bool, subgroups: [u32; 2], coop: &[([u32; 3], [CooperativeScalarType; 2])]) -> Capabilities {
+        let shape =
+            |&([m_size, n_size, k_size], [ab_type, cr_type]): &([u32; 3], [CooperativeScalarType; 2])| {
+                let saturating_accumulation = false;
+                wgpu::CooperativeMatrixProperties {
+                    m_size,
+                    n_size,
+                    k_size,
+                    ab_type,
+                    cr_type,
+                    saturating_accumulation,
+                }
+            };
+        Capabilities {
+            f16,
+            subgroups: true,
+            subgroup_min: subgroups[0],
+            subgroup_max: subgroups[1],
+            int_dot: true,
+            coop: coop.iter().map(shape).collect(),
+            timestamps: false,
+            limits: wgpu::Limits::default(),
+        }
+    }
+
+    #[test]
+    fn matrices_count_where_the_kernel_has_their_shape() {
+        let of = |f16, subgroups, coop: &[_]| {
+            let tier = Tier::of(&caps(f16, subgroups, coop));
+            (tier.subgroup, tier.coop)
+        };
+        let (large, small) = (([16; 3], [F16, F32]), ([8; 3], [F16, F32]));
+        assert_eq!(of(true, [32; 2], &[large]), (32, 16));
+        assert_eq!(of(true, [32; 2], &[small, large, ([16; 3], [F16, F16])]), (32, 16));
+        assert_eq!(of(true, [8; 2], &[small, ([16, 8, 16], [F16, F32])]), (8, 8));
+        for none in [([16; 3], [F16, F16]), ([16, 8, 16], [F16, F32]), ([32; 3], [F16, F32])] {
+            assert_eq!(of(true, [32; 2], &[none]), (32, 0), "{none:?}");
+        }
+        assert_eq!(of(false, [32; 2], &[large]), (32, 0));
+        assert_eq!(of(true, [32, 64], &[large]), (0, 0));
+        assert_eq!(of(true, [4; 2], &[large]), (4, 0));
+        assert_eq!(of(true, [128; 2], &[large]), (128, 0));
+    }
+}

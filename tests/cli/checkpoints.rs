@@ -297,9 +297,9 @@ fn what_is_lost_is_refused_with_a_command() {
         (
             "nf4-g64",
             "gptq",
-            &["q_proj", "integers", "--scheme int4-g32", "convert packed.safetensors -o out --to gptq"][..],
+            &["q_proj", "integers", "--scheme int4-g64", "convert packed.safetensors -o out --to gptq"][..],
         ),
-        ("nf4-g64", "awq", &["q_proj", "--scheme int4-g32", "--to awq"]),
+        ("nf4-g64", "awq", &["q_proj", "--scheme int4-g64", "--to awq"]),
         ("nf4-g64", "gguf", &["q_proj", "lowbit quantize plain.safetensors -o out --scheme q4_0"]),
         ("q4_k", "ct", &["q_proj", "q4_k", "--scheme int4-g32"]),
         ("q4_k", "mlx", &["q_proj", "q4_k", "--scheme int4-g32"]),
@@ -345,4 +345,72 @@ fn outputs_and_settings_are_checked() {
     assert!(!folder.path("y.gguf").exists());
     folder.write("g/config.json", "{");
     run(&folder, "inspect g").fails(1, &["config.json"]);
+}
+
+#[test]
+fn columns_that_stay_need_no_order_and_what_is_proposed_fits() {
+    let folder = Folder::new();
+    // An encoder leaves columns where they are: act-order that is none.
+    packed(&folder, "int4-g32-asym-perm");
+    for to in ["gptq", "gptq_v2", "ct"] {
+        let ran = run(&folder, &format!("convert int4-g32-asym-perm.safetensors -o {to} --to {to}"));
+        assert_eq!(ran.code, Some(0), "{to}: {}", ran.stderr);
+        assert_eq!(decoded(&folder, to), decoded(&folder, "int4-g32-asym-perm.safetensors"), "{to}");
+    }
+    // Zero-points whose biases would be rounded: not the same scheme again.
+    packed(&folder, "int4-g128-asym");
+    let ran = run(&folder, "convert int4-g128-asym.safetensors -o m --to mlx");
+    ran.fails(1, &["group", "rounded", "--scheme int4-g128-bias"]);
+    let commands = ran.stderr.split('`').nth(1).unwrap().replace("lowbit ", "$LOWBIT ");
+    let ran = folder.shell(&commands.replace(" && $LOWBIT convert", " --device cpu && $LOWBIT convert"));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(run(&folder, "inspect m --json").json()["format"], "mlx");
+    // A checkpoint of nothing packed is none.
+    run(&folder, "convert m.safetensors -o none --to gptq").fails(1, &["m.safetensors", "no packed tensor"]);
+    assert!(!folder.path("none").exists());
+}
+
+#[test]
+fn metadata_goes_through_checkpoints_too() {
+    let folder = Folder::new();
+    packed(&folder, "int4-g32");
+    let mut metadata = lowbit::file::Metadata::default();
+    metadata.set("general.name", lowbit::file::Value::String("a model".into()));
+    metadata.set("general.architecture", lowbit::file::Value::String("llama".into()));
+    metadata.set("llama.block_count", lowbit::file::Value::U32(2));
+    // The same tensors in GGUF, with metadata.
+    assert_eq!(run(&folder, "convert int4-g32.safetensors -o 0.gguf").code, Some(0));
+    let source = open(&folder, "0.gguf");
+    let mut plan = lowbit::file::Plan::new(metadata.clone());
+    source.entries().iter().for_each(|e| lowbit_copy(&mut plan, e));
+    let format = lowbit::file::Format::named("gguf").unwrap();
+    let mut writer = lowbit::file::Writer::new(Vec::new(), "m.gguf", format, plan).unwrap();
+    for entry in source.entries() {
+        match entry.content {
+            Content::Packed { .. } => writer.packed(&source.packed(entry).unwrap()).unwrap(),
+            _ => writer.dense(source.raw(entry)).unwrap(),
+        }
+    }
+    folder.write("m.gguf", writer.finish().unwrap());
+    for to in ["gptq", "mlx", "awq", "ct"] {
+        for line in [format!("convert m.gguf -o {to} --to {to}"), format!("convert {to} -o {to}.gguf")] {
+            let ran = run(&folder, &line);
+            assert_eq!(ran.code, Some(0), "{line}: {}", ran.stderr);
+        }
+        let back = open(&folder, &format!("{to}.gguf"));
+        for (key, value) in metadata.iter() {
+            assert_eq!(back.metadata().get(key), Some(value), "{to}: {key}");
+        }
+    }
+}
+
+/// Plans an entry as it is.
+fn lowbit_copy(plan: &mut lowbit::file::Plan, entry: &lowbit::file::Entry) {
+    match entry.content {
+        Content::Packed { scheme, source } => {
+            plan.packed(&entry.name, scheme, entry.shape.clone(), source).unwrap();
+        }
+        Content::Dense(dtype) => plan.dense(&entry.name, dtype, entry.shape.clone()).unwrap(),
+        Content::Listed { .. } => unreachable!(),
+    }
 }

@@ -11,7 +11,7 @@
 
 use super::super::Model;
 use super::super::recast::recast;
-use super::super::{Content, Dtype, Format, Item as Planned, Plan, Writer, safetensors};
+use super::super::{Content, Dtype, Format, Item as Planned, Metadata, Plan, Writer, safetensors};
 use super::config::{Config, KEYS};
 use super::{Checkpoint, awq, compressed, gptq, mlx};
 use crate::{Error, PackedTensor, Result, Scheme};
@@ -298,6 +298,15 @@ impl<'a> Layers<'a> {
         &self.root
     }
 
+    /// Keeps metadata of the source beside the format's own.
+    pub fn keep(&mut self, metadata: &Metadata) {
+        for (key, value) in metadata.iter() {
+            if self.plan.metadata_mut().get(key).is_none() {
+                self.plan.metadata_mut().set(key, value.clone());
+            }
+        }
+    }
+
     /// The item that a tensor of the plan is made of.
     pub fn item(&self, name: &str) -> Option<&'a Item> {
         self.parts.get(name).map(|(item, _)| *item)
@@ -381,7 +390,9 @@ impl<'a> Layers<'a> {
         if read == *tensor {
             return Ok(encoded.into_files());
         }
-        if recast(tensor, *read.scheme()).is_ok_and(|other| other == read) {
+        // The indices of groups do not tell in which order the columns of a group were.
+        let regrouped = tensor.scheme().is_permuted() && read.scheme() == tensor.scheme();
+        if regrouped || recast(tensor, *read.scheme()).is_ok_and(|other| other == read) {
             same(tensor, &read).map_err(|e| e.in_tensor(&item.name))?;
             return Ok(encoded.into_files());
         }

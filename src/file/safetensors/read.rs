@@ -4,13 +4,13 @@
 //! bytes of one file, or of the shards an index names -> headers -> entries, planes joined into packed tensors
 //! ```
 
-use super::{Described, FORMAT, MAX_HEADER, METADATA_KEY, TENSORS_KEY, VERSION, VERSION_KEY};
+use super::header::{self, Header};
+use super::{Described, FORMAT, METADATA_KEY, TENSORS_KEY, VERSION, VERSION_KEY};
 use crate::file::bytes::{Bytes, bad, io, load};
 use crate::file::model::{Content, Entry, Parsed, Part, Shard};
 use crate::file::{Dtype, Metadata, float_type};
 use crate::scheme::{Layout, PlaneKind};
 use crate::{Error, Result, Scheme};
-use ::safetensors::tensor::Metadata as Header;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
@@ -24,85 +24,57 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
     let mut parsed = Parsed::new(&FORMAT);
     let mut dense = Vec::new();
     let mut described = BTreeMap::new();
-    let mut texts = BTreeMap::new();
+    let mut texts = Texts::default();
     for (shard, Shard { path, bytes }) in shards.iter().enumerate() {
-        let (header, start) = parse_header(path, bytes.get())?;
+        let header = header::parse(path, bytes.get())?;
         described.extend(take_own_metadata(path, &header, &mut texts, &mut parsed.metadata)?);
-        for name in header.offset_keys() {
-            let Some(info) = header.info(&name) else { continue };
+        for header::Tensor { name, info, range } in header.tensors {
             if wanted.and_then(|w| w.get(&name)).is_some_and(|&w| w != shard) {
                 continue;
             }
-            let (from, to) = info.data_offsets;
-            let range = (start.checked_add(from), start.checked_add(to));
-            let (Some(from), Some(to)) = range else { return Err(bad(path, "data offsets overflow")) };
-            let parts = vec![Part { shard, range: from..to }];
-            dense.push(Entry::new(name, info.shape.clone(), Content::Dense(info.dtype), &FORMAT, parts));
+            dense.push(Entry::new(
+                name,
+                info.shape,
+                Content::Dense(info.dtype),
+                &FORMAT,
+                vec![Part { shard, range }],
+            ));
         }
     }
     let first = shards.first().map(|s| s.path.clone()).unwrap_or_default();
     parsed.entries = join_planes(&first, dense, described)?;
     parsed.entries.sort_by(|a, b| natural(&a.name, &b.name));
-    for (key, _) in parsed.metadata.iter() {
-        texts.remove(key);
-    }
-    for (key, text) in texts {
+    let typed: HashSet<String> = parsed.metadata.iter().map(|(key, _)| key.to_string()).collect();
+    for (key, text) in texts.all.into_iter().filter(|(key, _)| !typed.contains(key)) {
         parsed.metadata.push(key, crate::file::Value::String(text));
     }
     parsed.shards = shards;
     Ok(parsed)
 }
 
-/// The header and where the data starts.
-fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Header, usize)> {
-    let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(bad(
-            path,
-            format!("not a safetensors file: {} bytes, the header length alone takes 8", bytes.len()),
-        ));
-    };
-    let len = u64::from_le_bytes(*len);
-    if len > MAX_HEADER {
-        return Err(bad(path, format!("not a safetensors file: a header of {len} bytes is announced")));
-    }
-    let header = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
-    let Some((header, data)) = header else {
-        return Err(bad(
-            path,
-            format!("truncated: a header of {len} bytes is announced, {} bytes follow", rest.len()),
-        ));
-    };
-    let parsed: Header = serde_json::from_slice(header).map_err(|e| bad(path, format!("header: {e}")))?;
-    if parsed.data_len() > data.len() {
-        let need = parsed.data_len();
-        return Err(bad(
-            path,
-            format!("truncated: the header describes {need} bytes of data, {} follow", data.len()),
-        ));
-    }
-    if parsed.data_len() < data.len() {
-        let need = parsed.data_len();
-        return Err(bad(path, format!("the header describes {need} bytes of data, {} follow", data.len())));
-    }
-    Ok((parsed, bytes.len().saturating_sub(data.len())))
+/// The user's metadata, in the order of the files; of several of a key the first counts.
+#[derive(Default)]
+struct Texts {
+    all: Vec<(String, String)>,
+    keys: HashSet<String>,
 }
 
 /// Adds the user's metadata to `texts` and `typed` and returns what lowbit's own says of packed tensors.
 fn take_own_metadata(
     path: &Path,
     header: &Header,
-    texts: &mut BTreeMap<String, String>,
+    texts: &mut Texts,
     typed: &mut Metadata,
 ) -> Result<BTreeMap<String, Described>> {
     let mut described = BTreeMap::new();
-    let Some(metadata) = header.metadata() else { return Ok(described) };
-    match metadata.get(VERSION_KEY).map(|v| (v, v.parse::<u32>())) {
+    let own = |key: &str| header.metadata.iter().find(|(k, _)| k == key).map(|(_, text)| text.as_str());
+    match own(VERSION_KEY).map(|v| (v, v.parse::<u32>())) {
         None => {}
         Some((_, Ok(1..=VERSION))) => {
-            let text = metadata.get(TENSORS_KEY).map_or("{}", String::as_str);
+            let text = own(TENSORS_KEY).unwrap_or("{}");
             described =
                 serde_json::from_str(text).map_err(|e| bad(path, format!("metadata {TENSORS_KEY}: {e}")))?;
-            if let Some(text) = metadata.get(METADATA_KEY)
+            if let Some(text) = own(METADATA_KEY)
                 && typed.is_empty()
             {
                 let json = serde_json::from_str(text).map_err(|e| e.to_string());
@@ -116,9 +88,10 @@ fn take_own_metadata(
             return Err(bad(path, what));
         }
     }
-    for (key, value) in metadata {
-        if ![VERSION_KEY, TENSORS_KEY, METADATA_KEY].contains(&key.as_str()) {
-            texts.entry(key.clone()).or_insert_with(|| value.clone());
+    for (key, value) in &header.metadata {
+        let own = [VERSION_KEY, TENSORS_KEY, METADATA_KEY].contains(&key.as_str());
+        if !own && texts.keys.insert(key.clone()) {
+            texts.all.push((key.clone(), value.clone()));
         }
     }
     Ok(described)
