@@ -15,7 +15,7 @@ use crate::gpu::{Buffer, Gpu, Target};
 use crate::kernels::{self, DeviceWeights, quantize::Encoding};
 use crate::product::{Accumulate, Activation, Product};
 use crate::reference::{self, matmul};
-use crate::scheme::{Group, Layout, Value};
+use crate::scheme::{Encoder, Group, Layout, Value};
 use crate::selftest::data::{self, Random};
 use crate::threads;
 use crate::{
@@ -168,7 +168,7 @@ impl<'a> Subject<'a> {
     }
 
     fn wrong(&self, why: String) -> Error {
-        Error::Check { what: format!("{}: {why}", self.case) }
+        Error::Check { what: why }
     }
 
     fn measure(&self, ceilings: &[Ceiling], effort: &Effort) -> Result<Vec<Measured>> {
@@ -346,7 +346,8 @@ impl<'a> Subject<'a> {
         let dense = x.to_f32();
         let table = (scheme.value == Value::Learned).then(|| packed.codebook());
         // A scale of all rows can only be found with all of them.
-        let samples = if scheme.group == Group::Tensor { threads::ranges(n, n) } else { self.samples() };
+        let is_whole = scheme.group == Group::Tensor || scheme.encoder == Encoder::GlobalScale;
+        let samples = if is_whole { threads::ranges(n, n) } else { self.samples() };
         let (mut off, mut noise, mut allowed, mut verified) = (0, 0.0, 0.0, Verified::default());
         for rows in samples {
             let part = &dense[rows.start * k..rows.end * k];
@@ -483,7 +484,7 @@ mod tests {
     #[test]
     fn a_wrong_result_is_not_timed() {
         let engine = Engine::cpu();
-        for scheme in ["q4_0", "int4-g32", "nf4-g64", "int8-tensor", "codebook4-g64", "f16"] {
+        for scheme in ["q4_0", "int4-g32", "nf4-g64", "int8-tensor", "codebook4-g64", "nvfp4-global", "f16"] {
             for case in cases(scheme) {
                 let mut subject = Subject::new(&engine, &case).unwrap();
                 let times = subject.measure(&[], &ONCE).unwrap();

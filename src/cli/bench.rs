@@ -115,7 +115,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         [] => Ok(()),
         [first, ..] => {
             let n = print::count(file.failures.len(), "wrong result");
-            Err(Error::Check { what: format!("{n}, the first: {}", first.why) })
+            Err(Error::Check { what: format!("{n}, the first: {}: {}", first.case, first.why) })
         }
     }
 }
