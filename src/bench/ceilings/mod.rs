@@ -51,9 +51,7 @@ impl Probe<'_> {
     fn measure(&self, engine: &Engine, effort: &Effort) -> Result<Ceiling> {
         (self.run)()?;
         if let Some(wrong) = (self.check)()? {
-            return Err(Error::Check {
-                what: format!("the ceiling '{}' is not to be trusted: {wrong}", self.name),
-            });
+            return Err(Error::Check { what: format!("not to be trusted: {wrong}") });
         }
         let times = sample(engine, effort, &self.run)?;
         Ok(Ceiling::measured(self.limit, self.name, self.amount, &times))
