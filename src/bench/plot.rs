@@ -167,12 +167,12 @@ fn roofline(area: &Area, file: &File) -> Result<(), String> {
     for (ceiling, rate) in &flat {
         let (from, to) = (pixel(x.start, *rate), pixel(x.end, *rate));
         plane.draw(&PathElement::new(vec![from, to], INK.stroke_width(2))).map_err(words)?;
+        // On the left, where no case is. Labels of ceilings that lie close together go below their lines.
         let label = format!("{}: {}", ceiling.name, engineering(*rate) + "OP/s");
-        // Labels of ceilings that lie close together go below their lines.
         let above = !taken.iter().any(|y| (y - from.1).abs() < 18);
         taken.push(from.1);
         let (dy, v) = if above { (-3, VPos::Bottom) } else { (4, VPos::Top) };
-        write(&plane, &label, (to.0 - 6, to.1 + dy), 14.0, INK, Pos::new(HPos::Right, v))?;
+        write(&plane, &label, (from.0 + 6, from.1 + dy), 14.0, INK, Pos::new(HPos::Left, v))?;
     }
     for (ceiling, rate) in &sloped {
         // From the left edge, or from where the line comes in below, to the roof.

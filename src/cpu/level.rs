@@ -74,6 +74,7 @@ pub fn instructions() -> &'static str {
 }
 
 /// How wide f32 vectors are on the best level, and whether one instruction multiplies and adds.
+#[cfg(feature = "cli")]
 pub(crate) fn vectors() -> (usize, bool) {
     match Level::best() {
         Level::Avx512 => (16, true),
