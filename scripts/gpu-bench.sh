@@ -1,89 +1,104 @@
 #!/usr/bin/env bash
-# gpu-bench.sh: for a machine with a real GPU. Checks lowbit on it, then times it, and keeps the results.
+# gpu-bench.sh: for a machine with a real GPU. Checks lowbit on it, times it, and keeps the results; under ten minutes.
 #
-#   ./scripts/gpu-bench.sh            the differential and engine tests on the GPU, then benches/engine.rs (about ten minutes)
-#   ./scripts/gpu-bench.sh --quick    criterion's quick mode
-#   ./scripts/gpu-bench.sh --any      takes a software adapter where there is no GPU: to try the script
+#   ./scripts/gpu-bench.sh                   self-test of the schemes that are timed, lowbit bench, then the whole self-test
+#   ./scripts/gpu-bench.sh --quick           fewer cases, shorter measurements, no whole self-test
+#   ./scripts/gpu-bench.sh --any             takes a software adapter where there is no GPU: to try the script
+#   ./scripts/gpu-bench.sh --binary FILE     a lowbit built elsewhere, on a machine without Rust (build it with LOWBIT_COMMIT set to the
+#                                            commit: its results carry that)
+#   ./scripts/gpu-bench.sh --out DIR         instead of benches/results/ADAPTER-DATE
 #
-# Writes benches/results/ADAPTER-DATE.txt (machine, commit, what the tests and benches printed) and ADAPTER-DATE.json (the table of
-# the benches). ADAPTER is the first that `lowbit devices` lists and that is no software; the CPU engine and all other adapters
-# are timed along, for comparison. WGPU_BACKEND limits which there are.
+# Writes into the folder: machine.txt, selftest.txt, bench.txt (the table), bench.json, roofline.svg. ADAPTER is the first that
+# `lowbit devices` lists and that is no software; WGPU_BACKEND limits which there are.
 #
-# Needs Rust, a C linker and the GPU's driver; installs nothing. A failed test ends it before anything is timed: wrong results
-# have no speed.
+# Needs the GPU's driver, and without --binary Rust and a C linker; installs nothing. A failed test ends it before anything is timed:
+# wrong results have no speed. The whole self-test, last, has WHOLE_SECONDS; if they are not enough, that is said and counts as a failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh
 
+# The schemes that `lowbit bench` times on a GPU.
+SCHEMES=(f16 q8_0 q4_0 q4_k nf4-g64 int4-g128)
+WHOLE_SECONDS=300
+
 bench_args=()
 any=no
-for arg in "$@"; do
-  case $arg in
-    --quick) bench_args+=(--quick) ;;
+quick=no
+binary=
+out=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --quick)
+      quick=yes
+      bench_args+=(--quick)
+      ;;
     --any) any=yes ;;
+    --binary | --out)
+      [ $# -ge 2 ] || die "$1 needs a value"
+      if [ "$1" = --binary ]; then binary=$2; else out=$2; fi
+      shift
+      ;;
     -h | --help)
       sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit 0
       ;;
     *)
-      warn "unknown argument '$arg' (there are --quick and --any)"
+      warn "unknown argument '$1' (there are --quick, --any, --binary and --out)"
       exit 2
       ;;
   esac
+  shift
 done
 
-find_cargo
-# Which adapters a continuous-integration machine must have is not the question here.
-unset CI
+if [ -z "$binary" ]; then
+  find_cargo
+  cargo build --release
+  binary=${CARGO_TARGET_DIR:-target}/release/lowbit
+fi
+[ -x "$binary" ] || die "$binary cannot be run"
 
-# Builds the program along, with the same dependencies as the tests.
-cargo test --release --no-run --test differential --test engine
-target=${CARGO_TARGET_DIR:-target}
-devices=$("$target"/release/lowbit devices --json)
-name_where() { awk -F'"' -v software="$1" '/"name":/ { name = $4 } $0 ~ "\"software\": " software { print name; exit }' <<<"$devices"; }
-adapter=$(name_where false)
+devices=$("$binary" devices --json)
+# Name and backend of the first adapter that is software, or is not.
+first_where() {
+  awk -F'"' -v software="$1" '/"name":/ { name = $4 } /"backend":/ { backend = tolower($4) }
+    $0 ~ "\"software\": " software { print backend ":" name; exit }' <<<"$devices"
+}
+adapter=$(first_where false)
 if [ -z "$adapter" ]; then
   [ "$any" = yes ] || die "no real GPU here (--any takes a software adapter); lowbit devices says what there is"
-  adapter=$(name_where true)
+  adapter=$(first_where true)
   [ -n "$adapter" ] || die "no adapter at all"
-  tests=(cpu)
-else
-  tests=(real_gpus cpu)
 fi
 
 slug=$(tr -cs 'A-Za-z0-9' '-' <<<"${adapter,,}" | sed 's/^-*//; s/-*$//')
-date=$(date -u +%Y-%m-%d)
-mkdir -p benches/results
-out=benches/results/$slug-$date
-part=$(mktemp)
-trap 'rm -f "$part"' EXIT
+out=${out:-benches/results/$slug-$(date -u +%Y-%m-%d)}
+mkdir -p "$out"
 
 describe() {
   say "adapter  $adapter"
   say "date     $(date -u '+%Y-%m-%d %H:%M UTC')"
-  say "commit   $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ' with changes')"
+  say "lowbit   $("$binary" --version)"
   say "system   $(uname -srm)"
   say "cpu      $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null | sed -n 1p), $(getconf _NPROCESSORS_ONLN) threads"
-  say "rustc    $(rustc --version)"
   if command -v nvidia-smi >/dev/null; then nvidia-smi --query-gpu=name,driver_version,power.limit --format=csv,noheader || true; fi
   say
+  "$binary" devices
 }
 
-run() {
-  describe
-  say "== the differential suite"
-  cargo test --release --test differential -- --nocapture --test-threads=1 --exact "${tests[@]}"
-  say
-  say "== the engine's promises"
-  cargo test --release --test engine
-  say
-  say "== benches"
-  cargo bench --bench engine -- "${bench_args[@]}"
-}
-
-run 2>&1 | tee "$part"
-cp "$part" "$out.txt"
-cp "$target"/tmp/engine-bench.json "$out.json"
+describe 2>&1 | tee "$out/machine.txt"
 say
-say "kept: $out.txt and $out.json"
+say "== self-test of what is timed"
+"$binary" selftest --device "$adapter" "${SCHEMES[@]/#/--scheme=}" 2>&1 | tee "$out/selftest.txt"
+say
+say "== bench"
+"$binary" bench --device "$adapter" "${bench_args[@]}" --json "$out/bench.json" --svg "$out/roofline.svg" --force 2>&1 |
+  tee "$out/bench.txt"
+if [ "$quick" = no ]; then
+  say
+  say "== the whole self-test"
+  timeout "$WHOLE_SECONDS" "$binary" selftest --device "$adapter" 2>&1 | tee "$out/selftest.txt" ||
+    die "the whole self-test failed, or took more than $WHOLE_SECONDS s: see $out/selftest.txt"
+fi
+say
+say "kept: $out"

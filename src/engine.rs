@@ -392,10 +392,10 @@ impl Engine {
                     crate::scheme::Value::Learned => Some(cpu::learn_codebook(tensor, name, scheme)?),
                     _ => None,
                 };
-                let (weights, status) =
-                    kernels::quantize::record(gpu, tensor, scheme, table.as_deref(), importance)?;
-                status.check(gpu, tensor, name, scheme).await?;
-                Ok(PackedArray { data: PackedData::Device(gpu.clone(), Arc::new(weights)) })
+                let encoding = kernels::quantize::Encoding::new(gpu, tensor, scheme, table.as_deref())?;
+                encoding.record(gpu, importance)?;
+                encoding.check(gpu, tensor, name).await?;
+                Ok(PackedArray { data: PackedData::Device(gpu.clone(), Arc::new(encoding.weights)) })
             }
         }
     }

@@ -38,6 +38,8 @@
 #![deny(unsafe_code)]
 
 #[cfg(feature = "cli")]
+mod bench;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod cpu;
 pub mod engine;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! scheme <- packed <- {reference, cpu, file, kernels}        gpu <- kernels
-//! {cpu, kernels} <- engine <- {quantize, calibrate, train, model, selftest} <- {cli, web}
+//! {cpu, kernels} <- engine <- {quantize, calibrate, train, model, selftest <- bench} <- {cli, web}
 //! ```
 //!
 //! A file is cut into tokens, comments and literals left out; paths that begin at the crate's root (`crate::`, trees of it, chains of
@@ -28,7 +28,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("model", &["engine", "quantize", "calibrate"]),
     ("report", &[]),
     ("selftest", &["engine", "quantize", "reference", "report"]),
-    ("cli", &["file", "train", "model", "selftest"]),
+    ("bench", &["selftest"]),
+    ("cli", &["file", "train", "model", "selftest", "bench"]),
     ("web", &["file", "train", "model", "selftest"]),
 ];
 

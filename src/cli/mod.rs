@@ -7,6 +7,7 @@
 //! Results go to stdout, everything else (progress, warnings, the one line of an error) to stderr. No arithmetic on weights here.
 
 mod assign;
+mod bench;
 mod compare;
 mod convert;
 mod demo;
@@ -63,6 +64,7 @@ enum Command {
     Convert(convert::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
+    Bench(bench::Args),
 }
 
 /// Which tensors, by name.
@@ -166,6 +168,7 @@ pub fn run() -> Result<()> {
         Command::Convert(args) => convert::run(&args),
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),
+        Command::Bench(args) => bench::run(&args, device),
     }
 }
 

@@ -73,16 +73,26 @@ pub fn instructions() -> &'static str {
     }
 }
 
+/// How wide f32 vectors are on the best level, and whether one instruction multiplies and adds.
+#[cfg(feature = "cli")]
+pub(crate) fn vectors() -> (usize, bool) {
+    match Level::best() {
+        Level::Avx512 => (16, true),
+        Level::AvxVnni | Level::Avx2 => (8, true),
+        Level::Portable => (4, cfg!(target_arch = "aarch64")),
+    }
+}
+
 /// A piece of work whose loops profit from wide vectors. Implement `run` with `#[inline(always)]`, so that it becomes part of the
 /// function that has the features.
-pub(super) trait Work {
+pub(crate) trait Work {
     type Output;
     fn run(self) -> Self::Output;
 }
 
 /// Runs `work` compiled for the machine's best instructions. The arithmetic is the same on every level: the compiler never contracts
 /// or reorders f32 operations.
-pub(super) fn vectorized<W: Work>(work: W) -> W::Output {
+pub(crate) fn vectorized<W: Work>(work: W) -> W::Output {
     vectorized_at(Level::best(), work)
 }
 

@@ -44,4 +44,6 @@ mod tests;
 pub use dequantize::{dequantize, dequantize_rows};
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use level::instructions;
+#[cfg(feature = "cli")]
+pub(crate) use level::{Work, vectorized, vectors};
 pub use matmul::{matmul, summation};

@@ -299,116 +299,145 @@ fn codes_spec(scheme: &Scheme, table: Option<&Sorted>, weighted: bool) -> Codes 
     Codes { scheme: *scheme, sorted, zero_code, workgroup: WORKGROUP, method }
 }
 
-/// What a quantization in progress leaves to look at: the first index that could not be quantized, per part.
-pub struct Status {
-    buffers: Vec<Buffer>,
-    parts: Vec<usize>,
+/// A weight on the device before it is quantized, with room for the result.
+pub struct Encoding {
+    /// What [`Encoding::record`] fills.
+    pub weights: DeviceWeights,
+    /// The rows of each part, f32.
+    inputs: Vec<Buffer>,
+    /// Of each part: the first index that could not be quantized.
+    flags: Vec<Buffer>,
+    sorted: Option<(Sorted, Buffer)>,
 }
 
-/// Quantizes `tensor` (converted to f32 on the host) on the device. `table` is the codebook of a learned scheme; `importance` is that of
-/// [`crate::cpu::quantize_weighted`], checked, for a scheme that weighs. The result is ready when [`Status::check`] says so.
-///
-/// # Errors
-/// As [`DeviceWeights::zeroed`]; those of the device.
-pub fn record(
-    gpu: &Gpu,
-    tensor: &Tensor,
-    scheme: &Scheme,
-    table: Option<&[f32]>,
-    importance: Option<&[f32]>,
-) -> Result<(DeviceWeights, Status)> {
-    if !on_gpu(scheme) {
-        return Err(Error::unsupported(format!("quantizing to {scheme} on the GPU"), "the CPU engine does"));
-    }
-    let weights = DeviceWeights::zeroed(gpu, *scheme, tensor.shape(), true)?;
-    let x = tensor.to_f32();
-    let entries = scheme.codebook().or(table);
-    let sorted = entries.map(Sorted::new);
-    let k = weights.k;
-    let mut target = Target::Recorder;
-    let inv_steps = inverse_steps(scheme, sorted.as_ref());
-    let group = match scheme.group {
-        Group::Cols(g) => g as usize,
-        Group::Row | Group::Tensor => k,
-    };
-    // Values that share a scale: in a full group, and in the short last one of a row.
-    let (full, last) = match scheme.group {
-        Group::Tensor => (weights.rows * k, weights.rows * k),
-        _ if k % group == 0 => (group, group),
-        _ => (group, k % group),
-    };
-    let params = |part: &Part| ScalesParams {
-        weights: part.params,
-        total_groups: part.params.rows * part.params.groups,
-        inv_full: 1.0 / full as f32,
-        inv_last: 1.0 / last as f32,
-        inv_steps,
-        t_first: part.rows.start as u32,
-        t_rows: weights.rows as u32,
-    };
-    let sorted_buffer = match &sorted {
-        Some(t) => {
+impl Encoding {
+    /// Brings `tensor` (converted to f32 on the host) to the device. `table` is the codebook of a learned scheme.
+    ///
+    /// # Errors
+    /// As [`DeviceWeights::zeroed`]; [`Error::Unsupported`] where [`on_gpu`] says so.
+    pub fn new(gpu: &Gpu, tensor: &Tensor, scheme: &Scheme, table: Option<&[f32]>) -> Result<Self> {
+        if !on_gpu(scheme) {
+            return Err(Error::unsupported(
+                format!("quantizing to {scheme} on the GPU"),
+                "the CPU engine does",
+            ));
+        }
+        let weights = DeviceWeights::zeroed(gpu, *scheme, tensor.shape(), true)?;
+        let x = tensor.to_f32();
+        let entries = scheme.codebook().or(table);
+        let k = weights.k;
+        let upload_sorted = |t: Sorted| -> Result<_> {
             let words: Vec<u32> =
                 t.mids.iter().map(|m| m.to_bits()).chain(t.codes.iter().map(|&c| u32::from(c))).collect();
-            Some(gpu.upload(bytemuck::cast_slice(&words), "sorted codebook")?)
-        }
-        None => None,
-    };
-    if let (Some(entries), true) = (entries, scheme.has_table()) {
-        for part in &weights.parts {
-            gpu.write(&part.buffer, u64::from(part.params.table) * 4, bytemuck::cast_slice(entries))?;
-        }
-    }
-    if scheme.is_permuted() {
-        let columns: Vec<u32> = (0..k as u32).collect();
-        for part in &weights.parts {
-            gpu.write(&part.buffer, u64::from(part.params.perm) * 4, bytemuck::cast_slice(&columns))?;
-        }
-    }
-    let mut inputs = Vec::new();
-    for part in &weights.parts {
-        let rows = &x[part.rows.start * k..part.rows.end * k];
-        inputs.push(gpu.upload(bytemuck::cast_slice(rows), "weights to quantize")?);
-    }
-    let found = search(gpu, &mut target, &weights, &inputs, importance)?;
-    if has_scales_pass(scheme) && found.is_empty() {
-        let stats = match scheme.group {
-            Group::Tensor => Some(gpu.alloc(weights.rows as u64 * 16, "statistics of rows")?),
-            _ => None,
+            let buffer = gpu.upload(bytemuck::cast_slice(&words), "sorted codebook")?;
+            Ok((t, buffer))
         };
-        for &mode in modes(scheme) {
-            let pipeline = Scales { scheme: *scheme, mode }.pipeline(gpu)?;
-            for (part, input) in weights.parts.iter().zip(&inputs) {
-                let params = params(part);
-                let total = u64::from(params.total_groups);
-                let groups = match mode {
-                    Mode::Thread => total.div_ceil(u64::from(WORKGROUP) * 4),
-                    Mode::Rows => total.div_ceil(4),
-                    Mode::Stats => part.rows.len() as u64,
-                    Mode::Tensor => 1,
-                };
-                let mut bindings = vec![Binding::whole(input), Binding::whole(&part.buffer)];
-                bindings.extend(stats.as_ref().map(Binding::whole));
-                let groups = fold_workgroups(groups, gpu.limits())?;
-                gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
+        let sorted = entries.map(Sorted::new).map(upload_sorted).transpose()?;
+        let columns: Vec<u32> = (0..if scheme.is_permuted() { k as u32 } else { 0 }).collect();
+        let (mut inputs, mut flags) = (Vec::new(), Vec::new());
+        for part in &weights.parts {
+            if let (Some(entries), true) = (entries, scheme.has_table()) {
+                gpu.write(&part.buffer, u64::from(part.params.table) * 4, bytemuck::cast_slice(entries))?;
+            }
+            if scheme.is_permuted() {
+                gpu.write(&part.buffer, u64::from(part.params.perm) * 4, bytemuck::cast_slice(&columns))?;
+            }
+            let rows = &x[part.rows.start * k..part.rows.end * k];
+            inputs.push(gpu.upload(bytemuck::cast_slice(rows), "weights to quantize")?);
+            flags.push(gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?);
+        }
+        Ok(Self { weights, inputs, flags, sorted })
+    }
+
+    /// Records the quantization; [`Encoding::check`] waits for it. `importance` is that of [`crate::cpu::quantize_weighted`], checked, for
+    /// a scheme that weighs.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn record(&self, gpu: &Gpu, importance: Option<&[f32]>) -> Result<()> {
+        let Self { weights, inputs, flags, sorted } = self;
+        let (scheme, k) = (&weights.scheme, weights.k);
+        let mut target = Target::Recorder;
+        let inv_steps = inverse_steps(scheme, sorted.as_ref().map(|(table, _)| table));
+        let group = match scheme.group {
+            Group::Cols(g) => g as usize,
+            Group::Row | Group::Tensor => k,
+        };
+        // Values that share a scale: in a full group, and in the short last one of a row.
+        let (full, last) = match scheme.group {
+            Group::Tensor => (weights.rows * k, weights.rows * k),
+            _ if k % group == 0 => (group, group),
+            _ => (group, k % group),
+        };
+        let params = |part: &Part| ScalesParams {
+            weights: part.params,
+            total_groups: part.params.rows * part.params.groups,
+            inv_full: 1.0 / full as f32,
+            inv_last: 1.0 / last as f32,
+            inv_steps,
+            t_first: part.rows.start as u32,
+            t_rows: weights.rows as u32,
+        };
+        let found = search(gpu, &mut target, weights, inputs, importance)?;
+        if has_scales_pass(scheme) && found.is_empty() {
+            let stats = match scheme.group {
+                Group::Tensor => Some(gpu.alloc(weights.rows as u64 * 16, "statistics of rows")?),
+                _ => None,
+            };
+            for &mode in modes(scheme) {
+                let pipeline = Scales { scheme: *scheme, mode }.pipeline(gpu)?;
+                for (part, input) in weights.parts.iter().zip(inputs) {
+                    let params = params(part);
+                    let total = u64::from(params.total_groups);
+                    let groups = match mode {
+                        Mode::Thread => total.div_ceil(u64::from(WORKGROUP) * 4),
+                        Mode::Rows => total.div_ceil(4),
+                        Mode::Stats => part.rows.len() as u64,
+                        Mode::Tensor => 1,
+                    };
+                    let mut bindings = vec![Binding::whole(input), Binding::whole(&part.buffer)];
+                    bindings.extend(stats.as_ref().map(Binding::whole));
+                    let groups = fold_workgroups(groups, gpu.limits())?;
+                    gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
+                }
             }
         }
+        let table = sorted.as_ref().map(|(table, _)| table);
+        let pipeline = codes_spec(scheme, table, importance.is_some()).pipeline(gpu)?;
+        for (i, ((part, input), flag)) in weights.parts.iter().zip(inputs).zip(flags).enumerate() {
+            let params = CodesParams { weights: part.params, limit: scheme.limit().to_bits(), inv_steps };
+            let chunks = part.rows.len() as u64 * k.div_ceil(32) as u64;
+            let mut bindings =
+                vec![Binding::whole(input), Binding::whole(&part.buffer), Binding::whole(flag)];
+            bindings.extend(sorted.as_ref().map(|(_, buffer)| Binding::whole(buffer)));
+            bindings.extend(found.get(i).map(Binding::whole));
+            let groups = fold_workgroups(chunks.div_ceil(u64::from(WORKGROUP)), gpu.limits())?;
+            gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
+        }
+        Ok(())
     }
-    let pipeline = codes_spec(scheme, sorted.as_ref(), importance.is_some()).pipeline(gpu)?;
-    let mut status = Status { buffers: Vec::new(), parts: Vec::new() };
-    for (i, (part, input)) in weights.parts.iter().zip(&inputs).enumerate() {
-        let flag = gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?;
-        let params = CodesParams { weights: part.params, limit: scheme.limit().to_bits(), inv_steps };
-        let chunks = part.rows.len() as u64 * k.div_ceil(32) as u64;
-        let mut bindings = vec![Binding::whole(input), Binding::whole(&part.buffer), Binding::whole(&flag)];
-        bindings.extend(sorted_buffer.as_ref().map(Binding::whole));
-        bindings.extend(found.get(i).map(Binding::whole));
-        let groups = fold_workgroups(chunks.div_ceil(u64::from(WORKGROUP)), gpu.limits())?;
-        gpu.dispatch(&mut target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;
-        status.buffers.push(flag);
-        status.parts.push(part.rows.start * k);
+
+    /// Waits for the device and says which value of `tensor`, if any, could not be quantized.
+    ///
+    /// # Errors
+    /// [`Error::NotRepresentable`] with the first such index; those of the device.
+    pub async fn check(&self, gpu: &Gpu, tensor: &Tensor, name: &str) -> Result<()> {
+        let ranges: Vec<_> = self.flags.iter().map(|b| (b, 0..4)).collect();
+        for (bytes, part) in gpu.read_many(&ranges).await?.iter().zip(&self.weights.parts) {
+            let first = bytemuck::pod_read_unaligned::<u32>(bytes);
+            if first != u32::MAX {
+                let index = part.rows.start * self.weights.k + first as usize;
+                return Err(Error::NotRepresentable {
+                    tensor: name.into(),
+                    index: index as u64,
+                    value: tensor.to_f32()[index],
+                    scheme: self.weights.scheme.to_string(),
+                    limit: self.weights.scheme.limit(),
+                });
+            }
+        }
+        Ok(())
     }
-    Ok((weights, status))
 }
 
 /// Searches for the scales of all parts; returns what the pass over codes needs of each, nothing where scales follow from extremes.
@@ -462,30 +491,6 @@ fn search(
         all.push(found);
     }
     Ok(all)
-}
-
-impl Status {
-    /// Waits for the device and says which value, if any, could not be quantized.
-    ///
-    /// # Errors
-    /// [`Error::NotRepresentable`] with the first such index; those of the device.
-    pub async fn check(&self, gpu: &Gpu, tensor: &Tensor, name: &str, scheme: &Scheme) -> Result<()> {
-        let ranges: Vec<_> = self.buffers.iter().map(|b| (b, 0..4)).collect();
-        for (bytes, start) in gpu.read_many(&ranges).await?.iter().zip(&self.parts) {
-            let first = bytemuck::pod_read_unaligned::<u32>(bytes);
-            if first != u32::MAX {
-                let index = start + first as usize;
-                return Err(Error::NotRepresentable {
-                    tensor: name.into(),
-                    index: index as u64,
-                    value: tensor.to_f32()[index],
-                    scheme: scheme.to_string(),
-                    limit: scheme.limit(),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The first pass in every mode of a scheme.

@@ -8,6 +8,7 @@
 //! that test says so, and fails under `CI`.
 
 mod bad_files;
+mod bench;
 #[path = "../common/binary.rs"]
 mod binary;
 #[path = "../files/build.rs"]
@@ -53,6 +54,7 @@ fn help_shows_an_example_for_every_command() {
         "convert",
         "shaders",
         "selftest",
+        "bench",
         "schemes",
     ] {
         assert!(commands.contains(&command), "{commands:?}");

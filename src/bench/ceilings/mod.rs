@@ -1,0 +1,174 @@
+//! What a device allows: bandwidths and rates of arithmetic, measured by kernels that do nothing else.
+//!
+//! ```text
+//! walk over more than caches hold -> read, copy of DRAM          walk over 1, 8, 32 MiB again and again -> of caches
+//! chains of operations in registers -> f32, f16, int8 dot products, cooperative matrices
+//! ```
+//!
+//! What every kernel computes is known and compared first, so that no compiler can have left the work out: sums of random words, copies,
+//! chains that count their steps. What a device cannot run is listed with the reason.
+
+mod cpu;
+mod gpu;
+
+use super::file::{Ceiling, Limit, Note, Regime};
+use super::sample::{Effort, sample};
+use crate::selftest::data::Random;
+use crate::{Engine, Error, Result};
+use gpu::Order;
+
+/// Bytes that cases and ceilings walk over so that nothing is left of them in a cache: on software adapters and the CPU engine less, where
+/// walking takes long.
+pub fn dram_bytes(engine: &Engine) -> u64 {
+    match engine.gpu() {
+        Some(gpu) if !gpu.info().software => 256 << 20,
+        _ => 128 << 20,
+    }
+}
+
+/// Bytes of the walks that may stay in a cache. Which do is for the rates to tell: no API says how large caches are.
+const CACHE_BYTES: [u64; 3] = [1 << 20, 8 << 20, 32 << 20];
+
+/// The longest of them.
+pub fn cache_bytes() -> u64 {
+    CACHE_BYTES[CACHE_BYTES.len() - 1]
+}
+
+/// A kernel ready to run.
+struct Probe<'a> {
+    limit: Limit,
+    name: &'static str,
+    /// Bytes or operations of one run.
+    amount: f64,
+    run: Box<dyn Fn() -> Result<()> + 'a>,
+    /// After a run: what is wrong with what it left, in words.
+    check: Box<dyn Fn() -> Result<Option<String>> + 'a>,
+}
+
+impl Probe<'_> {
+    /// # Errors
+    /// [`Error::Check`] if the result is wrong; those of the device.
+    fn measure(&self, engine: &Engine, effort: &Effort) -> Result<Ceiling> {
+        (self.run)()?;
+        if let Some(wrong) = (self.check)()? {
+            return Err(Error::Check { what: format!("not to be trusted: {wrong}") });
+        }
+        let times = sample(engine, effort, &self.run)?;
+        Ok(Ceiling::measured(self.limit, self.name, self.amount, &times))
+    }
+}
+
+/// Measures every ceiling of the engine's device. `progress` hears the name of each as it is begun. One whose kernel does not compile or
+/// computes something else is absent, and noted beside.
+///
+/// # Errors
+/// Errors of the device.
+pub fn measure(
+    engine: &Engine,
+    effort: &Effort,
+    mut progress: impl FnMut(&str),
+) -> Result<(Vec<Ceiling>, Vec<Note>)> {
+    let (mut all, mut failures) = (Vec::new(), Vec::new());
+    let mut note = |limit, name: &str, measured: Result<Ceiling>| match measured {
+        Err(error @ (Error::Check { .. } | Error::Shader { .. })) => {
+            failures.push(Note { case: name.into(), why: error.to_string() });
+            Ok(Ceiling::absent(limit, name, error.to_string()))
+        }
+        other => other,
+    };
+    let total = dram_bytes(engine);
+    let walks = std::iter::once((Regime::Dram, total)).chain(CACHE_BYTES.map(|bytes| (Regime::Cache, bytes)));
+    for (regime, bytes) in walks {
+        for (limit, what) in [(Limit::Read, "read"), (Limit::Copy, "copy")] {
+            let name = match regime {
+                Regime::Dram => format!("{what}, DRAM"),
+                Regime::Cache => format!("{what}, {} MiB", bytes >> 20),
+            };
+            progress(&name);
+            let measured = match engine.gpu() {
+                Some(gpu) => {
+                    let of = |order| gpu::walk(gpu, limit, order, bytes, total)?.measure(engine, effort);
+                    // The better one is the ceiling.
+                    of(Order::Together)
+                        .and_then(|a| of(Order::Apart).map(|b| if a.rate > b.rate { a } else { b }))
+                }
+                None => cpu::walk(limit, bytes as usize, total as usize).measure(engine, effort),
+            };
+            let ceiling = note(limit, &name, measured)?;
+            all.push(Ceiling { name, ..ceiling.over(regime, bytes) });
+        }
+    }
+    for (limit, name) in ARITHMETIC {
+        progress(name);
+        let probe = match engine.gpu() {
+            Some(gpu) => gpu::arithmetic(gpu, limit, name),
+            None => Ok(cpu::arithmetic(limit, name)),
+        };
+        let measured = probe.and_then(|probe| match probe {
+            Ok(probe) => probe.measure(engine, effort),
+            Err(why) => Ok(Ceiling::absent(limit, name, why)),
+        });
+        all.push(note(limit, name, measured)?);
+    }
+    Ok((all, failures))
+}
+
+/// Rates of arithmetic and their names.
+const ARITHMETIC: [(Limit, &str); 4] = [
+    (Limit::F32, "f32 FMA"),
+    (Limit::F16, "f16 FMA"),
+    (Limit::IntDot, "int8 dot4"),
+    (Limit::CoopMatrix, "coop. matrix"),
+];
+
+/// How many ceilings [`measure`] goes through.
+pub const COUNT: usize = 2 * (1 + CACHE_BYTES.len()) + ARITHMETIC.len();
+
+/// Random words.
+fn words(n: usize) -> Vec<u64> {
+    let mut rng = Random::new(n as u64);
+    (0..n).map(|_| rng.bits()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_probe_that_computes_something_else_is_not_timed() {
+        let runs = Cell::new(0);
+        let probe = |wrong: Option<&str>| Probe {
+            limit: Limit::F32,
+            name: "f32 FMA",
+            amount: 1.0,
+            run: Box::new(|| {
+                runs.set(runs.get() + 1);
+                Ok(())
+            }),
+            check: Box::new({
+                let wrong = wrong.map(str::to_string);
+                move || Ok(wrong.clone())
+            }),
+        };
+        let engine = Engine::cpu();
+        let error = probe(Some("7 instead of 8")).measure(&engine, &Effort::QUICK).unwrap_err();
+        assert!(error.to_string().contains("7 instead of 8"), "{error}");
+        assert_eq!(runs.get(), 1);
+        assert!(probe(None).measure(&engine, &Effort::QUICK).unwrap().rate > Some(0.0));
+    }
+
+    #[test]
+    fn the_cpu_has_its_ceilings() {
+        let mut begun = 0;
+        let (all, failures) = measure(&Engine::cpu(), &Effort::QUICK, |_| begun += 1).unwrap();
+        assert_eq!((begun, all.len(), failures.len()), (COUNT, COUNT, 0));
+        let of = |limit| all.iter().filter(move |c| c.limit == limit);
+        assert_eq!((of(Limit::Read).count(), of(Limit::Copy).count()), (4, 4));
+        for c in &all {
+            let there = c.limit.is_bandwidth() || c.limit == Limit::F32;
+            assert_eq!((c.rate.is_some(), c.absent.is_none()), (there, there), "{}", c.name);
+            assert!(c.rate.is_none_or(|rate| rate > 1e6 && rate.is_finite()), "{}: {:?}", c.name, c.rate);
+        }
+    }
+}

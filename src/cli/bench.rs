@@ -1,0 +1,458 @@
+//! `lowbit bench`: how fast the operations are here, beside what the device allows; and two such results beside each other.
+//!
+//! ```text
+//! ceilings -> cases, each verified before it is timed -> table on stdout, --json FILE, --svg FILE
+//! --diff A B: two files of --json -> table
+//! ```
+
+use super::open_engine;
+use super::output::Output;
+use super::print::{self, Align, Table};
+use crate::bench::cases::{self, Case, FEW_ROWS, Operation, Weight};
+use crate::bench::ceilings;
+use crate::bench::file::{self, Ceiling, Change, Comparison, Device, File, Note, Regime, Verdict};
+use crate::bench::plot;
+use crate::bench::run::measure;
+use crate::bench::sample::Effort;
+use crate::product::Activation;
+use crate::{Engine, Error, Result, Scheme};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Measure matrix products, quantization and its inverse, as a share of what the device allows
+///
+/// First the device's ceilings: bandwidth of reading and copying, f32 and f16 multiply-adds, int8 dot products, cooperative matrices. Then
+/// every operation, scheme and shape: compared with the reference, and only then timed, by the device's own timestamps where it has them.
+/// Percentages are of the ceiling that binds: the larger of bytes / bandwidth and operations / arithmetic.
+///
+/// dram: copies of the weights take turns, more of them than caches hold. cache: the same weights again and again, if they are small enough.
+/// M is the number of rows of x, N and K are those of a weight [N, K] (out, in).
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  lowbit bench\n  lowbit bench matvec --model llama-7b --scheme q4_0 --scheme q8_0\n  \
+lowbit bench matmul --shape 512x4096x11008 --activation f16 --device radeon\n  \
+lowbit bench --quick --json before.json --svg roofline.svg\n  lowbit bench --diff before.json after.json\n\n\
+JSON: {\"format\": \"lowbit bench\", \"version\", \"lowbit\", \"commit\", \"device\": {..}, \"ceilings\": [{\"limit\", \"name\", \"rate\", ..}],\n\
+\"cases\": [{\"operation\", \"scheme\", \"m\", \"n\", \"k\", \"regime\", \"kernel\", \"tile\", \"bytes\", \"flops\", \"median_s\", \"quartiles_s\", \"clock\",\n\
+\"ceiling\", \"percent\", ..}], \"left_out\": [{\"case\", \"why\"}], \"failures\": [..]}; with --diff the comparison."
+)]
+pub struct Args {
+    /// matvec (M of 1 to 8), matmul (more), quantize, dequantize or all
+    #[arg(value_name = "OPERATION")]
+    operations: Vec<String>,
+    /// Only this scheme (may be given several times)
+    #[arg(long = "scheme", value_name = "SCHEME")]
+    schemes: Vec<String>,
+    /// This shape (may be given several times)
+    #[arg(long = "shape", value_name = "MxNxK")]
+    shapes: Vec<String>,
+    /// The layers of a model: llama-7b, llama-70b, llama-3-8b, llama-3-70b, mistral-7b, qwen3-0.6b, qwen3-4b, qwen3-8b, qwen3-32b
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Rows of x, for a model or the usual shapes
+    #[arg(long, value_name = "M,M,...", value_delimiter = ',')]
+    m: Vec<String>,
+    /// How x enters products: f32 or f16
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    activation: String,
+    /// Fewer schemes, smaller shapes, shorter measurements
+    #[arg(long)]
+    quick: bool,
+    /// Write the results to a file, or to stdout (-) instead of the table
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+    /// Write a roofline plot
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Compare two results of --json: A as it was, B as it is
+    #[arg(long, num_args = 2, value_names = ["A", "B"])]
+    diff: Vec<PathBuf>,
+    /// Overwrite files; compare results of different devices
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
+    if let [a, b] = args.diff.as_slice() {
+        return diff(args, a, b);
+    }
+    let asked = Asked::new(args)?;
+    let mut outputs = Outputs::create(args)?;
+    let engine = pollster::block_on(open_engine(device))?;
+    let cases = asked.cases(&engine)?;
+    let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+
+    let mut file = File::new(describe(&engine));
+    let bar = print::progress((ceilings::COUNT + cases.len()) as u64, "bench");
+    (file.ceilings, file.failures) = ceilings::measure(&engine, &effort, |name| {
+        print::at(&bar, name);
+        bar.inc(1);
+    })?;
+    for case in &cases {
+        print::at(&bar, &case.to_string());
+        let note = |why: &Error| Note { case: case.to_string(), why: why.to_string() };
+        match measure(&engine, case, &file.ceilings, &effort) {
+            Ok(measured) => file.cases.extend(measured),
+            Err(
+                why @ (Error::Unsupported { .. }
+                | Error::TooLarge { .. }
+                | Error::OutOfMemory { .. }
+                | Error::GroupMismatch { .. }),
+            ) => file.left_out.push(note(&why)),
+            Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
+            Err(why) => file.failures.push(note(&why)),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    outputs.write(&file)?;
+    match file.failures.as_slice() {
+        [] if file.cases.is_empty() => {
+            let why = file.left_out.first().map(|note| format!(": {}: {}", note.case, note.why));
+            Err(Error::Check { what: format!("nothing could be measured{}", why.unwrap_or_default()) })
+        }
+        [] => Ok(()),
+        [first, ..] => {
+            let n = print::count(file.failures.len(), "wrong result");
+            Err(Error::Check { what: format!("{n}, the first: {}: {}", first.case, first.why) })
+        }
+    }
+}
+
+/// What the command line asks for, before there is a device.
+struct Asked {
+    operations: Vec<Operation>,
+    schemes: Vec<Scheme>,
+    /// By hand and of a model. Rows of x are empty where they are the usual ones.
+    shapes: Vec<(Weight, Vec<usize>)>,
+    ms: Vec<usize>,
+    activation: Activation,
+    quick: bool,
+}
+
+impl Asked {
+    fn new(args: &Args) -> Result<Self> {
+        let mut operations = Vec::new();
+        for name in &args.operations {
+            operations.extend(Operation::named(name)?);
+        }
+        if operations.is_empty() {
+            operations.extend(Operation::ALL);
+        }
+        let schemes = args.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
+        let activation = match args.activation.as_str() {
+            "f32" => Activation::F32,
+            "f16" => Activation::F16,
+            other => return Err(Error::Usage(format!("--activation '{other}': there are f32 and f16"))),
+        };
+        let mut ms = Vec::new();
+        for text in &args.m {
+            match text.trim().parse() {
+                Ok(m) if m > 0 => ms.push(m),
+                _ => {
+                    return Err(Error::Usage(format!(
+                        "--m '{text}': expected numbers of rows, as in 1,8,128"
+                    )));
+                }
+            }
+        }
+        if !ms.is_empty() && !args.shapes.is_empty() {
+            return Err(Error::Usage("--m is for models and the usual shapes; a --shape has its M".into()));
+        }
+        let mut shapes = Vec::new();
+        for text in &args.shapes {
+            let [m, n, k] = cases::parse_shape(text)?;
+            for scheme in &schemes {
+                let named = |e: Error| Error::Usage(format!("--shape '{text}': {e}"));
+                scheme.check_shape(&[n, k]).map_err(named)?;
+            }
+            shapes.push((Weight::new(n, k), vec![m]));
+        }
+        if let Some(name) = &args.model {
+            shapes.extend(cases::model(name)?.into_iter().map(|weight| (weight, Vec::new())));
+        }
+        Ok(Self { operations, schemes, shapes, ms, activation, quick: args.quick })
+    }
+
+    /// The cases for a device: what is usual on it where nothing is asked for.
+    fn cases(&self, engine: &Engine) -> Result<Vec<Case>> {
+        let gpu = engine.gpu().filter(|gpu| !gpu.info().software).is_some();
+        let names: &[&str] = match (self.quick, gpu) {
+            (true, _) => &["q8_0", "q4_0"],
+            (false, true) => &["f16", "q8_0", "q4_0", "q4_k", "nf4-g64", "int4-g128"],
+            (false, false) => &["f16", "q8_0", "q4_0", "q4_k"],
+        };
+        let schemes = match self.schemes.as_slice() {
+            [] => names.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?,
+            named => named.to_vec(),
+        };
+        let weights: &[[usize; 2]] = match (gpu, engine.is_cpu(), self.quick) {
+            (true, _, false) => &[[4096, 4096], [14336, 4096]],
+            (true, _, true) | (false, true, false) => &[[4096, 4096]],
+            (false, true, true) | (false, false, false) => &[[2048, 2048]],
+            (false, false, true) => &[[1024, 1024]],
+        };
+        let ms = match self.ms.as_slice() {
+            [] if gpu && !self.quick => &[1, 8, 128, 1024][..],
+            [] if engine.gpu().is_some() && !gpu => &[1, 8, 32],
+            [] => &[1, 8, 128],
+            given => given,
+        };
+        let mut shapes = self.shapes.clone();
+        if shapes.is_empty() {
+            shapes.extend(weights.iter().map(|&[n, k]| (Weight::new(n, k), Vec::new())));
+        }
+        for (weight, own) in shapes.iter_mut().filter(|(_, own)| own.is_empty()) {
+            own.extend(ms);
+            own.iter().try_for_each(|&m| cases::check_sizes(m, weight.n, weight.k))?;
+        }
+        match cases::all(&self.operations, &schemes, &shapes, self.activation) {
+            none if none.is_empty() => {
+                let what = format!("no case is left: matvec takes M of 1 to {FEW_ROWS}, matmul larger ones");
+                Err(Error::Usage(what))
+            }
+            all => Ok(all),
+        }
+    }
+}
+
+fn describe(engine: &Engine) -> Device {
+    let info = engine.info();
+    let threads = engine.is_cpu().then(|| std::thread::available_parallelism().map_or(1, usize::from));
+    Device {
+        name: info.name,
+        backend: info.backend,
+        driver: info.driver,
+        software: info.software,
+        tier: info.tier,
+        threads,
+    }
+}
+
+/// Where results go besides the terminal. Made before anything is measured: a minute's work is not to end at a file that is there.
+struct Outputs {
+    json: Option<Output>,
+    svg: Option<Output>,
+    /// JSON on stdout instead of the table.
+    json_on_stdout: bool,
+}
+
+impl Outputs {
+    fn create(args: &Args) -> Result<Self> {
+        let is_stdout = |path: &&Path| *path == Path::new("-");
+        let json = args.json.as_deref();
+        if json.is_some() && json == args.svg.as_deref() {
+            return Err(Error::Usage("--json and --svg name one file".into()));
+        }
+        let create = |path: &Path| Output::create(path, args.force, []);
+        Ok(Self {
+            json: json.filter(|path| !is_stdout(path)).map(create).transpose()?,
+            svg: args.svg.as_deref().map(create).transpose()?,
+            json_on_stdout: json.is_some_and(|path| is_stdout(&path)),
+        })
+    }
+
+    fn write(&mut self, file: &File) -> Result<()> {
+        if let Some(output) = self.json.take() {
+            let text =
+                serde_json::to_string_pretty(file).map_err(|e| Error::Check { what: e.to_string() })?;
+            finish(output, &(text + "\n"))?;
+        }
+        if let Some(output) = self.svg.take() {
+            finish(
+                output,
+                &plot::svg(file).map_err(|what| Error::Check { what: format!("the plot: {what}") })?,
+            )?;
+        }
+        if self.json_on_stdout { print::json(file) } else { print::stdout(&to_text(file)) }
+    }
+}
+
+fn finish(mut output: Output, text: &str) -> Result<()> {
+    output.write_all(text.as_bytes()).map_err(|source| Error::Io { path: "the results".into(), source })?;
+    output.commit()
+}
+
+/// Plus or minus: half of what lies between the quartiles, in percent.
+fn spread([low, high]: [f64; 2], median: f64) -> String {
+    format!("{:.1} %", 50.0 * (high - low) / median)
+}
+
+fn clock(clock: file::Clock) -> String {
+    match clock {
+        file::Clock::Gpu => "gpu".into(),
+        file::Clock::Host => "host".into(),
+    }
+}
+
+/// A rate in units of 10^9 or 10^12.
+fn rate(ceiling: &Ceiling, rate: f64) -> String {
+    if ceiling.limit.is_bandwidth() {
+        format!("{:.1} GB/s", rate * 1e-9)
+    } else {
+        format!("{:.3} TOP/s", rate * 1e-12)
+    }
+}
+
+fn to_text(file: &File) -> String {
+    let device = &file.device;
+    let backend = format!("{} {}", device.backend, device.driver);
+    let threads = device.threads.map(|n| format!(", {}", print::count(n, "thread"))).unwrap_or_default();
+    let commit = file.commit.as_deref().map(|c| format!(", commit {c}")).unwrap_or_default();
+    let mut text = format!("{} ({}; {}{threads})\n", device.name, backend.trim_end(), device.tier);
+    text += &format!("lowbit {}{commit}\n\n", file.lowbit);
+
+    let right = Align::Right;
+    let mut table =
+        Table::new(&[("ceiling", Align::Left), ("rate", right), ("+-", right), ("clock", Align::Left)]);
+    for c in &file.ceilings {
+        let mut cells = vec![c.name.clone()];
+        match (c.rate, c.quartiles, c.clock, &c.absent) {
+            (Some(r), Some(quartiles), Some(by), _) => {
+                cells.extend([rate(c, r), spread(quartiles, r), clock(by)])
+            }
+            (.., why) => cells.extend([
+                String::new(),
+                String::new(),
+                format!("absent: {}", why.as_deref().unwrap_or("unknown")),
+            ]),
+        }
+        table.row(cells);
+    }
+    text += &table.render();
+
+    let mut table = Table::new(&[
+        ("operation", Align::Left),
+        ("scheme", Align::Left),
+        ("shape", Align::Left),
+        ("layers", Align::Left),
+        ("in", Align::Left),
+        ("kernel", Align::Left),
+        ("ms", right),
+        ("+-", right),
+        ("GB/s", right),
+        ("TFLOP/s", right),
+        ("reached", right),
+        ("of", Align::Left),
+        ("clock", Align::Left),
+    ]);
+    for case in &file.cases {
+        table.row(vec![
+            case.operation.name().into(),
+            case.scheme.clone(),
+            case.shape(),
+            case.label.clone(),
+            case.regime.name().into(),
+            case.kernel.clone(),
+            format!("{:.4}", case.median_s * 1e3),
+            spread(case.quartiles_s, case.median_s),
+            format!("{:.2}", case.gb_per_s),
+            if case.flops > 0 { format!("{:.4}", case.tflop_per_s) } else { String::new() },
+            case.percent.map(|p| format!("{p:.1} %")).unwrap_or_default(),
+            case.ceiling.clone().unwrap_or_else(|| "no ceiling".into()),
+            clock(case.clock),
+        ]);
+    }
+    if !file.cases.is_empty() {
+        text += &format!("\n{}", table.render());
+        let walk = file.ceilings.iter().filter(|c| c.regime == Some(Regime::Dram)).find_map(|c| c.bytes);
+        let bytes = print::bytes(walk.unwrap_or_default());
+        text += &format!(
+            "\nin dram: copies of the operands take turns, {bytes} of them or more; in cache: the same again and again\n"
+        );
+        let verified: usize = file.cases.iter().map(|case| case.verified).sum();
+        let worst = file.cases.iter().map(|case| case.worst_error).fold(0.0, f64::max);
+        text += &format!(
+            "{verified} values were compared with the reference before anything was timed; the largest error is {worst:.4} of its bound.\n"
+        );
+    }
+    for Note { case, why } in &file.left_out {
+        text += &format!("left out: {case}: {why}\n");
+    }
+    for Note { case, why } in &file.failures {
+        text += &format!("WRONG, not timed: {case}: {why}\n");
+    }
+    text
+}
+
+fn diff(args: &Args, a: &Path, b: &Path) -> Result<()> {
+    let asked = [&args.operations, &args.schemes, &args.shapes, &args.m].iter().any(|list| !list.is_empty());
+    if asked || args.model.is_some() || args.svg.is_some() || args.quick {
+        return Err(Error::Usage(
+            "--diff compares two files and measures nothing; only --json and --force go with it".into(),
+        ));
+    }
+    let output = match args.json.as_deref() {
+        Some(path) if path != Path::new("-") => Some(Output::create(path, args.force, [a, b])?),
+        _ => None,
+    };
+    let (file_a, file_b) = (read(a)?, read(b)?);
+    let comparison = file::compare(&file_a, &file_b, args.force)?;
+    if let Some(output) = output {
+        let text =
+            serde_json::to_string_pretty(&comparison).map_err(|e| Error::Check { what: e.to_string() })?;
+        finish(output, &(text + "\n"))?;
+    } else if args.json.is_some() {
+        return print::json(&comparison);
+    }
+    print::stdout(&diff_text(&file_a, &file_b, &comparison))
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    File::parse(&text).map_err(|what| Error::Format { path: path.into(), what })
+}
+
+fn diff_text(a: &File, b: &File, comparison: &Comparison) -> String {
+    let source = |name: &str, file: &File| {
+        let commit = file.commit.as_deref().unwrap_or("commit unknown");
+        format!(
+            "{name}: {} ({}; {}), lowbit {} {commit}\n",
+            file.device.name, file.device.backend, file.device.tier, file.lowbit
+        )
+    };
+    let mut text = source("A", a) + &source("B", b) + "\n";
+    let right = Align::Right;
+    let word = |change: &Change| match change.verdict {
+        Verdict::Faster => "faster",
+        Verdict::Slower => "SLOWER",
+        Verdict::Same => "",
+    };
+    let mut add = |what: &str, changes: &[Change], number: &dyn Fn(f64) -> String| {
+        let columns = [
+            (what, Align::Left),
+            ("A", right),
+            ("B", right),
+            ("speed", right),
+            ("", Align::Left),
+            ("kernel", Align::Left),
+        ];
+        let mut table = Table::new(&columns);
+        for change in changes {
+            table.row(vec![
+                change.what.clone(),
+                number(change.a),
+                number(change.b),
+                format!("{:.3}", change.speed),
+                word(change).into(),
+                change.kernels.clone().unwrap_or_default(),
+            ]);
+        }
+        text += &format!("{}\n", table.render());
+    };
+    add("ceiling (10^9 per second)", &comparison.ceilings, &|rate| format!("{:.2}", rate * 1e-9));
+    add("case (ms)", &comparison.cases, &|seconds| format!("{:.4}", seconds * 1e3));
+    for (name, only) in [("A", &comparison.only_a), ("B", &comparison.only_b)] {
+        text.extend(only.iter().map(|case| format!("only in {name}: {case}\n")));
+    }
+    let count = |verdict| comparison.cases.iter().filter(|change| change.verdict == verdict).count();
+    text += &format!(
+        "{}: {} faster, {} slower, {} within the spread (the quartiles overlap)\n",
+        print::count(comparison.cases.len(), "case"),
+        count(Verdict::Faster),
+        count(Verdict::Slower),
+        count(Verdict::Same)
+    );
+    text
+}
