@@ -157,6 +157,7 @@ impl Files {
         let before: usize = self.plans[..start.shard].iter().map(|p| p.items().len()).sum();
         let bar = print::progress_bytes(total, what);
         let mut written = Written { bytes: 0, zeroed: start.zeroed, resumed: before + start.items };
+        let mut used = 0;
         for (shard, plan) in self.plans.iter().enumerate() {
             if shard < start.shard {
                 written.bytes += partial.size(shard)?;
@@ -180,6 +181,11 @@ impl Files {
             while let Some(item) = writer.next_item().cloned() {
                 print::at(&bar, item.name());
                 written.zeroed += put(&item, &mut writer)?;
+                used += bytes(&item);
+                if used >= GIVE_BACK_AFTER {
+                    give_back();
+                    used = 0;
+                }
                 items += 1;
                 let done = Done { shard, items, zeroed: written.zeroed };
                 partial.reached(writer.out(), writer.written(), done)?;
@@ -192,6 +198,20 @@ impl Files {
         }
         bar.finish_and_clear();
         Ok(written)
+    }
+}
+
+/// Bytes of input after which memory is given back: it has to be had again, which takes time.
+const GIVE_BACK_AFTER: u64 = 16 << 20;
+
+/// Gives memory that is free back to the system. glibc keeps the buffers of large tensors, of which a run frees many of several sizes in any order: a
+/// stream that needs a few tensors at a time would grow to a dozen.
+fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[allow(unsafe_code)]
+    // SAFETY: takes no pointers and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -4,8 +4,8 @@
 //! | u64 length | {"__metadata__": {KEY: TEXT}, NAME: {dtype, shape, data_offsets: [from, to]}, ...} | data |
 //! ```
 //!
-//! The crate `safetensors` parses one tensor's description. The list is read here: the crate keeps the last of several tensors of one name, forgets the
-//! order of metadata, and its errors name neither tensor nor byte.
+//! The crate `safetensors` parses one tensor's description. The list is read here: the crate keeps the last of several tensors of one name, and its
+//! errors name neither tensor nor byte.
 
 use super::MAX_HEADER;
 use crate::Result;

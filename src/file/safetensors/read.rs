@@ -45,6 +45,8 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
     parsed.entries = join_planes(&first, dense, described)?;
     parsed.entries.sort_by(|a, b| natural(&a.name, &b.name));
     let typed: HashSet<String> = parsed.metadata.iter().map(|(key, _)| key.to_string()).collect();
+    // An object of JSON has no order: other programs sort it.
+    texts.all.sort();
     for (key, text) in texts.all.into_iter().filter(|(key, _)| !typed.contains(key)) {
         parsed.metadata.push(key, crate::file::Value::String(text));
     }
@@ -52,7 +54,7 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
     Ok(parsed)
 }
 
-/// The user's metadata, in the order of the files; of several of a key the first counts.
+/// The user's metadata; of several of a key the first counts.
 #[derive(Default)]
 struct Texts {
     all: Vec<(String, String)>,
