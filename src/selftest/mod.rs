@@ -129,7 +129,7 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
         report.left_out.extend(not.iter().map(|k| format!("{}: there is no form for {tier}", k.name)));
         return run.into_iter().map(|k| (k.name, Subject::of(&k.operation))).collect();
     }
-    let _ = engine;
+    let _ = (engine, report);
     vec![
         ("dequantize", Subject::Dequantize(reference::dequantize)),
         (

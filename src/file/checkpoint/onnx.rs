@@ -170,7 +170,7 @@ impl MatMulNBits<'_> {
     fn order(&self, rows: &Rows) -> Result<Option<Vec<u32>>> {
         let Some(data) = &self.g_idx else { return Ok(None) };
         let shape = [self.k];
-        let view = View { name: "g_idx", dtype: Dtype::I32, shape: &shape, data };
+        let view = View { name: "g_idx", dtype: Dtype::I32, shape: &shape, data, place: None };
         let mut indices = view.integers()?;
         // Some writers fill it up with the last block.
         let padded = rows.blocks.saturating_mul(self.block_size);

@@ -13,6 +13,7 @@ use crate::packed::RowsMut;
 use crate::scheme::{Group, PlaneKind, Scale, ScaleType, Scheme, Value, Zero, codes};
 use crate::{DType, Error, PackedTensor, Result, threads};
 use std::collections::HashSet;
+use std::path::Path;
 
 /// A tensor of the file.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub struct View<'a> {
     pub dtype: Dtype,
     pub shape: &'a [usize],
     pub data: &'a [u8],
+    /// File, and the byte in it; none for what is part of another tensor.
+    pub place: Option<(&'a Path, usize)>,
 }
 
 fn list(dtypes: &[Dtype]) -> String {
@@ -32,7 +35,8 @@ impl<'a> View<'a> {
     pub fn get(model: &'a Model, name: &str) -> Option<Self> {
         let entry = model.entry(name)?;
         let Content::Dense(dtype) = entry.content else { return None };
-        Some(Self { name: &entry.name, dtype, shape: &entry.shape, data: model.raw(entry) })
+        let place = Some(model.place(entry));
+        Some(Self { name: &entry.name, dtype, shape: &entry.shape, data: model.raw(entry), place })
     }
 
     /// The tensor `suffix` of a module, which has to be there.
@@ -44,7 +48,11 @@ impl<'a> View<'a> {
 
     /// An error about this tensor.
     pub fn wrong(&self, expected: impl Into<String>, got: impl ToString) -> Error {
-        Error::shape(format!("tensor '{}'", self.name), expected.into(), got)
+        let what = match self.place {
+            Some((path, at)) => format!("{}: tensor '{}' at byte {at}", path.display(), self.name),
+            None => format!("tensor '{}'", self.name),
+        };
+        Error::shape(what, expected.into(), got)
     }
 
     fn found(&self) -> String {
