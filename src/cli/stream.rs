@@ -182,7 +182,7 @@ impl Files {
                 print::at(&bar, item.name());
                 written.zeroed += put(&item, &mut writer)?;
                 used += bytes(&item);
-                if used >= GIVE_BACK_AFTER {
+                if self.folder && used >= GIVE_BACK_AFTER {
                     give_back();
                     used = 0;
                 }
@@ -201,7 +201,7 @@ impl Files {
     }
 }
 
-/// Bytes of input after which memory is given back: it has to be had again, which takes time.
+/// Bytes of input of a checkpoint, whose layers take the most buffers, after which memory is given back: it has to be had again, which takes time.
 const GIVE_BACK_AFTER: u64 = 16 << 20;
 
 /// Gives memory that is free back to the system. glibc keeps the buffers of large tensors, of which a run frees many of several sizes in any order: a
