@@ -2,7 +2,7 @@
 //
 // Both operands are rounded to f16 on their way into workgroup memory; products are exact and summed in f32 by cooperative matrices of
 // `size` x `size`. Each of the `waves_m` x `waves_n` subgroups owns `frags_m` x `frags_n` matrices of outputs, which pass through workgroup
-// memory once more at the end, because only whole matrices can be stored. Rows are padded against bank conflicts; threads divide tiles.
+// memory once more at the end, because only whole matrices can be stored. Rows are padded against bank conflicts.
 //
 //   x tile  [bm, bk]  rows of x, row-major matrices A            w tile  [bn, bk]  rows of w, the columns of matrices B
 enable f16;
@@ -46,38 +46,9 @@ fn main(
     //% endfor
     let quads = (p.k + 3u) / 4u;
     for (var q0 = 0u; q0 < quads; q0 += {{ kq }}u) {
-        //% for t in range(bn * kq // workgroup)
-        {
-            let i = tid + {{ t * workgroup }}u;
-            let r = i / {{ kq }}u;
-            let q = q0 + i % {{ kq }}u;
-            var v = vec4<f16>();
-            // Beyond K there may be no group to read.
-            if n_first + r < p.n && q < quads {
-                v = vec4<f16>(quad_weights(p.row0 + n_first + r, q));
-            }
-            let at = r * {{ stride }}u + i % {{ kq }}u * 4u;
-            wt[at] = v.x;
-            wt[at + 1u] = v.y;
-            wt[at + 2u] = v.z;
-            wt[at + 3u] = v.w;
-        }
-        //% endfor
-        //% for t in range(bm * kq // workgroup)
-        {
-            let i = tid + {{ t * workgroup }}u;
-            let r = i / {{ kq }}u;
-            var v = vec4<f16>();
-            if m_first + r < p.m {
-                v = vec4<f16>(x_quad(m_first + r, q0 + i % {{ kq }}u));
-            }
-            let at = r * {{ stride }}u + i % {{ kq }}u * 4u;
-            xt[at] = v.x;
-            xt[at + 1u] = v.y;
-            xt[at + 2u] = v.z;
-            xt[at + 3u] = v.w;
-        }
-        //% endfor
+        //% set scalars = true
+        //% set elem = "f16"
+        //% include "lib/tiles.wgsl"
         workgroupBarrier();
         //% for step in range(bk // size)
         {

@@ -45,40 +45,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     //% endfor
     let quads = (p.k + 3u) / 4u;
     for (var q0 = 0u; q0 < quads; q0 += {{ kq }}u) {
-        //% for t in range((bn * kq + workgroup - 1) // workgroup)
-        {
-            let i = tid + {{ t * workgroup }}u;
-            //% if (t + 1) * workgroup > bn * kq
-            if i < {{ bn * kq }}u
-            //% endif
-            {
-                let r = i / {{ kq }}u;
-                let q = q0 + i % {{ kq }}u;
-                var v = vec4<{{ elem }}>();
-                // Beyond K there may be no group to read.
-                if n_first + r < p.n && q < quads {
-                    v = vec4<{{ elem }}>(quad_weights(p.row0 + n_first + r, q));
-                }
-                wt[r * {{ stride }}u + i % {{ kq }}u] = v;
-            }
-        }
-        //% endfor
-        //% for t in range((bm * kq + workgroup - 1) // workgroup)
-        {
-            let i = tid + {{ t * workgroup }}u;
-            //% if (t + 1) * workgroup > bm * kq
-            if i < {{ bm * kq }}u
-            //% endif
-            {
-                let r = i / {{ kq }}u;
-                var v = vec4<{{ elem }}>();
-                if m_first + r < p.m {
-                    v = vec4<{{ elem }}>(x_quad(m_first + r, q0 + i % {{ kq }}u));
-                }
-                xt[r * {{ stride }}u + i % {{ kq }}u] = v;
-            }
-        }
-        //% endfor
+        //% set scalars = false
+        //% include "lib/tiles.wgsl"
         workgroupBarrier();
         //% if accumulate == "f16chunked"
         //% for i in range(tm)

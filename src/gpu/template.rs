@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 /// Every file under `shaders/`, by its path there.
 pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/convert.wgsl", include_str!("../../shaders/kernel/convert.wgsl")),
-    ("kernel/dequantize.wgsl", include_str!("../../shaders/kernel/dequantize.wgsl")),
     ("kernel/coop.wgsl", include_str!("../../shaders/kernel/coop.wgsl")),
+    ("kernel/dequantize.wgsl", include_str!("../../shaders/kernel/dequantize.wgsl")),
     ("kernel/matmul.wgsl", include_str!("../../shaders/kernel/matmul.wgsl")),
     ("kernel/matvec.wgsl", include_str!("../../shaders/kernel/matvec.wgsl")),
     ("kernel/quantize_codes.wgsl", include_str!("../../shaders/kernel/quantize_codes.wgsl")),
@@ -37,6 +37,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
     ("lib/product_bindings.wgsl", include_str!("../../shaders/lib/product_bindings.wgsl")),
     ("lib/product_fields.wgsl", include_str!("../../shaders/lib/product_fields.wgsl")),
+    ("lib/tiles.wgsl", include_str!("../../shaders/lib/tiles.wgsl")),
     ("lib/x_binding.wgsl", include_str!("../../shaders/lib/x_binding.wgsl")),
     ("scheme/encode.wgsl", include_str!("../../shaders/scheme/encode.wgsl")),
     ("scheme/fields.wgsl", include_str!("../../shaders/scheme/fields.wgsl")),

@@ -42,8 +42,7 @@ impl Shape {
     }
 
     pub(super) fn max_rows(&self) -> usize {
-        // 65535 tiles is WebGPU's default limit of workgroups per dimension.
-        65535 * self.bm as usize
+        product::MAX_TILES * self.bm as usize
     }
 
     pub(super) fn summation(&self, accumulate: Accumulate, k: usize) -> Summation {

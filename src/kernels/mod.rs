@@ -61,7 +61,7 @@ impl Tier {
                 (p.ab_type, p.cr_type) == (CooperativeScalarType::F16, CooperativeScalarType::F32);
             half_to_float && p.m_size == p.n_size && p.m_size == p.k_size && [8, 16].contains(&p.m_size)
         };
-        // Up to 64, so that threads divide the tiles of `coop`.
+        // Up to 64, so that a workgroup of `coop`, four of them, has 256 threads at most.
         let suits = caps.f16 && (8..=64).contains(&subgroup);
         let coop = caps.coop.iter().filter(square).map(|p| p.m_size).max().filter(|_| suits);
         Self { f16: caps.f16, subgroup, coop: coop.unwrap_or(0) }

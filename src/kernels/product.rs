@@ -250,6 +250,9 @@ impl Choice {
     }
 }
 
+/// Tiles along one dimension of a dispatch: WebGPU's default limit of workgroups.
+pub(super) const MAX_TILES: usize = 65535;
+
 /// Workgroups for tiles over [x, y] outputs.
 pub(super) fn tiles(gpu: &Gpu, outputs: [usize; 2], tile: [u32; 2]) -> Result<[u32; 3]> {
     let [x, y] = [0, 1].map(|i| outputs[i].div_ceil(tile[i] as usize));

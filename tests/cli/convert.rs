@@ -10,7 +10,7 @@ use super::harness::*;
 #[cfg(target_os = "linux")]
 use super::resume::peak;
 #[cfg(unix)]
-use super::resume::{bytes, killed};
+use super::resume::{bytes, killed, survives_kills};
 use super::resume::{run, with_layers};
 use lowbit::file::{Model, Plan, Writer, write};
 use lowbit::scheme::PlaneKind;
@@ -90,7 +90,6 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     for (scheme, to) in [("q4_k", "gguf"), ("q4_0", "safetensors")] {
         done(&folder, &format!("quantize m.safetensors -o {scheme}.{to} --scheme {scheme} --device cpu"));
     }
-    let kept = folder.names();
     let mut state = 11u64;
     for (options, outputs) in [
         ("q4_k.gguf -o q.safetensors", &["q.safetensors"][..]),
@@ -106,42 +105,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
             &["f/model-00001-of-00002.safetensors", "f/model-00002-of-00002.safetensors", "f/config.json"],
         ),
     ] {
-        let line = format!("convert {options}");
-        let clean = || {
-            let names = folder.names().into_iter().filter(|n| !kept.contains(n)).map(|n| folder.path(&n));
-            names.for_each(|p| match p.is_dir() {
-                true => std::fs::remove_dir_all(p).unwrap(),
-                false => std::fs::remove_file(p).unwrap(),
-            });
-        };
-        done(&folder, &line);
-        let whole: Vec<Vec<u8>> = outputs.iter().map(|n| bytes(&folder, n)).collect();
-        clean();
-        let total: u64 = whole.iter().map(|w| w.len() as u64).sum();
-        let mut kills = 0;
-        for i in 0..6 {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let resume = if i == 0 { "" } else { "--resume" };
-            if !killed(&folder, &format!("{line} {resume}"), 1 + (state >> 33) % (total / 4)) {
-                break;
-            }
-            kills += 1;
-            assert!(outputs.iter().all(|n| !folder.path(n).exists()), "{options}: {:?}", folder.names());
-        }
-        assert!(kills >= 2, "{options}: killed {kills} times");
-        if outputs.iter().any(|n| !folder.path(n).exists()) {
-            run(&folder, &line).fails(1, &["interrupted run", "--resume", "--force"]);
-            let summary = run(&folder, &format!("{line} --resume --json")).json();
-            println!("{options}: killed {kills} times, {} tensors were done", summary["resumed"]);
-        }
-        for (name, whole) in outputs.iter().zip(&whole) {
-            assert!(bytes(&folder, name) == *whole, "{options}: {name} differs after {kills} kills");
-        }
-        if folder.path("f").is_dir() {
-            let names = inside(&folder, "f");
-            assert!(!names.iter().any(|n| n.ends_with("partial") || n.ends_with("journal")), "{names:?}");
-        }
-        clean();
+        survives_kills(&folder, &format!("convert {options}"), outputs, &mut state);
     }
 }
 

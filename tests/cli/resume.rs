@@ -9,6 +9,8 @@ use lowbit::file::{Model, Value as Meta};
 use serde_json::{Value, json};
 use std::path::Path;
 #[cfg(unix)]
+use std::path::PathBuf;
+#[cfg(unix)]
 use std::process::Stdio;
 #[cfg(unix)]
 use std::time::{Duration, Instant};
@@ -171,49 +173,77 @@ pub fn killed(folder: &Folder, line: &str, more: u64) -> bool {
     }
 }
 
+/// Runs a command as it is, and then again, killed at places that `state` gives and gone on with: its outputs are the same bytes, and nothing else
+/// is left. They are removed in the end.
+#[cfg(unix)]
+pub fn survives_kills(folder: &Folder, line: &str, outputs: &[&str], state: &mut u64) {
+    let kept = folder.names();
+    let clean = || {
+        let names = folder.names().into_iter().filter(|n| !kept.contains(n)).map(|n| folder.path(&n));
+        names.for_each(|p| match p.is_dir() {
+            true => std::fs::remove_dir_all(p).unwrap(),
+            false => std::fs::remove_file(p).unwrap(),
+        });
+    };
+    let ran = run(folder, line);
+    assert_eq!(ran.code, Some(0), "{line}: {}", ran.stderr);
+    let (files, all) = (files_below(folder.0.path()), || outputs.iter().map(|n| bytes(folder, n)));
+    let whole: Vec<Vec<u8>> = all().collect();
+    clean();
+    let total: u64 = whole.iter().map(|w| w.len() as u64).sum();
+    let there = || outputs.iter().filter(|n| folder.path(n).exists()).count();
+    let mut kills = 0;
+    for i in 0..6 {
+        *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        // The first is no different from a run that nobody meant to go on with.
+        let resume = if i == 0 { "" } else { "--resume" };
+        if !killed(folder, &format!("{line} {resume}"), 1 + (*state >> 33) % (total / 4)) {
+            break;
+        }
+        kills += 1;
+        assert_eq!(there(), 0, "{line}: {:?}", folder.names());
+    }
+    assert!(kills >= 2, "{line}: killed {kills} times");
+    if there() < outputs.len() {
+        // Without --resume what is there is neither taken nor lost.
+        run(folder, line).fails(1, &["interrupted run", "--resume", "--force"]);
+        let summary = run(folder, &format!("{line} --resume --json")).json();
+        println!("{line}: killed {kills} times, {} tensors were done", summary["resumed"]);
+    }
+    for ((name, whole), now) in outputs.iter().zip(&whole).zip(all()) {
+        assert!(now == *whole, "{line}: {name} differs after {kills} kills");
+    }
+    assert_eq!(files_below(folder.0.path()), files, "{line}");
+    clean();
+}
+
+/// Names of all files in a folder and those in it, sorted.
+#[cfg(unix)]
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for item in std::fs::read_dir(folder).unwrap() {
+        let path = item.unwrap().path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
 #[cfg(unix)]
 #[test]
 fn a_killed_run_goes_on_to_the_same_bytes() {
     let folder = with_layers(24, 1024);
     let mut state = 7u64;
     for (options, files) in [
-        ("-o q.gguf --scheme q6_k", vec!["q.gguf"]),
-        ("-o q.safetensors --scheme q4_k", vec!["q.safetensors"]),
+        ("-o q.gguf --scheme q6_k", &["q.gguf"][..]),
+        ("-o q.safetensors --scheme q4_k", &["q.safetensors"]),
         (
             "-o s.safetensors --scheme q5_k --shard-size 9MB",
-            vec!["s-00001-of-00002.safetensors", "s-00002-of-00002.safetensors", "s.safetensors.index.json"],
+            &["s-00001-of-00002.safetensors", "s-00002-of-00002.safetensors", "s.safetensors.index.json"],
         ),
-        ("-o s.gguf --scheme q5_k --shard-size 9MB", vec!["s-00001-of-00002.gguf", "s-00002-of-00002.gguf"]),
+        ("-o s.gguf --scheme q5_k --shard-size 9MB", &["s-00001-of-00002.gguf", "s-00002-of-00002.gguf"]),
     ] {
-        let line = format!("quantize m.safetensors {options} --device cpu");
-        let ran = run(&folder, &line);
-        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        let whole: Vec<Vec<u8>> = files.iter().map(|n| bytes(&folder, n)).collect();
-        files.iter().for_each(|n| std::fs::remove_file(folder.path(n)).unwrap());
-        let total: u64 = whole.iter().map(|w| w.len() as u64).sum();
-        let mut kills = 0;
-        for i in 0..6 {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            // The first is no different from a run that nobody meant to go on with.
-            let resume = if i == 0 { "" } else { "--resume" };
-            if !killed(&folder, &format!("{line} {resume}"), 1 + (state >> 33) % (total / 4)) {
-                break;
-            }
-            kills += 1;
-            assert!(files.iter().all(|n| !folder.path(n).exists()), "{:?}", folder.names());
-        }
-        assert!(kills >= 2, "{options}: killed {kills} times");
-        if files.iter().any(|n| !folder.path(n).exists()) {
-            // Without --resume what is there is neither taken nor lost.
-            run(&folder, &line).fails(1, &["interrupted run", "--resume", "--force"]);
-            let ran = run(&folder, &format!("{line} --resume --json"));
-            println!("{options}: killed {kills} times, {} tensors were done", ran.json()["resumed"]);
-        }
-        for (name, whole) in files.iter().zip(&whole) {
-            assert!(bytes(&folder, name) == *whole, "{options}: {name} differs after {kills} kills");
-            std::fs::remove_file(folder.path(name)).unwrap();
-        }
-        assert_eq!(folder.names(), ["m.safetensors"]);
+        survives_kills(&folder, &format!("quantize m.safetensors {options} --device cpu"), files, &mut state);
     }
 }
 

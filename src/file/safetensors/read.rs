@@ -24,7 +24,7 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
     let mut parsed = Parsed::new(&FORMAT);
     let mut dense = Vec::new();
     let mut described = BTreeMap::new();
-    let mut texts = Texts::default();
+    let mut texts = BTreeMap::new();
     for (shard, Shard { path, bytes }) in shards.iter().enumerate() {
         let header = header::parse(path, bytes.get())?;
         described.extend(take_own_metadata(path, &header, &mut texts, &mut parsed.metadata)?);
@@ -44,28 +44,21 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
     let first = shards.first().map(|s| s.path.clone()).unwrap_or_default();
     parsed.entries = join_planes(&first, dense, described)?;
     parsed.entries.sort_by(|a, b| natural(&a.name, &b.name));
-    let typed: HashSet<String> = parsed.metadata.iter().map(|(key, _)| key.to_string()).collect();
-    // An object of JSON has no order: other programs sort it.
-    texts.all.sort();
-    for (key, text) in texts.all.into_iter().filter(|(key, _)| !typed.contains(key)) {
+    for (key, _) in parsed.metadata.iter() {
+        texts.remove(key);
+    }
+    for (key, text) in texts {
         parsed.metadata.push(key, crate::file::Value::String(text));
     }
     parsed.shards = shards;
     Ok(parsed)
 }
 
-/// The user's metadata; of several of a key the first counts.
-#[derive(Default)]
-struct Texts {
-    all: Vec<(String, String)>,
-    keys: HashSet<String>,
-}
-
 /// Adds the user's metadata to `texts` and `typed` and returns what lowbit's own says of packed tensors.
 fn take_own_metadata(
     path: &Path,
     header: &Header,
-    texts: &mut Texts,
+    texts: &mut BTreeMap<String, String>,
     typed: &mut Metadata,
 ) -> Result<BTreeMap<String, Described>> {
     let mut described = BTreeMap::new();
@@ -92,8 +85,8 @@ fn take_own_metadata(
     }
     for (key, value) in &header.metadata {
         let own = [VERSION_KEY, TENSORS_KEY, METADATA_KEY].contains(&key.as_str());
-        if !own && texts.keys.insert(key.clone()) {
-            texts.all.push((key.clone(), value.clone()));
+        if !own {
+            texts.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
     Ok(described)
