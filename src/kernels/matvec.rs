@@ -45,7 +45,7 @@ impl Shape {
     }
 
     /// Values that share a scale within a chunk of 32.
-    fn sub(scheme: &Scheme) -> usize {
+    pub(super) fn sub(scheme: &Scheme) -> usize {
         match scheme.group {
             Group::Cols(g) => gcd(g as usize, 32),
             Group::Row | Group::Tensor => 32,

@@ -1,0 +1,211 @@
+// y[m, n] = x[m, :] . w[n, :] for int8 activations and M of 1 to 8, all rows of x in one pass over the weights.
+//
+// A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values: 16-byte words of codes, made
+// into signed bytes, meet 16-byte words of x four values at a time. Sums of `sub` products that share their scales are exact integers.
+//
+//   whole      one scale for a row of weights and of x: integers over all of K
+//   else       acc += x scale * (scale * (sum - zero * sum of x) + bias * sum of x), once per `sub` values
+//
+// The team's sums are then added, by the subgroup or through workgroup memory. Does not split K over workgroups.
+//% if f16
+enable f16;
+//% endif
+//% set subs = 32 // sub
+//% set words = sub // 4
+struct Params {
+    //% include "scheme/fields.wgsl"
+    //% include "lib/product_fields.wgsl"
+    //% include "lib/dot_fields.wgsl"
+}
+//% include "lib/dot_bindings.wgsl"
+
+//% include "lib/grid.wgsl"
+//% include "scheme/weights.wgsl"
+//% include "scheme/bytes.wgsl"
+//% include "lib/epilogue.wgsl"
+//% if y_int8
+//% include "lib/steps.wgsl"
+//% include "lib/code.wgsl"
+//% endif
+//% include "lib/dot_end.wgsl"
+//% set acc_type = "i32" if i.whole else "f32"
+//% set teams = workgroup // lanes
+//% if not subgroups
+var<workgroup> sums: array<{{ acc_type }}, {{ workgroup * (team_rows * m + (m if i.whole and i.zero else 0)) }}>;
+//% endif
+
+@compute @workgroup_size({{ workgroup }})
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    //% if subgroups
+    @builtin(subgroup_id) team: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+    //% endif
+    @builtin(local_invocation_index) tid: u32,
+) {
+    //% if not subgroups
+    let team = tid / {{ lanes }}u;
+    let lane = tid % {{ lanes }}u;
+    //% endif
+    //% if s.table
+    lut_load(tid);
+    workgroupBarrier();
+    bytes_load(tid);
+    workgroupBarrier();
+    //% endif
+    let first = (linear_workgroup(wid, count) * {{ teams }}u + team) * {{ team_rows }}u;
+    // Rows beyond the last are computed again from the last and not stored.
+    //% for r in range(team_rows)
+    let row{{ r }} = p.row0 + min(first + {{ r }}u, p.n - 1u);
+    //% if not s.group and not i.whole
+    let g{{ r }} = group_of(row{{ r }}, 0u);
+    //% endif
+    //% for j in range(m)
+    var acc{{ r }}_{{ j }}: {{ acc_type }} = {{ acc_type }}(0);
+    //% endfor
+    //% endfor
+    //% if i.whole and i.zero
+    //% for j in range(m)
+    var x_sum{{ j }} = 0i;
+    //% endfor
+    //% endif
+    let chunks = (p.k + 31u) / 32u;
+    for (var c = lane; c < chunks; c += {{ lanes }}u) {
+        //% for j in range(m)
+        let at{{ j }} = (p.x_row0 + {{ j }}u) * p.x_stride + 2u * c;
+        let x{{ j }}_0 = x[at{{ j }}];
+        let x{{ j }}_1 = x[at{{ j }} + 1u];
+        //% if i.x_group
+        let x_scale{{ j }} = x_scale_of({{ j }}u, (32u * c) / {{ i.x_group }}u);
+        //% endif
+        //% endfor
+        //% if i.sums
+        //% for j in range(m)
+        //% for t in range(subs)
+        //% if i.whole
+        x_sum{{ j }} += {% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed(x{{ j }}_{{ q // 4 }}.{{ "xyzw"[q % 4] }}, ONES){% endfor %};
+        //% else
+        let x_sum{{ j }}_{{ t }} = f32({% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed(x{{ j }}_{{ q // 4 }}.{{ "xyzw"[q % 4] }}, ONES){% endfor %});
+        //% endif
+        //% endfor
+        //% endfor
+        //% endif
+        //% for r in range(team_rows)
+        {
+            let v = chunk_bytes(row{{ r }}, c);
+            //% for t in range(subs)
+            {
+                //% if not i.whole
+                //% if s.group
+                //% if full
+                let d = group_of(row{{ r }}, (c * 32u + {{ t * sub }}u) / {{ s.group }}u);
+                //% else
+                let d = group_of(row{{ r }}, min((c * 32u + {{ t * sub }}u) / {{ s.group }}u, p.groups - 1u));
+                //% endif
+                //% else
+                let d = g{{ r }};
+                //% endif
+                let scale = d.scale{{ " * " ~ i.unit if i.unit != 1.0 }};
+                //% if i.zero
+                let zero = d.zero - {{ i.fold }}.0;
+                //% endif
+                //% endif
+                //% for j in range(m)
+                {
+                    let sum = {% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed(v[{{ q }}], x{{ j }}_{{ q // 4 }}.{{ "xyzw"[q % 4] }}){% endfor %};
+                    //% if i.whole
+                    acc{{ r }}_{{ j }} += sum;
+                    //% else
+                    //% if i.zero
+                    let part = scale * (f32(sum) - zero * x_sum{{ j }}_{{ t }}){{ " + d.bias * x_sum" ~ j ~ "_" ~ t if s.biased }};
+                    //% else
+                    let part = scale * f32(sum){{ " + d.bias * x_sum" ~ j ~ "_" ~ t if s.biased }};
+                    //% endif
+                    acc{{ r }}_{{ j }} += {{ "x_scale" ~ j ~ " * " if i.x_group }}part;
+                    //% endif
+                }
+                //% endfor
+            }
+            //% endfor
+        }
+        //% endfor
+    }
+    //% if subgroups
+    //% if i.whole and i.zero
+    //% for j in range(m)
+    let x_all{{ j }} = subgroupAdd(x_sum{{ j }});
+    //% endfor
+    //% endif
+    //% for r in range(team_rows)
+    //% for j in range(m)
+    let sum{{ r }}_{{ j }} = subgroupAdd(acc{{ r }}_{{ j }});
+    //% endfor
+    //% endfor
+    if lane == 0u {
+        //% for j in range(m)
+        //% set x_arg = (", x_all" ~ j if i.zero else ", 0i") if i.whole else ""
+        //% if y_int8
+        if first < p.n {
+            var v: vec4<f32>;
+            //% for r in range(team_rows)
+            if first + {{ r }}u < p.n {
+                v[{{ r }}u] = finished({{ j }}u, first + {{ r }}u, dot_end({{ j }}u, first + {{ r }}u, sum{{ r }}_{{ j }}{{ x_arg }}));
+            }
+            //% endfor
+            store4({{ j }}u, first, v);
+        }
+        //% else
+        //% for r in range(team_rows)
+        if first + {{ r }}u < p.n {
+            store({{ j }}u, first + {{ r }}u, dot_end({{ j }}u, first + {{ r }}u, sum{{ r }}_{{ j }}{{ x_arg }}));
+        }
+        //% endfor
+        //% endif
+        //% endfor
+    }
+    //% else
+    //% for r in range(team_rows)
+    //% for j in range(m)
+    sums[{{ (r * m + j) * workgroup }}u + tid] = acc{{ r }}_{{ j }};
+    //% endfor
+    //% endfor
+    //% set outputs = team_rows * m
+    //% if i.whole and i.zero
+    //% for j in range(m)
+    sums[{{ (outputs + j) * workgroup }}u + tid] = x_sum{{ j }};
+    //% endfor
+    //% endif
+    workgroupBarrier();
+    for (var half_lanes = {{ lanes // 2 }}u; half_lanes > 0u; half_lanes >>= 1u) {
+        if lane < half_lanes {
+            //% for o in range(outputs + (m if i.whole and i.zero else 0))
+            sums[{{ o * workgroup }}u + tid] += sums[{{ o * workgroup }}u + tid + half_lanes];
+            //% endfor
+        }
+        workgroupBarrier();
+    }
+    let at = team * {{ lanes }}u;
+    //% set x_arg = (", sums[(" ~ outputs ~ "u + m) * " ~ workgroup ~ "u + at]" if i.zero else ", 0i") if i.whole else ""
+    //% if y_int8
+    if lane < {{ m }}u && first < p.n {
+        let m = lane;
+        var v: vec4<f32>;
+        for (var r = 0u; r < {{ team_rows }}u; r++) {
+            if first + r < p.n {
+                v[r] = finished(m, first + r, dot_end(m, first + r, sums[(r * {{ m }}u + m) * {{ workgroup }}u + at]{{ x_arg }}));
+            }
+        }
+        store4(m, first, v);
+    }
+    //% else
+    for (var o = lane; o < {{ outputs }}u; o += {{ lanes }}u) {
+        let n = first + o / {{ m }}u;
+        let m = o % {{ m }}u;
+        if n < p.n {
+            store(m, n, dot_end(m, n, sums[o * {{ workgroup }}u + at]{{ x_arg }}));
+        }
+    }
+    //% endif
+    //% endif
+}
