@@ -374,7 +374,8 @@ fn every_kernel_has_its_three_files() {
             // One function of the crate `half`.
             Operation::Convert { .. } => continue,
         };
-        let file = source(&format!("src/reference/{file}.rs")).unwrap_or_else(|| panic!("no reference/{file}.rs"));
+        let file =
+            source(&format!("src/reference/{file}.rs")).unwrap_or_else(|| panic!("no reference/{file}.rs"));
         assert!(!file.find(&format!("pub fn {reference}")).is_empty(), "{}: no {reference}", file.path);
     }
     println!("{} kernels", names.len());

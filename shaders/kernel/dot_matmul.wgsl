@@ -9,6 +9,7 @@
 //% if f16
 enable f16;
 //% endif
+//% set sub = s.sub
 //% set subs = 32 // sub
 //% set words = sub // 4
 //% set chunks = bk // 32
@@ -24,6 +25,7 @@ struct Params {
 //% include "lib/dot_bindings.wgsl"
 
 //% include "scheme/weights.wgsl"
+//% include "scheme/chunks.wgsl"
 //% include "scheme/bytes.wgsl"
 //% include "lib/epilogue.wgsl"
 //% if y_int8

@@ -10,6 +10,7 @@
 //% if f16
 enable f16;
 //% endif
+//% set sub = s.sub
 //% set subs = 32 // sub
 //% set words = sub // 4
 struct Params {
@@ -21,6 +22,7 @@ struct Params {
 
 //% include "lib/grid.wgsl"
 //% include "scheme/weights.wgsl"
+//% include "scheme/chunks.wgsl"
 //% include "scheme/bytes.wgsl"
 //% include "lib/epilogue.wgsl"
 //% if y_int8

@@ -8,7 +8,7 @@
 
 use super::int8::{self, DeviceInt8};
 use super::product::{self, ProductSpec};
-use super::{Scheme, Tier};
+use super::{Scheme, Tier, context};
 use crate::gpu::Access;
 use crate::product::{Activation, Int8Group, Summation};
 use crate::scheme::{Group, Value, Zero};
@@ -121,14 +121,9 @@ pub fn summation(scheme: &Scheme, activation: Activation, k: usize, lanes: usize
     if is_whole(scheme, activation, k) {
         return Summation { chain: 4, depth: 0, folded: true };
     }
-    let parts = k.div_ceil(32).div_ceil(lanes) * (32 / sub(scheme));
+    let parts = k.div_ceil(32).div_ceil(lanes) * (32 / context::sub(scheme));
     // A part: to f32, less zero times sum of x, scaled, plus the bias times sum of x, scaled; at the end sums of rows.
     Summation { chain: parts + 10, depth: lanes.ilog2() as usize, folded: true }
-}
-
-/// Values that share the scales of weights and x within a chunk of 32.
-pub fn sub(scheme: &Scheme) -> usize {
-    super::matvec::Shape::sub(scheme)
 }
 
 /// What the templates see as `i`.
@@ -156,7 +151,7 @@ fn fold(scheme: &Scheme) -> i32 {
     }
 }
 
-/// A specialization of a kernel: the choices, its shape, `i` and `sub`.
+/// A specialization of a kernel: the choices, its shape and `i`.
 pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct All<'a, T> {
@@ -164,7 +159,6 @@ pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -
         spec: &'a ProductSpec,
         #[serde(flatten)]
         shape: &'a T,
-        sub: usize,
         i: Context,
     }
     let scheme = &spec.product.scheme;
@@ -173,7 +167,7 @@ pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -
     let &DotSpec { x_group, x_scales, x_zero, whole, raw, .. } = spec;
     let (fold, unit, sums) = (fold(scheme), scheme.integer_unit().unwrap_or(1.0), zero || biased);
     let i = Context { fold, unit, zero, sums, x_group, x_scales, x_zero, whole, raw };
-    All { spec: &spec.product, shape, sub: sub(scheme), i }.serialize(to)
+    All { spec: &spec.product, shape, i }.serialize(to)
 }
 
 /// The uniform of the kernels.

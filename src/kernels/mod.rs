@@ -17,6 +17,7 @@ pub mod context;
 pub mod convert;
 pub mod coop;
 pub mod dequantize;
+pub mod direct;
 pub mod dot;
 pub mod dot_matmul;
 pub mod dot_matvec;
@@ -274,6 +275,19 @@ pub static KERNELS: &[Kernel] = &[
         takes: |_| true,
         runs: |_| true,
         shaders: matmul::shaders,
+    },
+    Kernel {
+        name: "direct",
+        operation: Operation::Product {
+            variants: &[Some("direct")],
+            accumulates: &Accumulate::ALL,
+            reference: reference::matmul,
+            max_rows: None,
+            int8: false,
+        },
+        takes: |_| true,
+        runs: |_| true,
+        shaders: direct::shaders,
     },
     Kernel {
         name: "coop",

@@ -6,14 +6,15 @@
 //!                                                or int8 from int8
 //! ```
 //!
-//! The kernels (`matvec`, `matmul`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup counts; everything they share is here.
+//! The kernels (`matvec`, `matmul`, `direct`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup
+//! counts; everything they share is here.
 
 use super::context::WeightParams;
 use super::dot::{self, DotSpec};
 use super::int8::{self, DeviceInt8};
 use super::weights::{DeviceWeights, Part, binding_limit, row_step};
 use super::{Columns, Specialization, Tier};
-use super::{convert, coop, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec};
+use super::{convert, coop, direct, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Pipeline, Target};
 use crate::product::{Accumulate, Activation, Function, Int8Scale, Product, Summation};
 use crate::{DType, Error, Result, Scheme};
@@ -156,6 +157,7 @@ pub struct Params {
 pub enum Choice {
     Matvec(matvec::Shape),
     Matmul(matmul::Shape),
+    Direct(direct::Shape),
     Coop(coop::Shape),
     DotMatvec(matvec::Shape),
     DotMatmul(dot_matmul::Shape),
@@ -167,6 +169,7 @@ impl Choice {
         match self {
             Self::Matvec(_) => matvec::Matvec::KERNEL,
             Self::Matmul(_) => matmul::Matmul::KERNEL,
+            Self::Direct(_) => direct::Direct::KERNEL,
             Self::Coop(_) => coop::Coop::KERNEL,
             Self::DotMatvec(_) => dot_matvec::DotMatvec::KERNEL,
             Self::DotMatmul(_) => dot_matmul::DotMatmul::KERNEL,
@@ -174,8 +177,8 @@ impl Choice {
     }
 
     /// The default for `m` rows of x on this device, or the kernel (and shape) that is asked for by name. Matrix units round operands to
-    /// f16, and so are for products whose sums may be f16; software has none that are faster. `integers`: x is int8 and multiplied as such
-    /// ([`in_integers`]), unless a kernel for numbers is asked for.
+    /// f16, and so are for products whose sums may be f16. On software `direct` is the fastest for every M. `integers`: x is int8 and
+    /// multiplied as such ([`in_integers`]), unless a kernel for numbers is asked for.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows, needs what the device has not, or
@@ -192,14 +195,21 @@ impl Choice {
             return Self::for_int8(name, gpu, m);
         }
         let halves = accumulate != Accumulate::F32;
-        let tiled = if tier.coop > 0 && halves && !gpu.info().software { "coop" } else { "matmul" };
-        let name = name.unwrap_or(if m <= matvec::MAX_ROWS { "matvec" } else { tiled });
+        let tiled = if tier.coop > 0 && halves { "coop" } else { "matmul" };
+        let name = name.unwrap_or(match gpu.info().software {
+            true => "direct",
+            false if m <= matvec::MAX_ROWS => "matvec",
+            false => tiled,
+        });
         if name == "matvec" && m > matvec::MAX_ROWS {
             let why = format!("it takes up to {}", matvec::MAX_ROWS);
             return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
         }
         if name == "matvec" {
             return Ok(Self::Matvec(matvec::Shape::new(tier, m)));
+        }
+        if name == "direct" {
+            return Ok(Self::Direct(direct::Shape::new(tier, m)));
         }
         if let Some(shape) = matmul::Shape::named(name, gpu.info().software) {
             return Ok(Self::Matmul(shape));
@@ -209,7 +219,7 @@ impl Choice {
             None if name.starts_with("dot_") => {
                 refuse("it is for int8 activations, and schemes whose values are integers")
             }
-            None => refuse("there are matvec, matmul, coop, dot_matvec and dot_matmul"),
+            None => refuse("there are matvec, matmul, direct, coop, dot_matvec and dot_matmul"),
             Some(_) if tier.coop == 0 => {
                 refuse("the device has no cooperative matrices of f16 with sums in f32")
             }
@@ -243,7 +253,7 @@ impl Choice {
         match self {
             Self::Matvec(_) => Self::Matvec(matvec::Shape::new(tier, m)),
             Self::DotMatvec(_) => Self::DotMatvec(dot_matvec::shape(tier, m)),
-            Self::Matmul(_) | Self::Coop(_) | Self::DotMatmul(_) => self,
+            Self::Matmul(_) | Self::Direct(_) | Self::Coop(_) | Self::DotMatmul(_) => self,
         }
     }
 
@@ -251,6 +261,7 @@ impl Choice {
         match *self {
             Self::Matvec(shape) => matvec::Matvec { spec: spec.product, shape }.pipeline(gpu),
             Self::Matmul(shape) => matmul::Matmul { spec: spec.product, shape }.pipeline(gpu),
+            Self::Direct(shape) => direct::Direct { spec: spec.product, shape }.pipeline(gpu),
             Self::Coop(shape) => coop::Coop::new(spec.product, shape).pipeline(gpu),
             Self::DotMatvec(shape) => dot_matvec::DotMatvec { spec, shape }.pipeline(gpu),
             Self::DotMatmul(shape) => dot_matmul::DotMatmul { spec, shape }.pipeline(gpu),
@@ -261,6 +272,7 @@ impl Choice {
         match self {
             Self::Matvec(shape) | Self::DotMatvec(shape) => shape.workgroups(gpu, n),
             Self::Matmul(shape) => shape.workgroups(gpu, m, n),
+            Self::Direct(shape) => shape.workgroups(gpu, m, n),
             Self::Coop(shape) => shape.workgroups(gpu, m, n),
             Self::DotMatmul(shape) => shape.workgroups(gpu, m, n),
         }
@@ -271,6 +283,7 @@ impl Choice {
         match self {
             Self::Matvec(shape) | Self::DotMatvec(shape) => shape.m as usize,
             Self::Matmul(shape) => shape.max_rows(),
+            Self::Direct(shape) => shape.max_rows(),
             Self::Coop(shape) => shape.max_rows(),
             Self::DotMatmul(shape) => shape.max_rows(),
         }
@@ -281,6 +294,7 @@ impl Choice {
         match self {
             Self::Matvec(shape) => shape.summation(scheme, product.accumulate, k),
             Self::Matmul(shape) => shape.summation(product.accumulate, k),
+            Self::Direct(shape) => shape.summation(k),
             Self::Coop(shape) => shape.summation(k),
             Self::DotMatvec(shape) => dot::summation(scheme, product.activation, k, shape.lanes as usize),
             Self::DotMatmul(_) => dot::summation(scheme, product.activation, k, 1),
@@ -291,7 +305,7 @@ impl Choice {
     pub fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
         match self {
             Self::Matvec(_) | Self::Matmul(_) => effective(policy, tier),
-            Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => Accumulate::F32,
+            Self::Direct(_) | Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => Accumulate::F32,
         }
     }
 
