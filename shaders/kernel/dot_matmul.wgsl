@@ -9,6 +9,7 @@
 //% if f16
 enable f16;
 //% endif
+//% set sub = s.sub
 //% set subs = 32 // sub
 //% set words = sub // 4
 //% set chunks = bk // 32
@@ -24,6 +25,7 @@ struct Params {
 //% include "lib/dot_bindings.wgsl"
 
 //% include "scheme/weights.wgsl"
+//% include "scheme/chunks.wgsl"
 //% include "scheme/bytes.wgsl"
 //% include "lib/epilogue.wgsl"
 //% if y_int8
@@ -126,7 +128,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                 //% endfor
                 //% if i.sums
                 //% for t in range(subs)
-                x_sum[(local * {{ subs }}u + {{ t }}u) * {{ bm }}u + m] = {{ sum_type }}({% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed({{ "ab"[q // 4] }}.{{ "xyzw"[q % 4] }}, ONES){% endfor %});
+                {
+                    var sum = 0i;
+                    //% for q in range(t * words, (t + 1) * words)
+                    sum += dot4I8Packed({{ "ab"[q // 4] }}.{{ "xyzw"[q % 4] }}, ONES);
+                    //% endfor
+                    x_sum[(local * {{ subs }}u + {{ t }}u) * {{ bm }}u + m] = {{ sum_type }}(sum);
+                }
                 //% endfor
                 //% endif
                 //% if i.x_group

@@ -8,7 +8,7 @@
 
 use super::int8::{self, DeviceInt8};
 use super::product::{self, ProductSpec};
-use super::{Scheme, Tier};
+use super::{Scheme, Tier, context};
 use crate::gpu::Access;
 use crate::product::{Activation, Int8Group, Summation};
 use crate::scheme::{Group, Value, Zero};
@@ -97,12 +97,17 @@ impl DotSpec {
         let mut all = Vec::new();
         for (i, spec) in specs.iter().enumerate() {
             for (j, activation) in activations.into_iter().flatten().enumerate() {
-                let y_int8 = (i + j + usize::from(scheme.bits)) % 2 == 1;
+                let y_int8 = (i + j / 2) % 2 == 1;
                 let y_f16 = spec.y_f16 && !y_int8;
                 let product = ProductSpec { y_int8, y_f16, f16: y_f16, ..*spec };
+                // Half of the pairs here, the others in the schemes beside.
+                if (i + j + usize::from(scheme.bits)) % 2 == 0 {
+                    continue;
+                }
                 all.push(Self::new(product, activation, 256));
                 // Beyond what 32 bits hold.
-                all.push(Self::new(product, activation, MAX_WHOLE + 1));
+                let long = Self::new(product, activation, MAX_WHOLE + 1);
+                all.extend(Some(long).filter(|long| !all.contains(long)));
             }
         }
         all.extend(all.first().map(|spec| spec.of_row_sums()));
@@ -121,14 +126,9 @@ pub fn summation(scheme: &Scheme, activation: Activation, k: usize, lanes: usize
     if is_whole(scheme, activation, k) {
         return Summation { chain: 4, depth: 0, folded: true };
     }
-    let parts = k.div_ceil(32).div_ceil(lanes) * (32 / sub(scheme));
+    let parts = k.div_ceil(32).div_ceil(lanes) * (32 / context::sub(scheme));
     // A part: to f32, less zero times sum of x, scaled, plus the bias times sum of x, scaled; at the end sums of rows.
     Summation { chain: parts + 10, depth: lanes.ilog2() as usize, folded: true }
-}
-
-/// Values that share the scales of weights and x within a chunk of 32.
-pub fn sub(scheme: &Scheme) -> usize {
-    super::matvec::Shape::sub(scheme)
 }
 
 /// What the templates see as `i`.
@@ -156,7 +156,7 @@ fn fold(scheme: &Scheme) -> i32 {
     }
 }
 
-/// A specialization of a kernel: the choices, its shape, `i` and `sub`.
+/// A specialization of a kernel: the choices, its shape and `i`.
 pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct All<'a, T> {
@@ -164,7 +164,6 @@ pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -
         spec: &'a ProductSpec,
         #[serde(flatten)]
         shape: &'a T,
-        sub: usize,
         i: Context,
     }
     let scheme = &spec.product.scheme;
@@ -173,7 +172,7 @@ pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -
     let &DotSpec { x_group, x_scales, x_zero, whole, raw, .. } = spec;
     let (fold, unit, sums) = (fold(scheme), scheme.integer_unit().unwrap_or(1.0), zero || biased);
     let i = Context { fold, unit, zero, sums, x_group, x_scales, x_zero, whole, raw };
-    All { spec: &spec.product, shape, sub: sub(scheme), i }.serialize(to)
+    All { spec: &spec.product, shape, i }.serialize(to)
 }
 
 /// The uniform of the kernels.

@@ -2,7 +2,7 @@
 
 use super::dot::{self, DotSpec};
 use super::product;
-use super::{Scheme, Shader, Specialization, Tier};
+use super::{Scheme, Shader, Specialization, Tier, context};
 use crate::Result;
 use crate::gpu::{Access, Gpu};
 use serde::Serialize;
@@ -41,7 +41,7 @@ impl Shape {
 
     /// With shorter steps where a scheme has so many groups that their scales would not fit beside them.
     pub(super) fn of(self, scheme: &Scheme) -> Self {
-        Self { bk: if dot::sub(scheme) < 16 { 32 } else { self.bk }, ..self }
+        Self { bk: if context::sub(scheme) < 16 { 32 } else { self.bk }, ..self }
     }
 
     pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {

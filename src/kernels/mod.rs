@@ -17,6 +17,7 @@ pub mod context;
 pub mod convert;
 pub mod coop;
 pub mod dequantize;
+pub mod direct;
 pub mod dot;
 pub mod dot_matmul;
 pub mod dot_matvec;
@@ -276,6 +277,19 @@ pub static KERNELS: &[Kernel] = &[
         shaders: matmul::shaders,
     },
     Kernel {
+        name: "direct",
+        operation: Operation::Product {
+            variants: &[Some("direct")],
+            accumulates: &Accumulate::ALL,
+            reference: reference::matmul,
+            max_rows: None,
+            int8: false,
+        },
+        takes: |_| true,
+        runs: |_| true,
+        shaders: direct::shaders,
+    },
+    Kernel {
         name: "coop",
         operation: Operation::Product {
             variants: coop::VARIANTS,
@@ -294,7 +308,7 @@ pub static KERNELS: &[Kernel] = &[
             variants: dot_matvec::VARIANTS,
             accumulates: &[Accumulate::F32],
             reference: reference::matmul,
-            max_rows: Some(dot_matvec::MAX_ROWS),
+            max_rows: None,
             int8: true,
         },
         takes: dot::takes,

@@ -6,14 +6,15 @@
 //!                                                or int8 from int8
 //! ```
 //!
-//! The kernels (`matvec`, `matmul`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup counts; everything they share is here.
+//! The kernels (`matvec`, `matmul`, `direct`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup
+//! counts; everything they share is here.
 
 use super::context::WeightParams;
 use super::dot::{self, DotSpec};
 use super::int8::{self, DeviceInt8};
 use super::weights::{DeviceWeights, Part, binding_limit, row_step};
 use super::{Columns, Specialization, Tier};
-use super::{convert, coop, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec};
+use super::{convert, coop, direct, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Pipeline, Target};
 use crate::product::{Accumulate, Activation, Function, Int8Scale, Product, Summation};
 use crate::{DType, Error, Result, Scheme};
@@ -156,6 +157,7 @@ pub struct Params {
 pub enum Choice {
     Matvec(matvec::Shape),
     Matmul(matmul::Shape),
+    Direct(direct::Shape),
     Coop(coop::Shape),
     DotMatvec(dot_matvec::Shape),
     DotMatmul(dot_matmul::Shape),
@@ -167,6 +169,7 @@ impl Choice {
         match self {
             Self::Matvec(_) => matvec::Matvec::KERNEL,
             Self::Matmul(_) => matmul::Matmul::KERNEL,
+            Self::Direct(_) => direct::Direct::KERNEL,
             Self::Coop(_) => coop::Coop::KERNEL,
             Self::DotMatvec(_) => dot_matvec::DotMatvec::KERNEL,
             Self::DotMatmul(_) => dot_matmul::DotMatmul::KERNEL,
@@ -174,8 +177,8 @@ impl Choice {
     }
 
     /// The default for `m` rows of x on this device, or the kernel (and shape) that is asked for by name. Matrix units round operands to
-    /// f16, and so are for products whose sums may be f16; software has none that are faster. `integers`: x is int8 and multiplied as such
-    /// ([`in_integers`]), unless a kernel for numbers is asked for.
+    /// f16, and so are for products whose sums may be f16. On software `direct` is the fastest for every M. `integers`: x is int8 and
+    /// multiplied as such ([`in_integers`]), unless a kernel for numbers is asked for.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows, needs what the device has not, or
@@ -192,14 +195,21 @@ impl Choice {
             return Self::for_int8(name, gpu, m);
         }
         let halves = accumulate != Accumulate::F32;
-        let tiled = if tier.coop > 0 && halves && !gpu.info().software { "coop" } else { "matmul" };
-        let name = name.unwrap_or(if m <= matvec::MAX_ROWS { "matvec" } else { tiled });
+        let tiled = if tier.coop > 0 && halves { "coop" } else { "matmul" };
+        let name = name.unwrap_or(match gpu.info().software {
+            true => "direct",
+            false if m <= matvec::MAX_ROWS => "matvec",
+            false => tiled,
+        });
         if name == "matvec" && m > matvec::MAX_ROWS {
             let why = format!("it takes up to {}", matvec::MAX_ROWS);
             return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
         }
         if name == "matvec" {
             return Ok(Self::Matvec(matvec::Shape::new(tier, m)));
+        }
+        if name == "direct" {
+            return Ok(Self::Direct(direct::Shape::new(tier, m)));
         }
         if let Some(shape) = matmul::Shape::named(name, gpu.info().software) {
             return Ok(Self::Matmul(shape));
@@ -209,7 +219,7 @@ impl Choice {
             None if name.starts_with("dot_") => {
                 refuse("it is for int8 activations, and schemes whose values are integers")
             }
-            None => refuse("there are matvec, matmul, coop, dot_matvec and dot_matmul"),
+            None => refuse("there are matvec, matmul, direct, coop, dot_matvec and dot_matmul"),
             Some(_) if tier.coop == 0 => {
                 refuse("the device has no cooperative matrices of f16 with sums in f32")
             }
@@ -219,13 +229,10 @@ impl Choice {
     }
 
     fn for_int8(name: Option<&str>, gpu: &Gpu, m: usize) -> Result<Self> {
-        let few = m <= dot_matvec::MAX_ROWS;
-        let name = name.unwrap_or(if few { "dot_matvec" } else { "dot_matmul" });
-        if name.starts_with("dot_matvec") && !few {
-            let why = format!("it takes up to {}", dot_matvec::MAX_ROWS);
-            return Err(Error::unsupported(format!("kernel {name} for M = {m}"), why));
-        }
         let (tier, software) = (Tier::of(gpu.capabilities()), gpu.info().software);
+        // Workgroup memory costs software adapters more than reading the weights again.
+        let few = m <= dot_matvec::MAX_ROWS || software;
+        let name = name.unwrap_or(if few { "dot_matvec" } else { "dot_matmul" });
         let few = dot_matvec::Shape::named(name, tier, m, software).map(Self::DotMatvec);
         let tiled = dot_matmul::Shape::named(name, software).map(Self::DotMatmul);
         let why = "there are dot_matvec and dot_matmul";
@@ -242,7 +249,7 @@ impl Choice {
         match self {
             Self::Matvec(_) => Self::Matvec(matvec::Shape::new(tier, m)),
             Self::DotMatvec(shape) => Self::DotMatvec(dot_matvec::Shape::new(tier, m, shape.wide)),
-            Self::Matmul(_) | Self::Coop(_) | Self::DotMatmul(_) => self,
+            Self::Matmul(_) | Self::Direct(_) | Self::Coop(_) | Self::DotMatmul(_) => self,
         }
     }
 
@@ -250,6 +257,7 @@ impl Choice {
         match *self {
             Self::Matvec(shape) => matvec::Matvec { spec: spec.product, shape }.pipeline(gpu),
             Self::Matmul(shape) => matmul::Matmul { spec: spec.product, shape }.pipeline(gpu),
+            Self::Direct(shape) => direct::Direct { spec: spec.product, shape }.pipeline(gpu),
             Self::Coop(shape) => coop::Coop::new(spec.product, shape).pipeline(gpu),
             Self::DotMatvec(shape) => dot_matvec::DotMatvec { spec, shape }.pipeline(gpu),
             Self::DotMatmul(shape) => dot_matmul::DotMatmul { spec, shape }.pipeline(gpu),
@@ -259,8 +267,9 @@ impl Choice {
     fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
         match self {
             Self::Matvec(shape) => shape.workgroups(gpu, n),
-            Self::DotMatvec(shape) => shape.team.workgroups(gpu, n),
+            Self::DotMatvec(shape) => shape.workgroups(gpu, m, n),
             Self::Matmul(shape) => shape.workgroups(gpu, m, n),
+            Self::Direct(shape) => shape.workgroups(gpu, m, n),
             Self::Coop(shape) => shape.workgroups(gpu, m, n),
             Self::DotMatmul(shape) => shape.workgroups(gpu, m, n),
         }
@@ -270,8 +279,9 @@ impl Choice {
     fn max_rows(&self) -> usize {
         match self {
             Self::Matvec(shape) => shape.m as usize,
-            Self::DotMatvec(shape) => shape.team.m as usize,
+            Self::DotMatvec(shape) => shape.max_rows(),
             Self::Matmul(shape) => shape.max_rows(),
+            Self::Direct(shape) => shape.max_rows(),
             Self::Coop(shape) => shape.max_rows(),
             Self::DotMatmul(shape) => shape.max_rows(),
         }
@@ -282,6 +292,7 @@ impl Choice {
         match self {
             Self::Matvec(shape) => shape.summation(scheme, product.accumulate, k),
             Self::Matmul(shape) => shape.summation(product.accumulate, k),
+            Self::Direct(shape) => shape.summation(k),
             Self::Coop(shape) => shape.summation(k),
             Self::DotMatvec(shape) => {
                 dot::summation(scheme, product.activation, k, shape.team.lanes as usize)
@@ -294,7 +305,7 @@ impl Choice {
     pub fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
         match self {
             Self::Matvec(_) | Self::Matmul(_) => effective(policy, tier),
-            Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => Accumulate::F32,
+            Self::Direct(_) | Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => Accumulate::F32,
         }
     }
 
