@@ -2,6 +2,7 @@
 //!
 //! | module | promise |
 //! |---|---|
+//! | `overhead` | a recorded product costs the host little and creates nothing |
 //! | `recorded` | operations are recorded: one submit per read; the same bits again; what `plan` says is what runs |
 //! | `own_device` | an application's device, buffers and encoders; WebGPU's default limits |
 //! | `split` | weights and activations larger than a binding |
@@ -18,6 +19,7 @@ mod common;
 mod errors;
 mod importance;
 mod operands;
+mod overhead;
 mod own_device;
 mod recorded;
 mod split;
