@@ -6,7 +6,7 @@
 //!
 //! x is `[M, K]`, w `[N, K]` (a linear layer's `[out, in]`), y `[M, N]`. No arithmetic here.
 
-use crate::DType;
+use crate::{DType, Error, Result};
 
 /// How activations enter the product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,6 +21,9 @@ pub enum Activation {
     /// half away from zero, decided by single products. Scale and codes are 0 where `amax < 2^-100`. Products of codes are
     /// summed in integers.
     Int8(Int8Group),
+    /// Quantized to int8 first with a scale and a zero-point that were known beforehand: see [`Int8Scale`]. Products of codes are summed in
+    /// integers too.
+    Int8Static(Int8Scale),
 }
 
 /// Which activations share an int8 scale.
@@ -30,6 +33,44 @@ pub enum Int8Group {
     Row,
     /// One scale per this many values along K; 32 or 128.
     Cols(u32),
+}
+
+/// One scale and zero-point for all values: `q = clamp(sign(v) * steps(|v|, scale, 255) + zero, -128, 127)` (as in [`Activation::Int8`]: rounded
+/// half away from zero), which stands for `scale * (q - zero)`. NaN becomes the zero-point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Int8Scale {
+    scale: f32,
+    zero: i8,
+}
+
+impl Eq for Int8Scale {}
+
+impl std::hash::Hash for Int8Scale {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.scale.to_bits(), self.zero).hash(state);
+    }
+}
+
+impl Int8Scale {
+    /// # Errors
+    /// [`Error::Unsupported`] for a scale that is not between 2^-100 and 2^100.
+    pub fn new(scale: f32, zero: i8) -> Result<Self> {
+        let range = (-100f32).exp2()..=100f32.exp2();
+        if !range.contains(&scale) {
+            return Err(Error::unsupported(format!("an int8 scale of {scale}"), "it lies in 2^-100..=2^100"));
+        }
+        Ok(Self { scale, zero })
+    }
+
+    /// What a step of a code is worth.
+    pub fn scale(self) -> f32 {
+        self.scale
+    }
+
+    /// The code of 0.
+    pub fn zero(self) -> i8 {
+        self.zero
+    }
 }
 
 /// How products are summed. A policy is a ceiling on error: an engine without f16 arithmetic sums in f32, and matrix units sum the products of f16

@@ -228,7 +228,9 @@ impl Demand<'_> {
             (Activation::F32, Accumulate::F32) => &[Limit::F32],
             (Activation::F16, Accumulate::F32) => &[Limit::F32, Limit::CoopMatrix],
             (Activation::F32 | Activation::F16, _) => &[Limit::F32, Limit::F16, Limit::CoopMatrix],
-            (Activation::Int8(_), _) => &[Limit::F32, Limit::IntDot, Limit::CoopMatrix],
+            (Activation::Int8(_) | Activation::Int8Static(_), _) => {
+                &[Limit::F32, Limit::IntDot, Limit::CoopMatrix]
+            }
         }
     }
 }

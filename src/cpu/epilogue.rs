@@ -1,18 +1,26 @@
 //! What follows a sum: bias, residual, activation function, output type.
 //!
 //! ```text
-//! sums: blocks [N / BLOCK][M][BLOCK] f32  ->  y [M, N]:  function(sum + bias[n] + residual[m, n]), f32 or f16
+//! sums: blocks [N / BLOCK][M][BLOCK] f32  ->  y [M, N]:  function(sum + bias[n] + residual[m, n]), f32, f16 or int8
 //! ```
 //!
 //! The additions are single f32 operations in the order written. GELU and SiLU are polynomials that vectorise; their absolute error stays
 //! below `4e-7 * max(1, |v|)` (a test holds them to it).
 
+use super::activations::StaticRow;
 use super::float::BLOCK;
 use super::half_float::f32_to_f16;
 use super::level::{Work, vectorized};
-use crate::DType;
-use crate::product::Function;
+use crate::product::{Function, Int8Scale};
 use crate::threads;
+
+/// The elements of y.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Output {
+    F32,
+    F16,
+    Int8(Int8Scale),
+}
 
 /// What is added, and the function that is applied.
 #[derive(Clone, Copy)]
@@ -22,7 +30,7 @@ pub(super) struct Epilogue<'a> {
     /// `[M, N]`
     pub residual: Option<&'a [f32]>,
     pub function: Function,
-    pub output: DType,
+    pub output: Output,
 }
 
 /// `exp(v)` for `v <= 88`, relative error below 2e-7; 0 far below.
@@ -141,19 +149,22 @@ impl Work for FinishRow<'_> {
             scratch.iter_mut().zip(&residual[m * n..]).for_each(|(y, r)| *y += r);
         }
         epilogue.function.apply(scratch);
-        if epilogue.output == DType::F16 {
-            let out = out.as_chunks_mut::<2>().0.iter_mut();
-            out.zip(scratch.iter()).for_each(|(o, &v)| *o = f32_to_f16(v).to_le_bytes());
-        } else {
-            let out = out.as_chunks_mut::<4>().0.iter_mut();
-            out.zip(scratch.iter()).for_each(|(o, &v)| *o = v.to_le_bytes());
+        match epilogue.output {
+            Output::F32 => {
+                let out = out.as_chunks_mut::<4>().0.iter_mut();
+                out.zip(scratch.iter()).for_each(|(o, &v)| *o = v.to_le_bytes());
+            }
+            Output::F16 => {
+                let out = out.as_chunks_mut::<2>().0.iter_mut();
+                out.zip(scratch.iter()).for_each(|(o, &v)| *o = f32_to_f16(v).to_le_bytes());
+            }
+            Output::Int8(by) => StaticRow { x: scratch, by, codes: bytemuck::must_cast_slice_mut(out) }.run(),
         }
     }
 }
 
-/// Turns sums into the bytes of y `[rows, n]`.
-pub(super) fn finish(sums: &[f32], rows: usize, n: usize, epilogue: Epilogue) -> Vec<u8> {
-    let row_bytes = n * epilogue.output.size();
+/// Turns sums into the bytes of y `[rows, n]`, from row to row `row_bytes`; what is beyond a row is zero.
+pub(super) fn finish(sums: &[f32], rows: usize, n: usize, row_bytes: usize, epilogue: Epilogue) -> Vec<u8> {
     let mut bytes = vec![0u8; rows * row_bytes];
     // Enough rows per task that one is worth a thread.
     let per_task = (1usize << 14).div_ceil(n.max(1));

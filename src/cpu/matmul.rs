@@ -1,20 +1,20 @@
 //! `y = function(x * W^T + bias + residual)` for packed weights: checks, the choice of a path, the epilogue.
 //!
 //! ```text
-//! x --activations--> f32 | f16 as f32 | int8      Int8 and integer-valued scheme -> integer
+//! x --activations--> f32 | f16 as f32 | int8      int8 and integer-valued scheme -> integer (zero-point of x: by the sums of w's rows)
 //!                                                 else                           -> float (int8 activations dequantized)
-//! permuted columns: x in their order, before or (float) after it is quantized
-//! sums -> epilogue -> y
+//! permuted columns: x in their order
+//! sums -> epilogue -> y f32 | f16 | int8
 //! ```
 
 use super::activations::{Int8Rows, PAD, float_rows, segments};
 use super::decode::Weights;
 use super::dot::{F32_ACCUMULATORS, LANES};
-use super::epilogue::{Epilogue, finish};
-use super::float::{self, KC};
+use super::epilogue::{Epilogue, Output, finish};
+use super::float::{self, BLOCK, KC};
 use super::integer::{self, Bytes};
 use super::level::Level;
-use crate::product::{Activation, Int8Group, Product, Summation};
+use crate::product::{Activation, Int8Group, Int8Scale, Product, Summation};
 use crate::scheme::{Codebook, Scheme, Value};
 use crate::{DType, Error, PackedTensor, Result, Tensor};
 use std::ops::Range;
@@ -54,15 +54,91 @@ pub(super) fn matmul_at(
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
 ) -> Result<Tensor> {
-    let (m, x_k) = x.matrix();
+    let (n, output) = (rows.len(), output(product)?);
+    let Some((last, leading)) = x.shape().split_last() else {
+        return Err(Error::shape("x", "[.., K]", "a scalar"));
+    };
+    let shape: Vec<usize> = leading.iter().copied().chain([n]).collect();
+    let m = x.matrix().0;
+    check((m, *last), w, &rows, bias, residual)?;
+    if m == 0 {
+        return Tensor::from_bytes(shape, product.output, Vec::new());
+    }
+    let sums = match product.activation {
+        Activation::F32 | Activation::F16 => {
+            let weights = Weights::new(w);
+            let x = float_rows(x, product.activation == Activation::F16);
+            float::sums(level, &weights, &weights.in_stored_order(&x), m, rows)
+        }
+        int8 => int8_sums(level, &Int8Rows::new(x, int8)?, w, rows),
+    };
+    let epilogue = Epilogue { bias, residual, function: product.function, output };
+    Tensor::from_bytes(shape, product.output, finish(&sums, m, n, n * product.output.size(), epilogue))
+}
+
+/// As [`matmul`] with x quantized beforehand; the product's activation does not count. y is `[M, N]`.
+///
+/// # Errors
+/// As [`matmul`].
+pub fn matmul_int8(
+    x: &Int8Rows,
+    w: &PackedTensor,
+    rows: Range<usize>,
+    product: &Product,
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+) -> Result<Tensor> {
+    let (n, output) = (rows.len(), output(product)?);
+    check((x.rows, x.k), w, &rows, bias, residual)?;
+    let sums = int8_sums(Level::best(), x, w, rows);
+    let epilogue = Epilogue { bias, residual, function: product.function, output };
+    let bytes = finish(&sums, x.rows, n, n * product.output.size(), epilogue);
+    Tensor::from_bytes([x.rows, n], product.output, bytes)
+}
+
+/// As [`matmul_int8`] with y as int8 of a given scale, no f32 of it in memory but the sums.
+///
+/// # Errors
+/// As [`matmul`].
+pub fn matmul_to_int8(
+    x: &Int8Rows,
+    w: &PackedTensor,
+    rows: Range<usize>,
+    product: &Product,
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    to: Int8Scale,
+) -> Result<Int8Rows> {
+    let n = rows.len();
+    check((x.rows, x.k), w, &rows, bias, residual)?;
+    let sums = int8_sums(Level::best(), x, w, rows);
+    let mut y = Int8Rows::zeroed(x.rows, n, Activation::Int8Static(to))?;
+    let epilogue = Epilogue { bias, residual, function: product.function, output: Output::Int8(to) };
+    y.codes = bytemuck::cast_vec(finish(&sums, x.rows, n, y.padded, epilogue));
+    Ok(y)
+}
+
+/// The output that a product names.
+fn output(product: &Product) -> Result<Output> {
+    match product.output {
+        DType::F32 => Ok(Output::F32),
+        DType::F16 => Ok(Output::F16),
+        other => Err(Error::unsupported(format!("a product with {other} output"), "f32 and f16 are")),
+    }
+}
+
+/// Whether x `[m, x_k]`, the rows of w and the epilogue fit together.
+fn check(
+    (m, x_k): (usize, usize),
+    w: &PackedTensor,
+    rows: &Range<usize>,
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+) -> Result<()> {
     let (w_rows, k) = w.matrix();
     let n = rows.len();
-    if x.shape().is_empty() || x_k != k {
-        return Err(Error::shape(
-            format!("x {:?} times a weight of K = {k}", x.shape()),
-            format!("[.., {k}]"),
-            x_k,
-        ));
+    if x_k != k {
+        return Err(Error::shape(format!("x times a weight of K = {k}"), format!("[.., {k}]"), x_k));
     }
     if rows.start >= rows.end || rows.end > w_rows {
         return Err(Error::shape("weight rows", format!("a range within 0..{w_rows}"), format!("{rows:?}")));
@@ -73,55 +149,39 @@ pub(super) fn matmul_at(
     if let Some(residual) = residual.filter(|r| r.len() != m * n) {
         return Err(Error::shape("residual", format!("{m} x {n}"), residual.len()));
     }
-    if !matches!(product.output, DType::F32 | DType::F16) {
-        return Err(Error::unsupported(
-            format!("a product with {} output", product.output),
-            "f32 and f16 are",
-        ));
-    }
-    let mut shape = x.shape().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = n;
-    }
-    if m == 0 {
-        return Tensor::from_bytes(shape, product.output, Vec::new());
+    Ok(())
+}
+
+/// Sums of products of int8 activations, as blocks `[N / BLOCK][M][BLOCK]`.
+fn int8_sums(level: Level, x: &Int8Rows, w: &PackedTensor, rows: Range<usize>) -> Vec<f32> {
+    if x.rows == 0 {
+        return Vec::new();
     }
     let weights = Weights::new(w);
-    let sums = match product.activation {
-        Activation::F32 | Activation::F16 => {
-            let x = float_rows(x, product.activation == Activation::F16);
-            float::sums(level, &weights, &weights.in_stored_order(&x), m, rows)
-        }
-        Activation::Int8(Int8Group::Cols(g)) if g != 32 && g != 128 => {
-            return Err(Error::unsupported(format!("int8 activations in groups of {g}"), "32 and 128 are"));
-        }
-        Activation::Int8(group) => {
-            // With a scale per row the order of the columns does not matter to the codes.
-            let ordered = match group {
-                Int8Group::Row if w.scheme().is_permuted() => {
-                    let values = weights.in_stored_order(&x.to_f32()).into_owned();
-                    Some(Tensor::from_f32(x.shape(), values)?)
-                }
-                _ => None,
-            };
-            let quantized = Int8Rows::new(ordered.as_ref().unwrap_or(x), group);
-            match Bytes::of(&weights).filter(|_| in_integers(w.scheme(), group)) {
-                Some(bytes) => integer::sums(level, &weights, &bytes, &quantized, rows),
-                None => {
-                    let values = quantized.dequantized(k);
-                    let values =
-                        if ordered.is_some() { values.into() } else { weights.in_stored_order(&values) };
-                    float::sums(level, &weights, &values, m, rows)
-                }
-            }
-        }
+    let Some(bytes) = Bytes::of(&weights).filter(|_| in_integers(w.scheme(), x.activation)) else {
+        return float::sums(level, &weights, &weights.in_stored_order(&x.dequantized()), x.rows, rows);
     };
-    let epilogue = Epilogue { bias, residual, function: product.function, output: product.output };
-    Tensor::from_bytes(shape, product.output, finish(&sums, m, n, epilogue))
+    let ordered = weights.permutation.as_ref().map(|columns| x.in_order(columns));
+    let x = ordered.as_ref().unwrap_or(x);
+    if x.zero == 0 {
+        return integer::sums(level, &weights, &bytes, x, rows);
+    }
+    // sum w s (q - z) = s sum w q - s z sum w
+    let sums = integer::sums(level, &weights, &bytes, &x.with_ones(), rows);
+    let of_ones = x.rows * BLOCK;
+    let mut corrected = Vec::with_capacity(sums.len());
+    for block in sums.chunks(of_ones + BLOCK) {
+        let (block, w_sums) = block.split_at(of_ones);
+        for (m, row) in block.chunks(BLOCK).enumerate() {
+            let by = x.scales[m * x.groups] * f32::from(x.zero);
+            corrected.extend(row.iter().zip(w_sums).map(|(y, w)| y - by * w));
+        }
+    }
+    corrected
 }
 
 /// Whether int8 activations are multiplied in integers: not where the scales of a group of them would meet columns of all groups.
-pub(super) fn in_integers(scheme: &Scheme, group: Int8Group) -> bool {
+pub(super) fn in_integers(scheme: &Scheme, activation: Activation) -> bool {
     let integers = matches!(
         scheme.value,
         Value::Linear { .. }
@@ -129,7 +189,12 @@ pub(super) fn in_integers(scheme: &Scheme, group: Int8Group) -> bool {
                 Codebook::E2M1 | Codebook::E2M1PlainZero | Codebook::E2M1Doubled | Codebook::Iq4Nl
             )
     );
-    integers && (group == Int8Group::Row || !scheme.is_permuted())
+    let int8 = match activation {
+        Activation::F32 | Activation::F16 => false,
+        Activation::Int8(Int8Group::Cols(_)) => !scheme.is_permuted(),
+        Activation::Int8(Int8Group::Row) | Activation::Int8Static(_) => true,
+    };
+    integers && int8
 }
 
 /// How the terms of a product over `k` are summed, the worst of the paths that a number of rows may take: error bounds follow from it.
@@ -137,15 +202,17 @@ pub(super) fn in_integers(scheme: &Scheme, group: Int8Group) -> bool {
 pub fn summation(product: &Product, scheme: &Scheme, k: usize) -> Summation {
     let lane_depth = LANES.ilog2() as usize;
     match product.activation {
-        Activation::Int8(group) if in_integers(scheme, group) => {
-            let x_group = match group {
-                Int8Group::Row => k,
-                Int8Group::Cols(g) => g as usize,
+        activation if in_integers(scheme, activation) => {
+            let x_group = match activation {
+                Activation::Int8(Int8Group::Cols(g)) => g as usize,
+                _ => k,
             };
             // Panels: per segment a product and an addition, twice with biases. Rows: a word per lane and step.
             let panel = segments(k, scheme.group_len(k), x_group).len() * 2;
             let rows = k.div_ceil(PAD);
-            Summation { chain: panel.max(rows) + 3, depth: lane_depth + 1, folded: true }
+            // A zero-point of x is a product and an addition at the end.
+            let corrected = if matches!(activation, Activation::Int8Static(_)) { 3 } else { 0 };
+            Summation { chain: panel.max(rows) + 3 + corrected, depth: lane_depth + 1, folded: true }
         }
         _ => {
             let panel = k.min(KC) + k.div_ceil(KC);

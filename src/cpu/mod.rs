@@ -41,9 +41,10 @@ mod golden_tests;
 #[cfg(test)]
 mod tests;
 
+pub use activations::Int8Rows;
 pub use dequantize::{dequantize, dequantize_rows};
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use level::instructions;
 #[cfg(feature = "cli")]
 pub(crate) use level::{Work, vectorized, vectors};
-pub use matmul::{matmul, summation};
+pub use matmul::{matmul, matmul_int8, matmul_to_int8, summation};

@@ -3,7 +3,7 @@
 use super::level::Level;
 use super::matmul::matmul_at;
 use super::*;
-use crate::product::{Activation, Function, Int8Group, Product};
+use crate::product::{Activation, Function, Int8Group, Int8Scale, Product};
 use crate::scheme::preset::samples;
 use crate::{DType, Error, PackedTensor, Scheme, Tensor};
 
@@ -44,8 +44,19 @@ fn int8(x: &[f32], k: usize, group: usize) -> Vec<f64> {
     out
 }
 
-/// y and the sum of magnitudes of its terms, from which the bound follows. A weight with a bias (`[n, k]` or empty) is two terms.
-fn reference(x: &[f64], w: &[f32], bias: &[f32], m: usize, k: usize, n: usize) -> (Vec<f64>, Vec<f64>) {
+/// A scale that does not divide anything, and a zero-point that leaves no room for large values.
+fn static_int8() -> Activation {
+    Activation::Int8Static(Int8Scale::new(0.013, -60).unwrap())
+}
+
+/// y and the sum of magnitudes of its terms, from which the bound follows. A weight with a bias (`[n, k]` or empty) is two terms, and so is
+/// an activation with a zero-point: `offset` is its second.
+fn reference(
+    (x, offset): (&[f64], f64),
+    w: &[f32],
+    bias: &[f32],
+    [m, k, n]: [usize; 3],
+) -> (Vec<f64>, Vec<f64>) {
     let mut y = vec![0.0; m * n];
     let mut magnitude = vec![0.0; m * n];
     for i in 0..m {
@@ -55,7 +66,7 @@ fn reference(x: &[f64], w: &[f32], bias: &[f32], m: usize, k: usize, n: usize) -
                 y[i * n + j] += term;
                 let b = f64::from(bias.get(j * k + c).copied().unwrap_or(0.0));
                 let parts = (f64::from(w[j * k + c]) - b).abs() + b.abs();
-                magnitude[i * n + j] += x[i * k + c].abs() * parts;
+                magnitude[i * n + j] += ((x[i * k + c] + offset).abs() + offset.abs()) * parts;
             }
         }
     }
@@ -86,12 +97,20 @@ fn check(level: Level, scheme: Scheme, m: usize, k: usize, n: usize, activation:
         Activation::F16 => x.iter().map(|&v| half::f16::from_f32(v).to_f64()).collect(),
         Activation::Int8(Int8Group::Row) => int8(&x, k, k),
         Activation::Int8(Int8Group::Cols(g)) => int8(&x, k, g as usize),
+        Activation::Int8Static(s) => {
+            let value = |q| f64::from(s.scale()) * (f64::from(q) - f64::from(s.zero()));
+            crate::reference::matmul::int8_static(&x, s).into_iter().map(value).collect()
+        }
+    };
+    let offset = match activation {
+        Activation::Int8Static(s) => f64::from(s.scale()) * f64::from(s.zero()),
+        _ => 0.0,
     };
     let product = Product { activation, ..Product::default() };
     let x = Tensor::from_f32([m, k], x).unwrap();
     let y = matmul_at(level, &x, &w, 0..n, &product, None, None).unwrap();
     assert_eq!(y.shape(), &[m, n]);
-    let (want, magnitude) = reference(&a, &values.to_f32(), &biases(&w), m, k, n);
+    let (want, magnitude) = reference((&a, offset), &values.to_f32(), &biases(&w), [m, k, n]);
     let sum = summation(&product, &scheme, k);
     let unit = f64::from(f32::EPSILON) / 2.0 * (sum.chain + sum.depth) as f64;
     for (i, (y, want)) in y.to_f32().iter().zip(&want).enumerate() {
@@ -121,7 +140,7 @@ fn every_scheme_multiplies() {
         } else {
             &[(1, 256, 3), (5, 512, 35), (2, 768, 1)]
         };
-        for activation in ACTIVATIONS {
+        for activation in ACTIVATIONS.into_iter().chain([static_int8()]) {
             for &(m, k, n) in shapes {
                 check(Level::best(), scheme, m, k, n, activation);
             }
@@ -161,15 +180,15 @@ fn integer_products_are_alike_on_every_level() {
         let w = weights(scheme, 37, k);
         for m in [1, 2, 3, 4, 11] {
             let x = Tensor::from_f32([m, k], noise(m * k, 3)).unwrap();
-            for group in [Int8Group::Row, Int8Group::Cols(32), Int8Group::Cols(128)] {
-                let product = Product { activation: Activation::Int8(group), ..Product::default() };
-                if !super::matmul::in_integers(&scheme, group) {
+            for activation in ACTIVATIONS.into_iter().chain([static_int8()]) {
+                let product = Product { activation, ..Product::default() };
+                if !super::matmul::in_integers(&scheme, activation) {
                     continue;
                 }
                 let run = |level| matmul_at(level, &x, &w, 0..37, &product, None, None).unwrap();
                 let want = run(Level::Portable);
                 for level in Level::available() {
-                    assert!(run(level) == want, "{scheme} {m} {group:?} {level:?}");
+                    assert!(run(level) == want, "{scheme} {m} {activation:?} {level:?}");
                 }
             }
         }
@@ -351,4 +370,30 @@ fn importance_is_that_of_the_matrix() {
         }
         assert!(matches!(encode(&[2, 3, 512], &x, &importance[..512]), Err(Error::Shape { .. })), "{name}");
     }
+}
+
+/// Two layers of int8 in a row are the codes of each product on its own.
+#[test]
+fn int8_layers_chain() {
+    let to = Int8Scale::new(0.02, 7).unwrap();
+    let product = Product { function: Function::Relu, ..Product::default() };
+    for (scheme, m, k, n) in [("int8-row", 3, 70, 67), ("q4_0", 9, 96, 64), ("nf4-g64", 2, 64, 5)] {
+        let w = weights(scheme.parse().unwrap(), n, k);
+        let x = Tensor::from_f32([m, k], noise(m * k, 5)).unwrap();
+        let (bias, residual) = (noise(n, 6), noise(m * n, 7));
+        let x = Int8Rows::new(&x, static_int8()).unwrap();
+        let float = matmul_int8(&x, &w, 0..n, &product, Some(&bias), Some(&residual)).unwrap();
+        let y = matmul_to_int8(&x, &w, 0..n, &product, Some(&bias), Some(&residual), to).unwrap();
+        assert_eq!((y.rows, y.k), (m, n));
+        assert_eq!(y.codes(), crate::reference::matmul::int8_static(&float.to_f32(), to), "{scheme}");
+        // Padding is zero, whatever the zero-point is, or it would count in the next layer.
+        assert!(y.codes.chunks(y.padded).all(|row| row[n..].iter().all(|&q| q == 0)));
+        let second = weights("int8-row".parse().unwrap(), 4, n);
+        let chained = matmul_int8(&y, &second, 0..4, &product, None, None).unwrap();
+        let apart = Int8Rows::new(&float, Activation::Int8Static(to)).unwrap();
+        assert!(chained == matmul_int8(&apart, &second, 0..4, &product, None, None).unwrap());
+    }
+    let none = Int8Rows::zeroed(0, 64, static_int8()).unwrap();
+    let w = weights("q4_0".parse().unwrap(), 3, 64);
+    assert_eq!(matmul_int8(&none, &w, 0..3, &product, None, None).unwrap().shape(), [0, 3]);
 }

@@ -297,7 +297,7 @@ pub struct Operands<'a> {
 /// [`Error::Unsupported`] for int8 activations.
 pub fn supported(product: &Product) -> Result<()> {
     match product.activation {
-        Activation::Int8(_) => {
+        Activation::Int8(_) | Activation::Int8Static(_) => {
             Err(Error::unsupported("int8 activations on the GPU", "the CPU engine has them"))
         }
         Activation::F32 | Activation::F16 => Ok(()),
@@ -332,7 +332,7 @@ pub fn record(
             convert::record(gpu, target, (op.x, op.x_offset), (&rounded, 0), op.m * k, true)?;
             (&rounded, 0, true)
         }
-        (Activation::Int8(_), _) | (_, DType::Bf16) => {
+        (Activation::Int8(_) | Activation::Int8Static(_), _) | (_, DType::Bf16) => {
             return Err(Error::unsupported("bf16 activations on the GPU", "f32 and f16 are"));
         }
     };

@@ -8,7 +8,7 @@
 //! accumulation policy and the output type are the engines' business and change nothing here.
 
 use super::dequantize::{dequantize, term_magnitudes};
-use crate::product::{Activation, Function, Int8Group, Product};
+use crate::product::{Activation, Function, Int8Group, Int8Scale, Product};
 use crate::{Error, PackedTensor, Result};
 use half::f16;
 
@@ -38,7 +38,14 @@ pub fn matmul(x: &[f32], m: usize, w: &PackedTensor, added: Added, product: &Pro
 /// As [`matmul`].
 pub fn magnitude(x: &[f32], m: usize, w: &PackedTensor, added: Added, product: &Product) -> Result<Vec<f64>> {
     let (_, k) = check(x, m, w, added)?;
-    let x = activations(x, k, product.activation);
+    let x = match product.activation {
+        // Codes and the zero-point may be summed apart.
+        Activation::Int8Static(s) => {
+            let term = |q: i8| f64::from(s.scale()) * (f64::from(q).abs() + f64::from(s.zero()).abs());
+            int8_static(x, s).into_iter().map(term).collect()
+        }
+        other => activations(x, k, other),
+    };
     Ok(sums_of_products(&x, &term_magnitudes(w), k, added, f64::abs))
 }
 
@@ -108,11 +115,29 @@ pub fn int8(x: &[f32], k: usize, group: Int8Group) -> (Vec<i8>, Vec<f32>) {
     (codes, scales)
 }
 
+/// x as int8 with a scale and a zero-point. See [`Int8Scale`].
+pub fn int8_static(x: &[f32], s: Int8Scale) -> Vec<i8> {
+    let mut codes = Vec::with_capacity(x.len());
+    for v in x {
+        let mut q = 0;
+        while q < 255 && ((q + 1) as f32 - 0.5) * s.scale() <= v.abs() {
+            q += 1;
+        }
+        let q = if *v < 0.0 { -q } else { q };
+        codes.push((q + i32::from(s.zero())).clamp(-128, 127) as i8);
+    }
+    codes
+}
+
 /// The activations as the product uses them.
 fn activations(x: &[f32], k: usize, activation: Activation) -> Vec<f64> {
     match activation {
         Activation::F32 => x.iter().map(|&v| f64::from(v)).collect(),
         Activation::F16 => x.iter().map(|&v| f16::from_f32(v).to_f64()).collect(),
+        Activation::Int8Static(s) => {
+            let value = |q| f64::from(s.scale()) * (f64::from(q) - f64::from(s.zero()));
+            int8_static(x, s).into_iter().map(value).collect()
+        }
         Activation::Int8(group) => {
             let (codes, scales) = int8(x, k, group);
             let group = match group {
@@ -184,5 +209,24 @@ mod tests {
         assert_eq!(scales[0], 127.0 * (1.0 / 127.0));
         let (codes, scales) = int8(&[0.0, 1e-38, -0.0], 3, Int8Group::Row);
         assert_eq!((codes, scales), (vec![0, 0, 0], vec![0.0]));
+    }
+
+    #[test]
+    fn static_int8_has_its_zero_and_saturates() {
+        let s = Int8Scale::new(0.5, -3).unwrap();
+        let x = [0.0, 0.25, -0.25, 0.24, 1.0, 65.0, 65.25, 1e9, -62.5, -62.75, -1e9, f32::NAN];
+        let codes = int8_static(&x, s);
+        assert_eq!(codes, [-3, -2, -4, -3, -1, 127, 127, 127, -128, -128, -128, -3]);
+        let w = quantize(&[1.0; 4], 1, 4, "f32".parse().unwrap(), None).unwrap();
+        let product = Product { activation: Activation::Int8Static(s), ..Product::default() };
+        let run = |of: fn(&[f32], usize, &PackedTensor, Added, &Product) -> Result<Vec<f64>>| {
+            of(&[0.0, 0.25, -0.25, 1e9], 1, &w, Added::default(), &product).unwrap()
+        };
+        assert_eq!(run(matmul), [65.0]);
+        // |-3| + 3, |-2| + 3, |-4| + 3, 127 + 3, in halves.
+        assert_eq!(run(magnitude), [0.5 * (6.0 + 5.0 + 7.0 + 130.0)]);
+        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-31, 2e30] {
+            assert!(Int8Scale::new(scale, 0).is_err(), "{scale}");
+        }
     }
 }
