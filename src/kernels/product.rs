@@ -7,6 +7,7 @@
 //!
 //! The kernels (`matvec`, `matmul`, `coop`) give specializations and workgroup counts; everything they share is here.
 
+use super::choice::{self, Facts};
 use super::context::WeightParams;
 use super::weights::{DeviceWeights, binding_limit, row_step};
 use super::{Columns, Specialization, Tier, convert, coop, matmul, matvec};
@@ -162,17 +163,13 @@ impl Choice {
         }
     }
 
-    /// The default for `m` rows of x on this device, or the kernel (and shape) that is asked for by name. Matrix units round operands to
-    /// f16, and so are for products whose sums may be f16; software has none that are faster.
+    /// The kernel and shape of a name on a device. Which name it is, where none is asked for, is decided in `choice.rs`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows, needs what the device has not, or
-    /// is less exact than `accumulate`.
-    pub fn new(name: Option<&str>, gpu: &Gpu, m: usize, accumulate: Accumulate) -> Result<Self> {
-        let tier = Tier::of(gpu.capabilities());
-        let halves = accumulate != Accumulate::F32;
-        let tiled = if tier.coop > 0 && halves && !gpu.info().software { "coop" } else { "matmul" };
-        let name = name.unwrap_or(if m <= matvec::MAX_ROWS { "matvec" } else { tiled });
+    /// is less exact than the product allows.
+    pub fn new(name: &str, on: &Facts, shape: &choice::Shape) -> Result<Self> {
+        let (tier, software, m) = (on.tier, on.info.software, shape.m);
         if name == "matvec" && m > matvec::MAX_ROWS {
             let why = format!("it takes up to {}", matvec::MAX_ROWS);
             return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
@@ -180,16 +177,18 @@ impl Choice {
         if name == "matvec" {
             return Ok(Self::Matvec(matvec::Shape::new(tier, m)));
         }
-        if let Some(shape) = matmul::Shape::named(name, gpu.info().software) {
+        if let Some(shape) = matmul::Shape::named(name, software) {
             return Ok(Self::Matmul(shape));
         }
         let refuse = |why: &str| Err(Error::unsupported(format!("product kernel '{name}'"), why));
-        match coop::Shape::named(name, tier, gpu.info().software) {
+        match coop::Shape::named(name, tier, software) {
             None => refuse("there are matvec, matmul and coop"),
             Some(_) if tier.coop == 0 => {
                 refuse("the device has no cooperative matrices of f16 with sums in f32")
             }
-            Some(_) if !halves => refuse("it rounds operands to f16; ask for f16 or f16-chunked sums"),
+            Some(_) if shape.accumulate == Accumulate::F32 => {
+                refuse("it rounds operands to f16; ask for f16 or f16-chunked sums")
+            }
             Some(shape) => Ok(Self::Coop(shape)),
         }
     }
@@ -210,7 +209,8 @@ impl Choice {
         }
     }
 
-    fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
+    /// Of one dispatch.
+    pub fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
         match self {
             Self::Matvec(shape) => shape.workgroups(gpu, n),
             Self::Matmul(shape) => shape.workgroups(gpu, m, n),
