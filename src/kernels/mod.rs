@@ -13,6 +13,7 @@
 //! | here | schemes and shapes; which template with which numbers |
 //! | `engine` | tensors of users; which kernel when |
 
+pub mod choice;
 pub mod context;
 pub mod convert;
 pub mod coop;

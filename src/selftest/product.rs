@@ -13,7 +13,7 @@
 //! ```
 
 use super::data::{self, Random};
-use super::{Options, Report, bits, difference, plant, roundoff, sizes_of_k};
+use super::{Options, Report, allowance, bits, difference, plant, sizes_of_k};
 use crate::product::{Accumulate, Activation, Function, Int8Group, Int8Scale, Product};
 use crate::reference::matmul::{Added, magnitude, matmul};
 use crate::{DType, Engine, MatmulOptions, PackedTensor, Result, Scheme, Tensor};
@@ -275,18 +275,11 @@ impl Suite<'_> {
             }
         };
         let plan = self.engine.plan(case.m, &self.engine.upload_packed(&w)?, &self.options(&case, added)?)?;
-        let u = roundoff(plan.accumulate);
         let size = match plan.summation.folded {
             true => magnitude(&x, case.m, &w, added, &case.product)?,
             false => whole_magnitude(&x, &w, added, case.n),
         };
-        let mut steps = (plan.summation.chain + plan.summation.depth + 4) as f64 * u;
-        if plan.halves {
-            // Weights and activations enter as f16.
-            steps += 2.0 * 2f64.powi(-10);
-        }
-        // f16 has no digits below 2^-24: each of the terms of a sum may lose that much.
-        let floor = if !plan.halves { 0.0 } else { case.k as f64 * 2f64.powi(-24) };
+        let (steps, floor) = allowance(&plan, case.k);
         let (mut worst, mut beyond, mut telling) = (0f64, 0, false);
         for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
             let mut bound = steps * size[i] + floor;
