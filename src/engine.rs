@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! Engine::{auto, open, cpu, from_wgpu}
-//!   upload(Tensor) -> Array            upload_packed(PackedTensor) -> PackedArray
+//!   upload(Tensor) -> Array            upload_packed(PackedTensor) -> PackedArray            quantize_activations(Array) -> Int8Array
 //!   quantize[_weighted](Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
+//!   matmul_int8(Int8Array, PackedArray) -> Array            matmul_to_int8(Int8Array, PackedArray) -> Int8Array
 //!   Array::read / PackedArray::read            one submit, one wait
 //! ```
 //!
@@ -16,12 +17,13 @@ mod plan;
 #[cfg(feature = "gpu")]
 mod tuning;
 
-pub use array::{Array, PackedArray};
+pub use array::{Array, Int8Array, Int8Tensor, PackedArray};
 pub use plan::{Explanation, Origin, Plan};
 
-use crate::product::{Accumulate, Activation, Function, Int8Group, Product};
+use crate::product::{Accumulate, Activation, Function, Int8Group, Int8Scale, Product};
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
-use array::{ArrayData, PackedData};
+use array::{ArrayData, Int8Data, PackedData};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -29,6 +31,8 @@ use std::sync::Arc;
 use crate::{
     gpu::{self, Buffer, Disable, Gpu, GpuOptions, Target},
     kernels::choice::{self, Facts, Picked, Shape, Winner},
+    kernels::int8::DeviceInt8,
+    kernels::product::{Input, Output},
     kernels::{self, DeviceWeights, Tier},
 };
 #[cfg(feature = "gpu")]
@@ -141,6 +145,19 @@ impl MatmulOptions {
             function: self.function,
             output: self.output,
         }
+    }
+
+    /// Bias and residual in host memory, as f32.
+    fn on_host(&self) -> Result<(Option<Cow<'_, [f32]>>, Option<Cow<'_, [f32]>>)> {
+        fn host(a: &Option<Array>) -> Result<Option<Cow<'_, [f32]>>> {
+            match a {
+                None => Ok(None),
+                Some(Array { data: ArrayData::Host(t), .. }) => Ok(Some(t.to_f32())),
+                #[cfg(feature = "gpu")]
+                Some(_) => Err(foreign()),
+            }
+        }
+        Ok((host(&self.bias)?, host(&self.residual)?))
     }
 
     /// Whether there is such a product on any engine.
@@ -521,10 +538,9 @@ impl Engine {
     /// `y = function(x * w^T + bias + residual)`: x [.., K] (all but the last dimension count as M), w [N, K], y [.., N].
     ///
     /// # Errors
-    /// [`Error::Shape`] for shapes that do not match; [`Error::Unsupported`] for int8 activations on a GPU and arrays of another engine;
-    /// errors of the device.
+    /// [`Error::Shape`] for shapes that do not match; [`Error::Unsupported`] for arrays of another engine; errors of the device.
     pub fn matmul(&self, x: &Array, w: &PackedArray, options: &MatmulOptions) -> Result<Array> {
-        let call = Call::new(x, w, options)?;
+        let call = Call::new(&x.shape, w, options)?;
         match &self.backend {
             Backend::Cpu => {
                 let (tensor, packed) = match (&x.data, &w.data) {
@@ -532,15 +548,7 @@ impl Engine {
                     #[cfg(feature = "gpu")]
                     _ => return Err(foreign()),
                 };
-                let host = |a: &Option<Array>| match a {
-                    None => Ok(None),
-                    Some(Array { data: ArrayData::Host(t), .. }) => Ok(Some(t.clone())),
-                    #[cfg(feature = "gpu")]
-                    Some(_) => Err(foreign()),
-                };
-                let (bias, residual) = (host(&options.bias)?, host(&options.residual)?);
-                let (bias, residual) =
-                    (bias.as_ref().map(|t| t.to_f32()), residual.as_ref().map(|t| t.to_f32()));
+                let (bias, residual) = options.on_host()?;
                 let y = cpu::matmul(
                     tensor,
                     packed,
@@ -556,7 +564,8 @@ impl Engine {
             Backend::Gpu(gpu) => {
                 let bytes = call.m * call.rows.len() * options.output.size();
                 let y = gpu.alloc(bytes as u64, "product")?;
-                self.encode(gpu, &mut Target::Recorder, x, w, (&y, 0), options, &call)?;
+                let input = self.input(gpu, x)?;
+                self.encode(gpu, &mut Target::Recorder, input, w, Output::Dense(&y, 0), options, &call)?;
                 let data = ArrayData::Device(gpu.clone(), y, 0);
                 Ok(Array { shape: call.shape, dtype: options.output, data })
             }
@@ -576,7 +585,7 @@ impl Engine {
         y: &Array,
         options: &MatmulOptions,
     ) -> Result<()> {
-        let call = Call::new(x, w, options)?;
+        let call = Call::new(&x.shape, w, options)?;
         let (Backend::Gpu(gpu), ArrayData::Device(owner, buffer, offset)) = (&self.backend, &y.data) else {
             return Err(foreign());
         };
@@ -587,7 +596,112 @@ impl Engine {
             let got = format!("{} {:?}", y.dtype, y.shape);
             return Err(Error::shape("y of a product", format!("{} {:?}", options.output, call.shape), got));
         }
-        self.encode(gpu, &mut Target::Encoder(encoder), x, w, (buffer, *offset), options, &call)
+        let (input, y) = (self.input(gpu, x)?, Output::Dense(buffer, *offset));
+        self.encode(gpu, &mut Target::Encoder(encoder), input, w, y, options, &call)
+    }
+
+    /// Quantizes activations [.., K] to int8, as `activation` says, for any number of products.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an activation that is not int8 and for arrays of another engine; [`Error::Shape`] for a scalar or a
+    /// dimension of size 0; errors of the device.
+    pub fn quantize_activations(&self, x: &Array, activation: Activation) -> Result<Int8Array> {
+        let Some(&k) = x.shape.last().filter(|_| !x.shape.contains(&0)) else {
+            let got = format!("{:?}", x.shape);
+            return Err(Error::shape("activations", "[.., K] with no dimension of size 0", got));
+        };
+        let data = match (&self.backend, &x.data) {
+            (Backend::Cpu, ArrayData::Host(tensor)) => {
+                Int8Data::Host(Arc::new(cpu::Int8Rows::new(tensor, activation)?))
+            }
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(gpu), ArrayData::Device(owner, buffer, offset)) if owner.same(gpu) => {
+                let rows = x.shape.iter().product::<usize>() / k;
+                let int8 = DeviceInt8::alloc(gpu, rows, k, activation)?;
+                let x = (buffer, *offset, x.dtype);
+                kernels::int8_rows::record(gpu, &mut Target::Recorder, x, &int8)?;
+                Int8Data::Device(gpu.clone(), int8)
+            }
+            #[cfg(feature = "gpu")]
+            _ => return Err(foreign()),
+        };
+        #[cfg(not(feature = "gpu"))]
+        let _ = k;
+        Ok(Int8Array { shape: x.shape.clone(), data })
+    }
+
+    /// As [`Engine::matmul`] with activations that are int8 already; `options.activation` does not count.
+    ///
+    /// # Errors
+    /// As [`Engine::matmul`].
+    pub fn matmul_int8(&self, x: &Int8Array, w: &PackedArray, options: &MatmulOptions) -> Result<Array> {
+        let options = &MatmulOptions { activation: x.activation(), ..options.clone() };
+        let call = Call::new(&x.shape, w, options)?;
+        let data = match (&self.backend, &x.data, &w.data) {
+            (Backend::Cpu, Int8Data::Host(rows), PackedData::Host(packed)) => {
+                let (bias, residual) = options.on_host()?;
+                let (bias, residual) = (bias.as_deref(), residual.as_deref());
+                let y = cpu::matmul_int8(rows, packed, call.rows, &options.product(), bias, residual)?;
+                ArrayData::Host(Arc::new(Tensor::from_shared(call.shape.clone(), y.dtype(), y.into_bytes())?))
+            }
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(gpu), Int8Data::Device(owner, int8), _) if owner.same(gpu) => {
+                let bytes = call.m * call.rows.len() * options.output.size();
+                let y = gpu.alloc(bytes as u64, "product")?;
+                let (input, output) = (Input::Int8(int8), Output::Dense(&y, 0));
+                self.encode(gpu, &mut Target::Recorder, input, w, output, options, &call)?;
+                ArrayData::Device(gpu.clone(), y, 0)
+            }
+            #[cfg(feature = "gpu")]
+            _ => return Err(foreign()),
+        };
+        Ok(Array { shape: call.shape, dtype: options.output, data })
+    }
+
+    /// As [`Engine::matmul_int8`] with y as int8 of a scale that is given, for the next layer: no f32 of it is in memory, but on a GPU with a
+    /// scheme whose values are no integers or whose columns are permuted. `options.output` does not count.
+    ///
+    /// # Errors
+    /// As [`Engine::matmul`]; on a GPU [`Error::Unsupported`] for an expert of a weight that is split within four rows.
+    pub fn matmul_to_int8(
+        &self,
+        x: &Int8Array,
+        w: &PackedArray,
+        options: &MatmulOptions,
+        to: Int8Scale,
+    ) -> Result<Int8Array> {
+        let options = &MatmulOptions { activation: x.activation(), output: DType::F32, ..options.clone() };
+        let call = Call::new(&x.shape, w, options)?;
+        let data = match (&self.backend, &x.data, &w.data) {
+            (Backend::Cpu, Int8Data::Host(rows), PackedData::Host(packed)) => {
+                let (bias, residual) = options.on_host()?;
+                let (bias, residual) = (bias.as_deref(), residual.as_deref());
+                let product = options.product();
+                let y = cpu::matmul_to_int8(rows, packed, call.rows, &product, bias, residual, to)?;
+                Int8Data::Host(Arc::new(y))
+            }
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(gpu), Int8Data::Device(owner, int8), _) if owner.same(gpu) => {
+                let y = DeviceInt8::alloc(gpu, call.m, call.rows.len(), Activation::Int8Static(to))?;
+                let (input, output) = (Input::Int8(int8), Output::Int8(&y));
+                self.encode(gpu, &mut Target::Recorder, input, w, output, options, &call)?;
+                Int8Data::Device(gpu.clone(), y)
+            }
+            #[cfg(feature = "gpu")]
+            _ => return Err(foreign()),
+        };
+        Ok(Int8Array { shape: call.shape, data })
+    }
+
+    /// x as the kernels take it.
+    #[cfg(feature = "gpu")]
+    fn input<'a>(&self, gpu: &Gpu, x: &'a Array) -> Result<Input<'a>> {
+        match &x.data {
+            ArrayData::Device(owner, buffer, offset) if owner.same(gpu) => {
+                Ok(Input::Dense(buffer, *offset, x.dtype))
+            }
+            _ => Err(foreign()),
+        }
     }
 
     #[cfg(feature = "gpu")]
@@ -596,18 +710,16 @@ impl Engine {
         &self,
         gpu: &Gpu,
         target: &mut Target<'_>,
-        x: &Array,
+        x: Input<'_>,
         w: &PackedArray,
-        (y, y_offset): (&Buffer, u64),
+        y: Output<'_>,
         options: &MatmulOptions,
         call: &Call,
     ) -> Result<()> {
-        let (ArrayData::Device(owner, x_buffer, x_offset), PackedData::Device(maker, weights)) =
-            (&x.data, &w.data)
-        else {
+        let PackedData::Device(maker, weights) = &w.data else {
             return Err(foreign());
         };
-        if !owner.same(gpu) || !maker.same(gpu) {
+        if !maker.same(gpu) {
             return Err(foreign());
         }
         let mut widen = |a: &Option<Array>| match a {
@@ -627,16 +739,13 @@ impl Engine {
         };
         let (bias, residual) = (widen(&options.bias)?, widen(&options.residual)?);
         let operands = kernels::product::Operands {
-            x: x_buffer,
-            x_offset: *x_offset,
-            x_dtype: x.dtype,
+            x,
             m: call.m,
             w: weights,
             rows: call.rows.clone(),
             bias: bias.as_ref(),
             residual: residual.as_ref(),
             y,
-            y_offset,
         };
         let (on, product) = (Facts::of(gpu), options.product());
         let shape = Shape::new([call.m, call.rows.len(), weights.k], weights.scheme, &product);
@@ -675,7 +784,7 @@ struct Call {
 }
 
 impl Call {
-    fn new(x: &Array, w: &PackedArray, options: &MatmulOptions) -> Result<Self> {
+    fn new(x: &[usize], w: &PackedArray, options: &MatmulOptions) -> Result<Self> {
         let (shape, k) = (w.shape(), *w.shape().last().unwrap_or(&0));
         let all: usize = shape[..shape.len().saturating_sub(1)].iter().product();
         let rows = match options.expert {
@@ -688,19 +797,19 @@ impl Call {
                 i * n..(i + 1) * n
             }
         };
-        if x.shape.last() != Some(&k) {
+        if x.last() != Some(&k) {
             return Err(Error::shape(
                 "K of x and w",
                 format!("x [.., {k}] for w {shape:?}"),
-                format!("x {:?}", x.shape),
+                format!("x {x:?}"),
             ));
         }
-        if x.shape.contains(&0) {
-            return Err(Error::shape("x", "no dimension of size 0", format!("{:?}", x.shape)));
+        if x.contains(&0) {
+            return Err(Error::shape("x", "no dimension of size 0", format!("{x:?}")));
         }
         options.supported()?;
-        let (m, n) = (x.shape.iter().product::<usize>() / k, rows.len());
-        let mut y_shape = x.shape.clone();
+        let (m, n) = (x.iter().product::<usize>() / k, rows.len());
+        let mut y_shape = x.to_vec();
         if let Some(last) = y_shape.last_mut() {
             *last = n;
         }

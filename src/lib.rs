@@ -62,7 +62,9 @@ mod threads;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 mod tune;
 
-pub use engine::{Array, Engine, EngineInfo, EngineOptions, MatmulOptions, PackedArray, Plan};
+pub use engine::{
+    Array, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, MatmulOptions, PackedArray, Plan,
+};
 pub use error::{Error, Result};
 pub use packed::PackedTensor;
 pub use scheme::Scheme;

@@ -360,21 +360,23 @@ fn every_kernel_has_its_three_files() {
         let name = kernel.name;
         assert!(names.insert(name), "two rows are called {name}");
         let stem = name.split('_').next().unwrap_or(name);
-        let host =
-            source(&format!("src/kernels/{stem}.rs")).unwrap_or_else(|| panic!("no src/kernels/{stem}.rs"));
+        let [own, shared] = [name, stem].map(|stem| source(&format!("src/kernels/{stem}.rs")));
+        let host = own.or(shared).unwrap_or_else(|| panic!("no src/kernels/{name}.rs"));
         let constant = format!("const KERNEL: &'static str = \"{name}\";");
         assert!(host.text.contains(&constant), "{}: {constant} is not there", host.path);
         let template = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("shaders/kernel/{name}.wgsl"));
         assert!(template.is_file(), "no {}", template.display());
-        let reference = match kernel.operation {
-            Operation::Dequantize { .. } => "dequantize",
-            Operation::Product { .. } => "matmul",
-            Operation::Quantize { .. } => "quantize",
+        let (file, reference) = match kernel.operation {
+            Operation::Dequantize { .. } => ("dequantize", "dequantize"),
+            Operation::Product { .. } => ("matmul", "matmul"),
+            Operation::Quantize { .. } => ("quantize", "quantize"),
+            Operation::Int8Rows { .. } => ("matmul", "int8"),
+            Operation::Int8Values { .. } => ("matmul", "int8_values"),
             // One function of the crate `half`.
             Operation::Convert { .. } => continue,
         };
-        let file = source(&format!("src/reference/{reference}.rs"))
-            .unwrap_or_else(|| panic!("no reference/{reference}.rs"));
+        let file =
+            source(&format!("src/reference/{file}.rs")).unwrap_or_else(|| panic!("no reference/{file}.rs"));
         assert!(!file.find(&format!("pub fn {reference}")).is_empty(), "{}: no {reference}", file.path);
     }
     println!("{} kernels", names.len());

@@ -11,6 +11,7 @@
 //% if f16
 enable f16;
 //% endif
+//% set sub = s.sub
 //% set subs = 32 // sub
 struct Params {
     //% include "scheme/fields.wgsl"

@@ -11,14 +11,13 @@ fn erf(v: f32) -> f32 {
 }
 //% endif
 
-fn store(m: u32, n: u32, sum: f32) {
-    let at = m * p.n_total + p.n0 + n;
+fn finished(m: u32, n: u32, sum: f32) -> f32 {
     var v = sum;
     //% if bias
     v += e[p.bias_at + p.n0 + n];
     //% endif
     //% if residual
-    v += e[p.residual_at + at];
+    v += e[p.residual_at + m * p.n_total + p.n0 + n];
     //% endif
     //% if function == "straight"
     v = select(v, 0.0, p.relu != 0u && v < 0.0);
@@ -27,9 +26,16 @@ fn store(m: u32, n: u32, sum: f32) {
     //% elif function == "silu"
     v = v / (1.0 + exp(-v));
     //% endif
+    return v;
+}
+//% if not y_int8
+
+fn store(m: u32, n: u32, sum: f32) {
+    let at = m * p.n_total + p.n0 + n;
     //% if y_f16
-    y[at] = f16(v);
+    y[at] = f16(finished(m, n, sum));
     //% else
-    y[at] = v;
+    y[at] = finished(m, n, sum);
     //% endif
 }
+//% endif

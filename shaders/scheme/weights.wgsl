@@ -6,7 +6,8 @@
 //   quad_codes(row, q)       codes 4q .. 4q+3 of a row                                    (not for plain floats)
 //   quad_values(codes)       numbers before offset, zero-point and scale
 //   group_of(row, g)         scale, zero (what to subtract from a value), bias
-//   quad_weights(row, q)     the four weights, by the exact rule of `scheme`
+//   weights_of(group, codes) the four weights of such codes, by the exact rule of `scheme`  (not for plain floats)
+//   quad_weights(row, q)     the weights 4q .. 4q+3 of a row, by the same rule
 //   sorted out by the template: `s.kind` linear | table | f32 | f16 | bf16
 //% if s.table
 var<workgroup> lut: array<f32, {{ s.table }}>;
@@ -134,18 +135,22 @@ fn quad_values(c: vec4<u32>) -> vec4<f32> {
     //% endif
 }
 
+fn weights_of(g: Group, c: vec4<u32>) -> vec4<f32> {
+    let v = quad_values(c) - vec4<f32>(g.zero);
+    //% if s.biased
+    return g.scale * v + vec4<f32>(g.bias);
+    //% else
+    return g.scale * v;
+    //% endif
+}
+
 fn quad_weights(row: u32, q: u32) -> vec4<f32> {
     //% if s.group
     let g = group_of(row, (q * 4u) / {{ s.group }}u);
     //% else
     let g = group_of(row, 0u);
     //% endif
-    let v = quad_values(quad_codes(row, q)) - vec4<f32>(g.zero);
-    //% if s.biased
-    return g.scale * v + vec4<f32>(g.bias);
-    //% else
-    return g.scale * v;
-    //% endif
+    return weights_of(g, quad_codes(row, q));
 }
 //% elif s.kind == "f32"
 fn quad_weights(row: u32, q: u32) -> vec4<f32> {

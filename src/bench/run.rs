@@ -260,7 +260,10 @@ impl<'a> Subject<'a> {
         if self.case.operation.is_product() && self.case.call.accumulate != Accumulate::F32 {
             verified = verified.and(self.verify_exact()?);
         }
-        Ok(verified)
+        match verified.values {
+            0 => Err(self.wrong("nothing could be compared".into())),
+            _ => Ok(verified),
+        }
     }
 
     fn result(
@@ -289,7 +292,7 @@ impl<'a> Subject<'a> {
             n,
             k,
             label: case.weight.label.clone(),
-            activation: product.then(|| case.call.activation.name().into()),
+            activation: product.then(|| case.call.activation.to_string()),
             accumulate: product.then(|| case.call.accumulate.name().into()),
             regime,
             copies,

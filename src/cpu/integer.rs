@@ -18,7 +18,7 @@ use super::float::BLOCK;
 use super::lanes::{Lanes, RowBlock, Wanted, bias_entries};
 use super::level::Level;
 use super::panel::Panel;
-use crate::scheme::{Codebook, Value, Zero};
+use crate::scheme::{Value, Zero};
 use crate::threads;
 use std::ops::Range;
 
@@ -38,16 +38,11 @@ pub(super) struct Bytes {
 impl Bytes {
     /// None for schemes whose values are no small integers times a power of two.
     pub fn of(w: &Weights) -> Option<Self> {
-        let unit = match w.scheme.value {
-            Value::Linear { step: 1, offset } => return Some(Self { map: None, offset, unit: 1.0 }),
-            Value::Linear { step, offset } if w.scheme.bits <= 4 => {
-                let map = std::array::from_fn(|c| (step as usize * c) as u8);
-                return Some(Self { map: Some(map), offset, unit: 1.0 });
-            }
-            Value::Codebook(Codebook::E2M1 | Codebook::E2M1PlainZero) => 0.5,
-            Value::Codebook(Codebook::E2M1Doubled | Codebook::Iq4Nl) => 1.0,
-            _ => return None,
-        };
+        let unit = w.scheme.integer_unit()?;
+        if let Value::Linear { step, offset } = w.scheme.value {
+            let map = (step != 1).then(|| std::array::from_fn(|c| (step as usize * c) as u8));
+            return Some(Self { map, offset, unit });
+        }
         let map = std::array::from_fn(|c| (w.table[c] / unit) as i32 as i8 as u8 ^ 0x80);
         Some(Self { map: Some(map), offset: 128, unit })
     }

@@ -15,7 +15,7 @@ use super::float::{self, BLOCK, KC};
 use super::integer::{self, Bytes};
 use super::level::Level;
 use crate::product::{Activation, Int8Group, Int8Scale, Product, Summation};
-use crate::scheme::{Codebook, Scheme, Value};
+use crate::scheme::Scheme;
 use crate::{DType, Error, PackedTensor, Result, Tensor};
 use std::ops::Range;
 
@@ -182,19 +182,12 @@ fn int8_sums(level: Level, x: &Int8Rows, w: &PackedTensor, rows: Range<usize>) -
 
 /// Whether int8 activations are multiplied in integers: not where the scales of a group of them would meet columns of all groups.
 pub(super) fn in_integers(scheme: &Scheme, activation: Activation) -> bool {
-    let integers = matches!(
-        scheme.value,
-        Value::Linear { .. }
-            | Value::Codebook(
-                Codebook::E2M1 | Codebook::E2M1PlainZero | Codebook::E2M1Doubled | Codebook::Iq4Nl
-            )
-    );
     let int8 = match activation {
         Activation::F32 | Activation::F16 => false,
         Activation::Int8(Int8Group::Cols(_)) => !scheme.is_permuted(),
         Activation::Int8(Int8Group::Row) | Activation::Int8Static(_) => true,
     };
-    integers && int8
+    scheme.integer_unit().is_some() && int8
 }
 
 /// How the terms of a product over `k` are summed, the worst of the paths that a number of rows may take: error bounds follow from it.

@@ -3,15 +3,17 @@
 //! ```text
 //! Array        dense f32 or f16: an Arc'd Tensor, or a buffer and the byte where it begins
 //! PackedArray  quantized: an Arc'd PackedTensor, or its parts on the device
+//! Int8Array    activations as int8: rows of codes and their scales, or the same in a buffer
 //! ```
 //!
-//! Both clone cheaply and come back to the host with `read`. Operations on them are the engine's.
+//! They clone cheaply and come back to the host with `read`. Operations on them are the engine's.
 
-use crate::{DType, PackedTensor, Result, Scheme, Tensor};
+use crate::product::Activation;
+use crate::{DType, PackedTensor, Result, Scheme, Tensor, cpu};
 #[cfg(feature = "gpu")]
 use crate::{
     gpu::{Buffer, Gpu},
-    kernels::DeviceWeights,
+    kernels::{DeviceWeights, int8::DeviceInt8},
 };
 use std::sync::Arc;
 
@@ -42,6 +44,64 @@ pub(super) enum PackedData {
     Host(Arc<PackedTensor>),
     #[cfg(feature = "gpu")]
     Device(Gpu, Arc<DeviceWeights>),
+}
+
+/// Activations as int8 where the engine computes: quantized once, for any number of products. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct Int8Array {
+    pub(super) shape: Vec<usize>,
+    pub(super) data: Int8Data,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Int8Data {
+    Host(Arc<cpu::Int8Rows>),
+    #[cfg(feature = "gpu")]
+    Device(Gpu, DeviceInt8),
+}
+
+/// Activations as int8 on the host, [.., K].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Int8Tensor {
+    pub shape: Vec<usize>,
+    pub codes: Vec<i8>,
+    /// One for each of the groups of a row; one in all where it is static.
+    pub scales: Vec<f32>,
+    /// How they were quantized: one of int8, with the zero-point where it is static.
+    pub activation: Activation,
+}
+
+impl Int8Array {
+    /// The dimensions, outermost first; the last is K.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How they were quantized: one of int8.
+    pub fn activation(&self) -> Activation {
+        match &self.data {
+            Int8Data::Host(rows) => rows.activation,
+            #[cfg(feature = "gpu")]
+            Int8Data::Device(_, int8) => int8.activation,
+        }
+    }
+
+    /// Submits everything recorded so far, waits for these activations and copies them to the host.
+    ///
+    /// # Errors
+    /// As [`Array::read`].
+    pub async fn read(&self) -> Result<Int8Tensor> {
+        let activation = self.activation();
+        let (codes, mut scales) = match &self.data {
+            Int8Data::Host(rows) => (rows.codes(), rows.scales().to_vec()),
+            #[cfg(feature = "gpu")]
+            Int8Data::Device(gpu, int8) => int8.read(gpu).await?,
+        };
+        if let Activation::Int8Static(s) = activation {
+            scales = vec![s.scale()];
+        }
+        Ok(Int8Tensor { shape: self.shape.clone(), codes, scales, activation })
+    }
 }
 
 impl Array {

@@ -7,16 +7,13 @@
 //! Nothing is recorded or compiled here.
 
 use super::{Backend, Engine, MatmulOptions, PackedArray};
-use crate::product::{Accumulate, Summation};
+use crate::product::{Accumulate, Product, Summation};
 use crate::{Result, Scheme, cpu};
 
 #[cfg(feature = "gpu")]
 use crate::{
     Error,
-    kernels::{
-        self,
-        choice::{self, Facts, Picked, Reason, Shape},
-    },
+    kernels::choice::{self, Facts, Picked, Reason, Shape},
 };
 
 /// Who chose a kernel.
@@ -111,7 +108,6 @@ impl Engine {
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let on = Facts::of(gpu);
-                kernels::product::supported(&product)?;
                 let shape = Shape::new(size, *scheme, &product);
                 let Picked { choice, variant, reason } =
                     choice::pick(&on, &shape, options.kernel, &self.tuning.winners)?;
@@ -128,7 +124,7 @@ impl Engine {
                     detail: format!("{}, {choice:?}", on.tier),
                     accumulate,
                     halves: choice.halves(product.accumulate, on.tier),
-                    summation: choice.summation(scheme, accumulate, shape.k),
+                    summation: choice.summation(scheme, &Product { accumulate, ..product }, shape.k),
                 })
             }
         }

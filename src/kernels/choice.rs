@@ -11,7 +11,7 @@
 use super::product::Choice;
 use super::{KERNELS, Operation, Tier};
 use crate::gpu::{AdapterInfo, Gpu};
-use crate::product::{Accumulate, Activation, Product};
+use crate::product::{Accumulate, Activation, Int8Group, Product};
 use crate::{Error, Result, Scheme};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -58,12 +58,21 @@ impl Shape {
         Self { m, n, k, scheme, activation: product.activation, accumulate: product.accumulate }
     }
 
+    /// Whether x is int8 and multiplied as such.
+    pub fn in_integers(&self) -> bool {
+        super::product::in_integers(&self.scheme, self.activation)
+    }
+
     /// The products that share a winner with it.
     pub fn class(&self) -> ShapeClass {
         let Self { scheme, activation, accumulate, .. } = *self;
         let m = ROWS.iter().position(|rows| rows.contains(&self.m)).unwrap_or(ROWS.len() - 1);
         let power = |size: usize| size.max(1).ilog2();
-        let activation = activation.name();
+        // A scale that is given is one for whole rows too.
+        let activation = match activation {
+            Activation::Int8Static(_) => Activation::Int8(Int8Group::Row),
+            other => other,
+        };
         ShapeClass { scheme, activation, accumulate, m, n: power(self.n), k: power(self.k) }
     }
 }
@@ -78,12 +87,12 @@ impl std::fmt::Display for Shape {
 pub const ROWS: [RangeInclusive<usize>; 7] =
     [1..=1, 2..=4, 5..=8, 9..=16, 17..=64, 65..=256, 257..=usize::MAX];
 
-/// Products that are taken to have the same best kernel: of one scheme, activation and policy of sums, M in one of [`ROWS`], N and K each
-/// between the same powers of two (4096 to 8191).
+/// Products that are taken to have the same best kernel: of one scheme, activation (static int8 scales count as scales of rows) and policy
+/// of sums, M in one of [`ROWS`], N and K each between the same powers of two (4096 to 8191).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShapeClass {
     scheme: Scheme,
-    activation: &'static str,
+    pub activation: Activation,
     accumulate: Accumulate,
     /// Index in [`ROWS`].
     m: usize,
@@ -126,6 +135,8 @@ pub enum Device {
 /// A row of [`DEFAULTS`].
 #[derive(Clone, Debug)]
 pub struct Row {
+    /// Whether it is for int8 activations that are multiplied as integers ([`Shape::in_integers`]), or for all others.
+    pub integers: bool,
     pub devices: &'static [Device],
     pub m: RangeInclusive<usize>,
     pub accumulates: &'static [Accumulate],
@@ -146,6 +157,39 @@ const HALVES: &[Accumulate] = &[F16, F16Chunked];
 /// runs (matrix units: where it lists matrices that the kernel has a form for).
 pub const DEFAULTS: &[Row] = &[
     Row {
+        integers: true,
+        devices: &[Software],
+        m: 1..=usize::MAX,
+        accumulates: SUMS,
+        variant: "dot_matvec",
+        why: "workgroup memory costs software more than reading the weights again",
+    },
+    Row {
+        integers: true,
+        devices: ALL,
+        m: 1..=super::dot_matvec::MAX_ROWS,
+        accumulates: SUMS,
+        variant: "dot_matvec",
+        why: "so few rows of int8 are one pass over the weights",
+    },
+    Row {
+        integers: true,
+        devices: ALL,
+        m: 1..=usize::MAX,
+        accumulates: SUMS,
+        variant: "dot_matmul",
+        why: "many rows of int8 share the codes of a tile",
+    },
+    Row {
+        integers: false,
+        devices: &[Software],
+        m: 1..=usize::MAX,
+        accumulates: SUMS,
+        variant: "direct",
+        why: "software pays for loads and barriers, not for arithmetic",
+    },
+    Row {
+        integers: false,
         devices: ALL,
         m: 1..=super::matvec::MAX_ROWS,
         accumulates: SUMS,
@@ -153,13 +197,7 @@ pub const DEFAULTS: &[Row] = &[
         why: "so few rows of x are one pass over the weights",
     },
     Row {
-        devices: &[Software],
-        m: 1..=usize::MAX,
-        accumulates: SUMS,
-        variant: "matmul:32x32",
-        why: "software has no matrix units, and compiles a small tile in a quarter of the time",
-    },
-    Row {
+        integers: false,
         devices: &[Nvidia, Amd, Intel, Apple],
         m: 1..=usize::MAX,
         accumulates: HALVES,
@@ -167,6 +205,7 @@ pub const DEFAULTS: &[Row] = &[
         why: "sums may be f16, so matrix units may compute them, and these have room for the large tile",
     },
     Row {
+        integers: false,
         devices: &[Mobile, Other],
         m: 1..=usize::MAX,
         accumulates: HALVES,
@@ -174,6 +213,7 @@ pub const DEFAULTS: &[Row] = &[
         why: "sums may be f16, so matrix units may compute them",
     },
     Row {
+        integers: false,
         devices: ALL,
         m: 1..=usize::MAX,
         accumulates: SUMS,
@@ -282,7 +322,8 @@ pub fn pick(on: &Facts, shape: &Shape, pinned: Option<&str>, winners: &Winners) 
 pub fn by_default(on: &Facts, shape: &Shape) -> Result<Picked> {
     let device = on.device();
     let fits = |row: &&Row| {
-        row.devices.contains(&device)
+        row.integers == shape.in_integers()
+            && row.devices.contains(&device)
             && row.m.contains(&shape.m)
             && row.accumulates.contains(&shape.accumulate)
     };
@@ -399,10 +440,35 @@ mod tests {
         for vendor in [0x10de, 0x10005] {
             let software = info(vendor, DeviceType::Cpu);
             for accumulate in Accumulate::ALL {
-                assert_eq!(default(&software, MATRICES, 1, accumulate), "matvec");
-                assert_eq!(default(&software, MATRICES, 512, accumulate), "matmul:32x32");
+                assert_eq!(default(&software, MATRICES, 1, accumulate), "direct");
+                assert_eq!(default(&software, MATRICES, 512, accumulate), "direct");
             }
         }
+    }
+
+    #[test]
+    fn int8_activations_have_kernels_of_their_own_where_weights_are_integers() {
+        let int8 = |scheme: &str, m| Shape {
+            activation: Activation::Int8(Int8Group::Row),
+            scheme: scheme.parse().unwrap(),
+            ..shape(m, Accumulate::F32)
+        };
+        let default = |info: &AdapterInfo, shape: &Shape| {
+            by_default(&Facts { tier: MATRICES, info }, shape).unwrap().variant
+        };
+        for (vendor, _) in VENDORS {
+            assert_eq!(default(&gpu(vendor), &int8("q4_0", 1)), "dot_matvec");
+            assert_eq!(default(&gpu(vendor), &int8("q4_0", 512)), "dot_matmul");
+            assert_eq!(default(&gpu(vendor), &int8("nf4-g64", 512)), "matmul:64x64");
+        }
+        let software = info(0x10005, DeviceType::Cpu);
+        assert_eq!(default(&software, &int8("q4_0", 512)), "dot_matvec");
+        assert_eq!(default(&software, &int8("nf4-g64", 512)), "direct");
+        // A scale that is given shares the winners of one that is found.
+        let scale = crate::product::Int8Scale::new(0.5, 3).unwrap();
+        let given = Shape { activation: Activation::Int8Static(scale), ..int8("q4_0", 512) };
+        assert_eq!(given.class(), int8("q4_0", 512).class());
+        assert_ne!(given.class(), shape(512, Accumulate::F32).class());
     }
 
     #[test]
@@ -411,8 +477,10 @@ mod tests {
             assert!(named(row.variant).is_some(), "{}", row.variant);
             assert!(!row.devices.is_empty() && !row.accumulates.is_empty() && !row.m.is_empty());
         }
-        let last = DEFAULTS.last().unwrap();
-        assert_eq!((last.devices, last.m.clone(), last.accumulates), (ALL, 1..=usize::MAX, SUMS));
+        for integers in [true, false] {
+            let last = DEFAULTS.iter().rfind(|row| row.integers == integers).unwrap();
+            assert_eq!((last.devices, last.m.clone(), last.accumulates), (ALL, 1..=usize::MAX, SUMS));
+        }
     }
 
     #[test]
@@ -481,12 +549,15 @@ mod tests {
                     .partition(|(_, choice)| choice.is_ok());
             [run, not].map(|list| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         };
-        let tiles = ["matmul:64x64", "matmul:32x32"];
+        let tiles = ["matmul:64x64", "matmul:32x32", "direct"];
+        let few = ["matvec", "dot_matvec", "dot_matmul"];
         assert_eq!(
             names(MATRICES, 512, F16),
-            [[&tiles[..], &["coop:large", "coop:small"]].concat(), vec!["matvec"]]
+            [[&tiles[..], &["coop:large", "coop:small"]].concat(), few.to_vec()]
         );
-        assert_eq!(names(MATRICES, 512, Accumulate::F32), [tiles.to_vec(), vec!["matvec", "coop"]]);
-        assert_eq!(names(PLAIN, 1, F16), [[&["matvec"][..], &tiles].concat(), vec!["coop"]]);
+        let [run, not] = names(MATRICES, 512, Accumulate::F32);
+        assert_eq!(run, tiles);
+        assert!(not.len() == 4 && few.iter().chain(&["coop"]).all(|name| not.contains(name)), "{not:?}");
+        assert_eq!(names(PLAIN, 1, F16)[0], [&["matvec"][..], &tiles].concat());
     }
 }

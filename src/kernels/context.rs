@@ -21,6 +21,8 @@ pub struct SchemeContext {
     pub offset: i32,
     /// Values per group along K; 0 for a row or tensor.
     pub group: u32,
+    /// See [`sub`].
+    pub sub: usize,
     pub tensor: bool,
     pub scale: &'static str,
     pub zero: &'static str,
@@ -86,6 +88,7 @@ impl From<&Scheme> for SchemeContext {
             step,
             offset,
             group,
+            sub: sub(s),
             tensor: s.group == Group::Tensor,
             scale,
             zero,
@@ -104,6 +107,18 @@ impl From<&Scheme> for SchemeContext {
             emax: if let Encoder::SharedExponent { emax } = s.encoder { emax } else { 0 },
         }
     }
+}
+
+/// Values that share a scale within a chunk of 32.
+pub fn sub(scheme: &Scheme) -> usize {
+    match scheme.group {
+        Group::Cols(g) => gcd(g as usize, 32),
+        Group::Row | Group::Tensor => 32,
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn encoder_name(encoder: Encoder) -> &'static str {

@@ -1,11 +1,10 @@
 //! The product for M of 1 to 8: one pass over the weights. See `shaders/kernel/matvec.wgsl`.
 
 use super::product::{self, ProductSpec};
-use super::{Scheme, Shader, Specialization, Tier};
+use super::{Scheme, Shader, Specialization, Tier, context};
 use crate::Result;
 use crate::gpu::{Access, Gpu, fold_workgroups};
 use crate::product::{Accumulate, Summation};
-use crate::scheme::Group;
 use serde::Serialize;
 
 /// Most rows of x in one pass.
@@ -44,18 +43,10 @@ impl Shape {
         fold_workgroups(n.div_ceil(self.rows() as usize) as u64, gpu.limits())
     }
 
-    /// Values that share a scale within a chunk of 32.
-    fn sub(scheme: &Scheme) -> usize {
-        match scheme.group {
-            Group::Cols(g) => gcd(g as usize, 32),
-            Group::Row | Group::Tensor => 32,
-        }
-    }
-
     pub(super) fn summation(&self, scheme: &Scheme, accumulate: Accumulate, k: usize) -> Summation {
         let lanes = self.lanes as usize;
         let chunks = k.div_ceil(32).div_ceil(lanes);
-        let sub = Self::sub(scheme);
+        let sub = context::sub(scheme);
         let depth = lanes.ilog2() as usize;
         match accumulate {
             // A lane sums `sub` products, folds in the zero and the bias, and adds the result to its accumulator.
@@ -66,29 +57,13 @@ impl Shape {
     }
 }
 
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 /// Specialization.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Matvec {
+    #[serde(flatten)]
     pub spec: ProductSpec,
+    #[serde(flatten)]
     pub shape: Shape,
-}
-
-impl Serialize for Matvec {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Context<'a> {
-            #[serde(flatten)]
-            spec: &'a ProductSpec,
-            #[serde(flatten)]
-            shape: &'a Shape,
-            sub: usize,
-        }
-        Context { spec: &self.spec, shape: &self.shape, sub: Shape::sub(&self.spec.scheme) }.serialize(to)
-    }
 }
 
 impl Specialization for Matvec {

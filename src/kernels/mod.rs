@@ -18,6 +18,13 @@ pub mod context;
 pub mod convert;
 pub mod coop;
 pub mod dequantize;
+pub mod direct;
+pub mod dot;
+pub mod dot_matmul;
+pub mod dot_matvec;
+pub mod int8;
+pub mod int8_rows;
+pub mod int8_values;
 pub mod matmul;
 pub mod matvec;
 pub mod product;
@@ -28,7 +35,7 @@ pub use context::{SchemeContext, WeightParams};
 pub use weights::{DeviceWeights, Part};
 
 use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
-use crate::product::{Accumulate, Product};
+use crate::product::{Accumulate, Int8Group, Int8Scale, Product};
 use crate::reference::{self, matmul::Added};
 use crate::{PackedTensor, Result, Scheme};
 use bytemuck::Pod;
@@ -195,6 +202,9 @@ pub type ProductReference = fn(&[f32], usize, &PackedTensor, Added<'_>, &Product
 /// [`crate::reference::quantize`].
 pub type QuantizeReference = fn(&[f32], usize, usize, Scheme, Option<&[f32]>) -> Result<PackedTensor>;
 
+/// [`crate::reference::matmul::int8`].
+pub type Int8Reference = fn(&[f32], usize, Int8Group) -> (Vec<i8>, Vec<f32>);
+
 /// What a kernel computes, with the reference that says what is right.
 pub enum Operation {
     /// Packed weights to dense f32.
@@ -206,11 +216,17 @@ pub enum Operation {
         accumulates: &'static [Accumulate],
         reference: ProductReference,
         max_rows: Option<usize>,
+        /// Whether it is for int8 activations, else for f32 and f16.
+        int8: bool,
     },
     /// Dense f32 to packed weights.
     Quantize { reference: QuantizeReference },
     /// f32 to f16 and back.
     Convert { reference: fn(f32) -> half::f16 },
+    /// Activations to int8: with scales of their own, and by one that is given.
+    Int8Rows { reference: Int8Reference, fixed: fn(&[f32], Int8Scale) -> Vec<i8> },
+    /// The numbers that int8 activations stand for.
+    Int8Values { reference: fn(&[i8], &[f32], usize, i8) -> Vec<f32> },
 }
 
 /// A row of [`KERNELS`].
@@ -242,6 +258,7 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: Some(matvec::MAX_ROWS),
+            int8: false,
         },
         takes: |_| true,
         runs: |_| true,
@@ -254,10 +271,24 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: None,
+            int8: false,
         },
         takes: |_| true,
         runs: |_| true,
         shaders: matmul::shaders,
+    },
+    Kernel {
+        name: "direct",
+        operation: Operation::Product {
+            variants: &[Some("direct")],
+            accumulates: &Accumulate::ALL,
+            reference: reference::matmul,
+            max_rows: None,
+            int8: false,
+        },
+        takes: |_| true,
+        runs: |_| true,
+        shaders: direct::shaders,
     },
     Kernel {
         name: "coop",
@@ -266,10 +297,54 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &[Accumulate::F16, Accumulate::F16Chunked],
             reference: reference::matmul,
             max_rows: None,
+            int8: false,
         },
         takes: |_| true,
         runs: |tier| tier.coop > 0,
         shaders: coop::shaders,
+    },
+    Kernel {
+        name: "dot_matvec",
+        operation: Operation::Product {
+            variants: dot_matvec::VARIANTS,
+            accumulates: &[Accumulate::F32],
+            reference: reference::matmul,
+            max_rows: None,
+            int8: true,
+        },
+        takes: dot::takes,
+        runs: |_| true,
+        shaders: dot_matvec::shaders,
+    },
+    Kernel {
+        name: "dot_matmul",
+        operation: Operation::Product {
+            variants: dot_matmul::VARIANTS,
+            accumulates: &[Accumulate::F32],
+            reference: reference::matmul,
+            max_rows: None,
+            int8: true,
+        },
+        takes: dot::takes,
+        runs: |_| true,
+        shaders: dot_matmul::shaders,
+    },
+    Kernel {
+        name: "int8_rows",
+        operation: Operation::Int8Rows {
+            reference: reference::matmul::int8,
+            fixed: reference::matmul::int8_static,
+        },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: int8_rows::shaders,
+    },
+    Kernel {
+        name: "int8_values",
+        operation: Operation::Int8Values { reference: reference::matmul::int8_values },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: int8_values::shaders,
     },
     Kernel {
         name: "quantize_scales",

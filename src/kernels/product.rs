@@ -1,18 +1,23 @@
 //! Products on the device: operands, checks, and the dispatches of whichever product kernel was chosen.
 //!
 //! ```text
-//! x [M, K] --(round to f16)--> x' ; for each part of w, for each block of rows of x that a binding holds:
+//! x [M, K] --(round to f16, or to int8)--> x' ; for each part of w, for each block of rows of x that a binding holds:
 //!     kernel(w part, x', e = bias | residual) -> y [M, N] f32, or f16 where the tier stores it --(convert)--> y f16
+//!                                                or int8 from int8
 //! ```
 //!
-//! The kernels (`matvec`, `matmul`, `coop`) give specializations and workgroup counts; everything they share is here.
+//! The kernels (`matvec`, `matmul`, `direct`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup
+//! counts; everything they share is here.
 
 use super::choice::{self, Facts};
 use super::context::WeightParams;
-use super::weights::{DeviceWeights, binding_limit, row_step};
-use super::{Columns, Specialization, Tier, convert, coop, matmul, matvec};
+use super::dot::{self, DotSpec};
+use super::int8::{self, DeviceInt8};
+use super::weights::{DeviceWeights, Part, binding_limit, row_step};
+use super::{Columns, Specialization, Tier};
+use super::{convert, coop, direct, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Pipeline, Target};
-use crate::product::{Accumulate, Activation, Function, Product, Summation};
+use crate::product::{Accumulate, Activation, Function, Int8Scale, Product, Summation};
 use crate::{DType, Error, Result, Scheme};
 use bytemuck::{Pod, Zeroable};
 use serde::Serialize;
@@ -28,6 +33,8 @@ pub struct ProductSpec {
     pub full: bool,
     pub x_f16: bool,
     pub y_f16: bool,
+    /// Only where x is int8.
+    pub y_int8: bool,
     /// Whether the text has f16 in it, see [`ProductSpec::uses_f16`].
     pub f16: bool,
     #[serde(serialize_with = "accumulate_name")]
@@ -116,6 +123,7 @@ impl ProductSpec {
                         full: columns == Columns::Full,
                         x_f16,
                         y_f16,
+                        y_int8: false,
                         f16: Self::uses_f16(tier, ragged || scheme.is_permuted(), x_f16, y_f16, accumulate),
                         accumulate,
                         function: functions[turn(2) % 3],
@@ -150,7 +158,10 @@ pub struct Params {
 pub enum Choice {
     Matvec(matvec::Shape),
     Matmul(matmul::Shape),
+    Direct(direct::Shape),
     Coop(coop::Shape),
+    DotMatvec(dot_matvec::Shape),
+    DotMatmul(dot_matmul::Shape),
 }
 
 impl Choice {
@@ -159,7 +170,10 @@ impl Choice {
         match self {
             Self::Matvec(_) => matvec::Matvec::KERNEL,
             Self::Matmul(_) => matmul::Matmul::KERNEL,
+            Self::Direct(_) => direct::Direct::KERNEL,
             Self::Coop(_) => coop::Coop::KERNEL,
+            Self::DotMatvec(_) => dot_matvec::DotMatvec::KERNEL,
+            Self::DotMatmul(_) => dot_matmul::DotMatmul::KERNEL,
         }
     }
 
@@ -177,12 +191,19 @@ impl Choice {
         if name == "matvec" {
             return Ok(Self::Matvec(matvec::Shape::new(tier, m)));
         }
+        if name == "direct" {
+            return Ok(Self::Direct(direct::Shape::new(tier, m)));
+        }
         if let Some(shape) = matmul::Shape::named(name, software) {
             return Ok(Self::Matmul(shape));
         }
         let refuse = |why: &str| Err(Error::unsupported(format!("product kernel '{name}'"), why));
+        if let Some(choice) = Self::for_int8(name, on, m) {
+            let why = "it is for int8 activations, and schemes whose values are integers";
+            return if shape.in_integers() { Ok(choice) } else { refuse(why) };
+        }
         match coop::Shape::named(name, tier, software) {
-            None => refuse("there are matvec, matmul and coop"),
+            None => refuse("there are matvec, matmul, direct, coop, dot_matvec and dot_matmul"),
             Some(_) if tier.coop == 0 => {
                 refuse("the device has no cooperative matrices of f16 with sums in f32")
             }
@@ -193,19 +214,35 @@ impl Choice {
         }
     }
 
+    /// The kernel for int8 activations of a name.
+    fn for_int8(name: &str, on: &Facts, m: usize) -> Option<Self> {
+        let (tier, software) = (on.tier, on.info.software);
+        let few = dot_matvec::Shape::named(name, tier, m, software).map(Self::DotMatvec);
+        few.or(dot_matmul::Shape::named(name, software).map(Self::DotMatmul))
+    }
+
+    /// Whether it multiplies int8 activations.
+    pub fn is_dot(&self) -> bool {
+        matches!(self, Self::DotMatvec(_) | Self::DotMatmul(_))
+    }
+
     /// The same kernel for a block of `m` rows.
     fn for_rows(self, tier: Tier, m: usize) -> Self {
         match self {
             Self::Matvec(_) => Self::Matvec(matvec::Shape::new(tier, m)),
-            Self::Matmul(_) | Self::Coop(_) => self,
+            Self::DotMatvec(shape) => Self::DotMatvec(dot_matvec::Shape::new(tier, m, shape.wide)),
+            Self::Matmul(_) | Self::Direct(_) | Self::Coop(_) | Self::DotMatmul(_) => self,
         }
     }
 
-    fn pipeline(&self, gpu: &Gpu, spec: ProductSpec) -> Result<Arc<Pipeline>> {
+    fn pipeline(&self, gpu: &Gpu, spec: DotSpec) -> Result<Arc<Pipeline>> {
         match *self {
-            Self::Matvec(shape) => matvec::Matvec { spec, shape }.pipeline(gpu),
-            Self::Matmul(shape) => matmul::Matmul { spec, shape }.pipeline(gpu),
-            Self::Coop(shape) => coop::Coop::new(spec, shape).pipeline(gpu),
+            Self::Matvec(shape) => matvec::Matvec { spec: spec.product, shape }.pipeline(gpu),
+            Self::Matmul(shape) => matmul::Matmul { spec: spec.product, shape }.pipeline(gpu),
+            Self::Direct(shape) => direct::Direct { spec: spec.product, shape }.pipeline(gpu),
+            Self::Coop(shape) => coop::Coop::new(spec.product, shape).pipeline(gpu),
+            Self::DotMatvec(shape) => dot_matvec::DotMatvec { spec, shape }.pipeline(gpu),
+            Self::DotMatmul(shape) => dot_matmul::DotMatmul { spec, shape }.pipeline(gpu),
         }
     }
 
@@ -213,8 +250,11 @@ impl Choice {
     pub fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
         match self {
             Self::Matvec(shape) => shape.workgroups(gpu, n),
+            Self::DotMatvec(shape) => shape.workgroups(gpu, m, n),
             Self::Matmul(shape) => shape.workgroups(gpu, m, n),
+            Self::Direct(shape) => shape.workgroups(gpu, m, n),
             Self::Coop(shape) => shape.workgroups(gpu, m, n),
+            Self::DotMatmul(shape) => shape.workgroups(gpu, m, n),
         }
     }
 
@@ -222,17 +262,25 @@ impl Choice {
     fn max_rows(&self) -> usize {
         match self {
             Self::Matvec(shape) => shape.m as usize,
+            Self::DotMatvec(shape) => shape.max_rows(),
             Self::Matmul(shape) => shape.max_rows(),
+            Self::Direct(shape) => shape.max_rows(),
             Self::Coop(shape) => shape.max_rows(),
+            Self::DotMatmul(shape) => shape.max_rows(),
         }
     }
 
     /// How sums are formed, for error bounds.
-    pub fn summation(&self, scheme: &Scheme, accumulate: Accumulate, k: usize) -> Summation {
+    pub fn summation(&self, scheme: &Scheme, product: &Product, k: usize) -> Summation {
         match self {
-            Self::Matvec(shape) => shape.summation(scheme, accumulate, k),
-            Self::Matmul(shape) => shape.summation(accumulate, k),
+            Self::Matvec(shape) => shape.summation(scheme, product.accumulate, k),
+            Self::Matmul(shape) => shape.summation(product.accumulate, k),
+            Self::Direct(shape) => shape.summation(k),
             Self::Coop(shape) => shape.summation(k),
+            Self::DotMatvec(shape) => {
+                dot::summation(scheme, product.activation, k, shape.team.lanes as usize)
+            }
+            Self::DotMatmul(_) => dot::summation(scheme, product.activation, k, 1),
         }
     }
 
@@ -240,13 +288,13 @@ impl Choice {
     pub fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
         match self {
             Self::Matvec(_) | Self::Matmul(_) => effective(policy, tier),
-            Self::Coop(_) => Accumulate::F32,
+            Self::Direct(_) | Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => Accumulate::F32,
         }
     }
 
     /// Whether operands are rounded to f16 under a policy.
     pub fn halves(&self, policy: Accumulate, tier: Tier) -> bool {
-        matches!(self, Self::Coop(_)) || effective(policy, tier) != Accumulate::F32
+        matches!(self, Self::Coop(_)) || self.accumulate(policy, tier) != Accumulate::F32
     }
 }
 
@@ -271,13 +319,27 @@ fn effective(accumulate: Accumulate, tier: Tier) -> Accumulate {
     if tier.f16 { accumulate } else { Accumulate::F32 }
 }
 
+/// x [M, K].
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// f32 or f16 from a byte that is a multiple of 256.
+    Dense(&'a Buffer, u64, DType),
+    Int8(&'a DeviceInt8),
+}
+
+/// y [M, N].
+#[derive(Clone, Copy)]
+pub enum Output<'a> {
+    /// Of the product's output type, from a byte that is a multiple of 256.
+    Dense(&'a Buffer, u64),
+    /// By the static scale that it names.
+    Int8(&'a DeviceInt8),
+}
+
 /// The operands of a product in device memory.
+#[derive(Clone)]
 pub struct Operands<'a> {
-    /// [M, K], f32 or f16.
-    pub x: &'a Buffer,
-    /// Byte where x begins, a multiple of 256.
-    pub x_offset: u64,
-    pub x_dtype: DType,
+    pub x: Input<'a>,
     pub m: usize,
     pub w: &'a DeviceWeights,
     /// Rows of w to multiply with: all, or those of one expert.
@@ -286,22 +348,13 @@ pub struct Operands<'a> {
     pub bias: Option<&'a Buffer>,
     /// [M, N] f32.
     pub residual: Option<&'a Buffer>,
-    /// [M, N] of the product's output type, and the byte where it begins, a multiple of 256.
-    pub y: &'a Buffer,
-    pub y_offset: u64,
+    pub y: Output<'a>,
 }
 
-/// Whether the kernels compute such a product.
-///
-/// # Errors
-/// [`Error::Unsupported`] for int8 activations.
-pub fn supported(product: &Product) -> Result<()> {
-    match product.activation {
-        Activation::Int8(_) | Activation::Int8Static(_) => {
-            Err(Error::unsupported("int8 activations on the GPU", "the CPU engine has them"))
-        }
-        Activation::F32 | Activation::F16 => Ok(()),
-    }
+/// Whether int8 activations are multiplied in integers: not with schemes of other values, nor where their columns are permuted.
+pub fn in_integers(scheme: &Scheme, activation: Activation) -> bool {
+    let int8 = matches!(activation, Activation::Int8(_) | Activation::Int8Static(_));
+    int8 && dot::takes(scheme)
 }
 
 /// Largest multiple of `step` up to `n`, or `n` itself where it is smaller than a step.
@@ -309,10 +362,12 @@ fn round_down(n: usize, step: usize) -> usize {
     if n < step { n } else { n / step * step }
 }
 
-/// Records a product with the kernel of `choice`. Shapes have been checked by the engine.
+/// Records a product with the kernel of `choice`. Shapes have been checked by the engine. Int8 activations are prepared here unless they
+/// come so, and are decoded for kernels of numbers.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for int8 activations; [`Error::TooLarge`] if a row of x or y is larger than a binding; those of the device.
+/// [`Error::Unsupported`] for bf16; [`Error::TooLarge`] if a row of x or y is larger than a binding, or int8 activations are; those of the
+/// device.
 pub fn record(
     gpu: &Gpu,
     tier: Tier,
@@ -321,30 +376,89 @@ pub fn record(
     product: &Product,
     choice: Choice,
 ) -> Result<()> {
-    supported(product)?;
+    let k = op.w.k;
+    let (prepared, decoded);
+    let int8 = match (op.x, product.activation) {
+        (Input::Int8(int8), _) => Some(int8),
+        (Input::Dense(..), Activation::F32 | Activation::F16) => None,
+        (Input::Dense(buffer, offset, dtype), activation) => {
+            prepared = DeviceInt8::alloc(gpu, op.m, k, activation)?;
+            int8_rows::record(gpu, target, (buffer, offset, dtype), &prepared)?;
+            Some(&prepared)
+        }
+    };
+    match int8 {
+        Some(int8) if choice.is_dot() => record_kernel(
+            gpu,
+            tier,
+            target,
+            &Operands { x: Input::Int8(int8), ..op.clone() },
+            product,
+            choice,
+        ),
+        Some(int8) => {
+            decoded = gpu.alloc((op.m * k * 4) as u64, "values of int8 activations")?;
+            int8_values::record(gpu, target, int8, &decoded)?;
+            let x = Input::Dense(&decoded, 0, DType::F32);
+            record_kernel(gpu, tier, target, &Operands { x, ..op.clone() }, product, choice)
+        }
+        None => record_kernel(gpu, tier, target, op, product, choice),
+    }
+}
+
+/// A product with outputs that its kernel does not write itself.
+fn record_kernel(
+    gpu: &Gpu,
+    tier: Tier,
+    target: &mut Target<'_>,
+    op: &Operands<'_>,
+    product: &Product,
+    choice: Choice,
+) -> Result<()> {
+    let elements = op.m * op.rows.len();
+    match op.y {
+        Output::Dense(y, offset) if product.output == DType::F16 && !tier.f16 => {
+            let scratch = gpu.alloc((elements * 4) as u64, "product before rounding to f16")?;
+            let wide = Operands { y: Output::Dense(&scratch, 0), ..op.clone() };
+            record_blocks(gpu, tier, target, &wide, &Product { output: DType::F32, ..*product }, choice)?;
+            convert::record(gpu, target, (&scratch, 0), (y, offset), elements, true)
+        }
+        Output::Int8(y) if !choice.is_dot() => {
+            let scratch = gpu.alloc((elements * 4) as u64, "product before rounding to int8")?;
+            let wide = Operands { y: Output::Dense(&scratch, 0), ..op.clone() };
+            record_blocks(gpu, tier, target, &wide, &Product { output: DType::F32, ..*product }, choice)?;
+            int8_rows::record(gpu, target, (&scratch, 0, DType::F32), y)
+        }
+        _ => record_blocks(gpu, tier, target, op, product, choice),
+    }
+}
+
+/// A product of a kernel, for each part of w and each block of rows of x that bindings hold.
+fn record_blocks(
+    gpu: &Gpu,
+    tier: Tier,
+    target: &mut Target<'_>,
+    op: &Operands<'_>,
+    product: &Product,
+    choice: Choice,
+) -> Result<()> {
     let (k, n) = (op.w.k, op.rows.len());
     let rounded;
-    let (x, x_offset, x_f16) = match (product.activation, op.x_dtype) {
-        (Activation::F32, DType::F32) => (op.x, op.x_offset, false),
-        (Activation::F32 | Activation::F16, DType::F16) => (op.x, op.x_offset, true),
-        (Activation::F16, DType::F32) => {
+    let (x, activation) = match (op.x, product.activation) {
+        (Input::Dense(x, offset, DType::F32), Activation::F16) => {
             rounded = gpu.alloc((op.m * k * 2) as u64, "activations rounded to f16")?;
-            convert::record(gpu, target, (op.x, op.x_offset), (&rounded, 0), op.m * k, true)?;
-            (&rounded, 0, true)
+            convert::record(gpu, target, (x, offset), (&rounded, 0), op.m * k, true)?;
+            (Input::Dense(&rounded, 0, DType::F16), Activation::F16)
         }
-        (Activation::Int8(_) | Activation::Int8Static(_), _) | (_, DType::Bf16) => {
+        (Input::Dense(_, _, DType::Bf16), _) => {
             return Err(Error::unsupported("bf16 activations on the GPU", "f32 and f16 are"));
         }
+        (Input::Int8(int8), _) => (op.x, int8.activation),
+        (x, activation) => (x, activation),
     };
-    let out_f16 = product.output == DType::F16;
-    let y_f16 = out_f16 && tier.f16;
-    let scratch;
-    let (y, y_offset) = if out_f16 && !y_f16 {
-        scratch = gpu.alloc((op.m * n * 4) as u64, "product before rounding to f16")?;
-        (&scratch, 0)
-    } else {
-        (op.y, op.y_offset)
-    };
+    let x_f16 = matches!(x, Input::Dense(_, _, DType::F16));
+    let y_int8 = matches!(op.y, Output::Int8(_));
+    let y_f16 = product.output == DType::F16 && !y_int8;
     let columns = Columns::of(k);
     let ragged = columns == Columns::Ragged;
     let accumulate = choice.accumulate(product.accumulate, tier);
@@ -354,18 +468,25 @@ pub fn record(
         full: columns == Columns::Full,
         x_f16,
         y_f16,
+        y_int8,
         f16: ProductSpec::uses_f16(tier, ragged || op.w.scheme.is_permuted(), x_f16, y_f16, accumulate),
         accumulate,
         function: Curve::of(product.function),
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
     };
-    let (x_row, y_row) = (k * if x_f16 { 2 } else { 4 }, n * if y_f16 { 2 } else { 4 });
+    let spec = DotSpec::new(spec, activation, k);
+    // int8 rows are bound whole, other rows by the block.
+    let (x_row, y_row) = (
+        if matches!(x, Input::Int8(_)) { 0 } else { k * if x_f16 { 2 } else { 4 } },
+        if y_int8 { 0 } else { n * if y_f16 { 2 } else { 4 } },
+    );
     let limit = binding_limit(gpu);
     // The bias lies before the residual in the epilogue's binding.
     let bias_bytes =
         if op.residual.is_some() && op.bias.is_some() { (n * 4).next_multiple_of(256) } else { 0 };
-    let fit = (limit / x_row).min(limit / y_row).min(limit.saturating_sub(bias_bytes) / (n * 4));
+    let of_y = limit.saturating_sub(bias_bytes) / (n * 4);
+    let fit = (limit / x_row.max(1)).min(limit / y_row.max(1)).min(of_y);
     if fit == 0 {
         let need = x_row.max(n * 4 + bias_bytes) as u64;
         return Err(Error::TooLarge { what: "a row of activations".into(), need, limit: limit as u64 });
@@ -416,37 +537,89 @@ pub fn record(
             if start >= end {
                 continue;
             }
-            let params = Params {
-                weights: part.params,
-                m: m as u32,
-                n0: (start - op.rows.start) as u32,
-                n_total: n as u32,
-                row0: (start - part.rows.start) as u32,
-                n: (end - start) as u32,
-                bias_at: 0,
-                residual_at,
-                relu: u32::from(product.function == Function::Relu),
+            let n0 = start - op.rows.start;
+            if y_int8 && n0 % 4 != 0 {
+                let why = format!("the weight is split at row {}, no multiple of 4", part.rows.start);
+                return Err(Error::unsupported("an int8 output of this weight", why));
+            }
+            let mut params = dot::Params {
+                product: Params {
+                    weights: part.params,
+                    m: m as u32,
+                    n0: n0 as u32,
+                    n_total: n as u32,
+                    row0: (start - part.rows.start) as u32,
+                    n: (end - start) as u32,
+                    bias_at: 0,
+                    residual_at,
+                    relu: u32::from(product.function == Function::Relu),
+                },
+                ..dot::Params::default()
             };
             let whole = Binding::whole(&part.buffer);
             // An odd number of f16 ends in the middle of a word; allocations are padded to 16 bytes.
-            let rows_of = |buffer: &'_ Buffer, offset: u64, row: usize| {
+            let rows_of = |buffer, offset: u64, row: usize| {
                 let start = offset + (m0 * row) as u64;
-                let size = ((m * row) as u64).next_multiple_of(16).min(buffer.padded_len() - start);
-                (start, size)
+                let size = ((m * row) as u64).next_multiple_of(16);
+                Binding::range(buffer, start, size.min(Buffer::padded_len(buffer) - start))
             };
-            let (x_start, x_size) = rows_of(x, x_offset, x_row);
-            let (y_start, y_size) = rows_of(y, y_offset, y_row);
-            let mut bindings =
-                vec![whole, whole, Binding::range(x, x_start, x_size), Binding::range(y, y_start, y_size)];
+            let x = match x {
+                Input::Dense(x, offset, _) => rows_of(x, offset, x_row),
+                Input::Int8(x) => {
+                    params.set_x(x, m0);
+                    Binding::whole(&x.buffer)
+                }
+            };
+            let y = match op.y {
+                Output::Dense(y, offset) => rows_of(y, offset, y_row),
+                Output::Int8(y) => {
+                    params.set_y(y, m0);
+                    Binding::whole(&y.buffer)
+                }
+            };
+            let row_sums;
+            let mut bindings = vec![whole, whole, x, y];
             bindings.extend(e);
+            if spec.x_zero && choice.is_dot() {
+                row_sums = sums_of_rows(gpu, spec, op.w, part)?;
+                bindings.push(Binding::whole(&row_sums));
+            }
             let workgroups = choice.workgroups(gpu, m, end - start)?;
-            gpu.dispatch(target, &pipeline, &bindings, bytemuck::bytes_of(&params), workgroups)?;
+            let bytes = match choice.is_dot() {
+                true => bytemuck::bytes_of(&params),
+                false => bytemuck::bytes_of(&params.product),
+            };
+            gpu.dispatch(target, &pipeline, &bindings, bytes, workgroups)?;
         }
     }
-    if out_f16 && !y_f16 {
-        convert::record(gpu, target, (y, 0), (op.y, op.y_offset), op.m * n, true)?;
-    }
     Ok(())
+}
+
+/// The sum of each row of a part of a weight, which a zero-point of x is multiplied with: its product with ones, made once and kept.
+fn sums_of_rows(gpu: &Gpu, spec: DotSpec, w: &DeviceWeights, part: &Part) -> Result<Buffer> {
+    if let Some(sums) = part.row_sums(spec.whole) {
+        return Ok(sums);
+    }
+    let ones = Activation::Int8Static(Int8Scale::new(1.0, 0)?);
+    let x = DeviceInt8::alloc(gpu, 1, w.k, ones)?;
+    let codes: Vec<u8> = (0..int8::stride(w.k)).map(|i| u8::from(i < w.k)).collect();
+    gpu.write(&x.buffer, 0, &codes)?;
+    let n = part.rows.len();
+    let y = gpu.alloc_persistent(n as u64 * 4, "sums of rows")?;
+    let mut params = dot::Params {
+        product: Params { weights: part.params, m: 1, n_total: n as u32, n: n as u32, ..Params::default() },
+        ..dot::Params::default()
+    };
+    params.set_x(&x, 0);
+    let on = Facts::of(gpu);
+    let choice = Choice::DotMatvec(dot_matvec::Shape::new(on.tier, 1, !on.info.software));
+    let bindings = [&part.buffer, &part.buffer, &x.buffer, &y].map(Binding::whole);
+    let pipeline = choice.pipeline(gpu, spec.of_row_sums())?;
+    let bytes = bytemuck::bytes_of(&params);
+    // Not into an encoder of the caller's, who may never submit it.
+    gpu.dispatch(&mut Target::Recorder, &pipeline, &bindings, bytes, choice.workgroups(gpu, 1, n)?)?;
+    part.keep_row_sums(spec.whole, y.clone());
+    Ok(y)
 }
 
 #[cfg(test)]

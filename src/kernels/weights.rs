@@ -11,6 +11,7 @@ use crate::gpu::{Buffer, Gpu};
 use crate::scheme::Layout;
 use crate::{Error, PackedTensor, Result, Scheme};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Rows of a weight in one buffer.
 #[derive(Clone, Debug)]
@@ -20,6 +21,21 @@ pub struct Part {
     pub layout: Layout,
     pub params: WeightParams,
     pub buffer: Buffer,
+    /// Sums of the rows, of integers and of weights, once they have been asked for.
+    row_sums: [OnceLock<Buffer>; 2],
+}
+
+impl Part {
+    /// The sums of its rows, if there are any yet: of integers before they are scaled (`whole`), or of weights.
+    pub(super) fn row_sums(&self, whole: bool) -> Option<Buffer> {
+        self.row_sums[usize::from(whole)].get().cloned()
+    }
+
+    /// Keeps them.
+    pub(super) fn keep_row_sums(&self, whole: bool, sums: Buffer) {
+        // Another thread may have been faster, with the same numbers.
+        let _ = self.row_sums[usize::from(whole)].set(sums);
+    }
 }
 
 /// A packed weight on a device.
@@ -67,7 +83,8 @@ fn rows_per_part(scheme: &Scheme, rows: usize, k: usize, dense: usize, limit: us
         let middle = low + (high - low) / 2;
         if fits(middle) { low = middle } else { high = middle }
     }
-    let step = row_step(k);
+    // Four, so that int8 outputs of a part are whole words.
+    let step = row_step(k).max(4);
     Ok(if low >= step { low / step * step } else { low })
 }
 
@@ -86,7 +103,7 @@ impl DeviceWeights {
                 let layout = Layout::new(&scheme, range.len(), k);
                 let params = WeightParams::new(&scheme, &layout, range.len(), k);
                 let buffer = gpu.alloc_persistent(layout.len() as u64, "packed weights")?;
-                Ok(Part { rows: range, layout, params, buffer })
+                Ok(Part { rows: range, layout, params, buffer, row_sums: Default::default() })
             })
             .collect::<Result<_>>()?;
         Ok(Self { scheme, shape: shape.to_vec(), rows, k, parts })

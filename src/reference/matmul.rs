@@ -129,6 +129,15 @@ pub fn int8_static(x: &[f32], s: Int8Scale) -> Vec<i8> {
     codes
 }
 
+/// What int8 codes `[M, K]` stand for, given the scales of `K / group` groups of a row, as f32: one difference and one product.
+pub fn int8_values(codes: &[i8], scales: &[f32], group: usize, zero: i8) -> Vec<f32> {
+    let mut values = Vec::with_capacity(codes.len());
+    for (part, scale) in codes.chunks(group).zip(scales) {
+        values.extend(part.iter().map(|&q| scale * (f32::from(q) - f32::from(zero))));
+    }
+    values
+}
+
 /// The activations as the product uses them.
 fn activations(x: &[f32], k: usize, activation: Activation) -> Vec<f64> {
     match activation {

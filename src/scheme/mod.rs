@@ -333,6 +333,17 @@ impl Scheme {
         matches!(self.value, Value::Codebook(_) | Value::Learned)
     }
 
+    /// What all values (before zero, scale and bias) are small integers of, so that products with int8 activations are summed in integers; None
+    /// where they are other numbers.
+    pub fn integer_unit(&self) -> Option<f32> {
+        match self.value {
+            Value::Linear { step, .. } => (step == 1 || self.bits <= 4).then_some(1.0),
+            Value::Codebook(Codebook::E2M1 | Codebook::E2M1PlainZero) => Some(0.5),
+            Value::Codebook(Codebook::E2M1Doubled | Codebook::Iq4Nl) => Some(1.0),
+            _ => None,
+        }
+    }
+
     /// Whether this is plain f32, f16 or bf16.
     pub fn is_float(&self) -> bool {
         matches!(self.value, Value::Float(_))

@@ -7,6 +7,7 @@
 //!     quantize     planes bit for bit; where a format's definition divides, codes off by one are counted and bounded; where it searches, GPUs'
 //!                  codes that differ are counted and their noise is bounded
 //!     convert      bit for bit
+//!     int8_rows    codes and scales bit for bit; int8_values too
 //! ```
 //!
 //! Every comparison is on outputs that were poisoned before, between guard words, and shows its teeth: a wrong code that
@@ -14,6 +15,8 @@
 //! `lowbit selftest`, and on the CPU engine.
 
 pub mod data;
+#[cfg(feature = "gpu")]
+mod int8;
 mod product;
 mod quantize;
 
@@ -127,14 +130,20 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
         let tier = crate::kernels::Tier::of(gpu.capabilities());
         let (run, not) = crate::kernels::KERNELS.iter().partition::<Vec<_>, _>(|k| (k.runs)(tier));
         report.left_out.extend(not.iter().map(|k| format!("{}: there is no form for {tier}", k.name)));
-        return run.into_iter().map(|k| (k.name, Subject::of(&k.operation))).collect();
+        return run.into_iter().map(|k| (k.name, Subject::of(k))).collect();
     }
     let _ = (engine, report);
     vec![
         ("dequantize", Subject::Dequantize(reference::dequantize)),
         (
             "matmul",
-            Subject::Product { variants: &[None], accumulates: &Accumulate::ALL, max_rows: usize::MAX },
+            Subject::Product(product::Axes {
+                variants: &[None],
+                accumulates: &Accumulate::ALL,
+                max_rows: usize::MAX,
+                activations: product::Activations::All,
+                takes: |_| true,
+            }),
         ),
         ("quantize", Subject::Quantize),
     ]
@@ -144,27 +153,33 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
 #[derive(Clone, Copy)]
 enum Subject {
     Dequantize(fn(&PackedTensor) -> Vec<f32>),
-    Product {
-        variants: &'static [Option<&'static str>],
-        accumulates: &'static [Accumulate],
-        max_rows: usize,
-    },
+    Product(product::Axes),
     Quantize,
     #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     Convert,
+    #[cfg(feature = "gpu")]
+    Int8Rows(crate::kernels::Int8Reference, fn(&[f32], crate::product::Int8Scale) -> Vec<i8>),
+    #[cfg(feature = "gpu")]
+    Int8Values(fn(&[i8], &[f32], usize, i8) -> Vec<f32>),
 }
 
 #[cfg(feature = "gpu")]
 impl Subject {
-    fn of(operation: &crate::kernels::Operation) -> Self {
+    fn of(kernel: &crate::kernels::Kernel) -> Self {
         use crate::kernels::Operation::*;
-        match *operation {
+        match kernel.operation {
             Dequantize { reference } => Self::Dequantize(reference),
-            Product { variants, accumulates, max_rows, .. } => {
-                Self::Product { variants, accumulates, max_rows: max_rows.unwrap_or(usize::MAX) }
-            }
+            Product { variants, accumulates, max_rows, int8, .. } => Self::Product(product::Axes {
+                variants,
+                accumulates,
+                max_rows: max_rows.unwrap_or(usize::MAX),
+                activations: if int8 { product::Activations::Int8 } else { product::Activations::Float },
+                takes: kernel.takes,
+            }),
             Quantize { .. } => Self::Quantize,
             Convert { .. } => Self::Convert,
+            Int8Rows { reference, fixed } => Self::Int8Rows(reference, fixed),
+            Int8Values { reference } => Self::Int8Values(reference),
         }
     }
 }
@@ -196,8 +211,8 @@ pub async fn run(
                 Subject::Dequantize(reference) => {
                     dequantize(engine, kernel, reference, scheme, options, &mut rng, &mut report).await?;
                 }
-                Subject::Product { variants, accumulates, max_rows } => {
-                    let axes = product::Axes { variants, accumulates, max_rows };
+                Subject::Product(axes) if !(axes.takes)(scheme) => {}
+                Subject::Product(axes) => {
                     let suite = product::Suite { engine, kernel, axes, scheme, options, index: i };
                     suite.run(&mut rng, &mut report).await?;
                 }
@@ -206,6 +221,16 @@ pub async fn run(
                 }
                 Subject::Convert if i == 0 => convert(engine, kernel, &mut rng, &mut report).await?,
                 Subject::Convert => {}
+                #[cfg(feature = "gpu")]
+                Subject::Int8Rows(reference, fixed) if i == 0 => {
+                    int8::rows(engine, kernel, (reference, fixed), &mut rng, &mut report).await?
+                }
+                #[cfg(feature = "gpu")]
+                Subject::Int8Values(reference) if i == 0 => {
+                    int8::values(engine, kernel, reference, &mut rng, &mut report).await?
+                }
+                #[cfg(feature = "gpu")]
+                Subject::Int8Rows(..) | Subject::Int8Values(_) => {}
             }
         }
     }

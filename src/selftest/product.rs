@@ -14,7 +14,7 @@
 
 use super::data::{self, Random};
 use super::{Options, Report, allowance, bits, difference, plant, sizes_of_k};
-use crate::product::{Accumulate, Activation, Function, Int8Group, Product};
+use crate::product::{Accumulate, Activation, Function, Int8Group, Int8Scale, Product};
 use crate::reference::matmul::{Added, magnitude, matmul};
 use crate::{DType, Engine, MatmulOptions, PackedTensor, Result, Scheme, Tensor};
 use half::f16;
@@ -22,7 +22,7 @@ use half::f16;
 pub(super) struct Suite<'a> {
     pub engine: &'a Engine,
     pub kernel: &'static str,
-    pub axes: Axes<'a>,
+    pub axes: Axes,
     pub scheme: &'a Scheme,
     pub options: &'a Options,
     /// Of the scheme: where the pairing of axes starts.
@@ -31,11 +31,43 @@ pub(super) struct Suite<'a> {
 
 /// What a kernel takes.
 #[derive(Clone, Copy)]
-pub(super) struct Axes<'a> {
+pub(super) struct Axes {
     /// Names that pin it, its default shape first; one None on the CPU engine.
-    pub variants: &'a [Option<&'static str>],
-    pub accumulates: &'a [Accumulate],
+    pub variants: &'static [Option<&'static str>],
+    pub accumulates: &'static [Accumulate],
     pub max_rows: usize,
+    pub activations: Activations,
+    pub takes: fn(&Scheme) -> bool,
+}
+
+/// The precisions of activations that a kernel takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Activations {
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    Float,
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    Int8,
+    All,
+}
+
+impl Activations {
+    /// All of them. The scale of static ones follows the numbers of a case.
+    fn list(self) -> Result<Vec<Activation>> {
+        let float = [Activation::F32, Activation::F16];
+        let int8 = [
+            Activation::Int8(Int8Group::Cols(32)),
+            Activation::Int8(Int8Group::Row),
+            Activation::Int8(Int8Group::Cols(128)),
+            Activation::Int8Static(Int8Scale::new(1.0, -61)?),
+            Activation::Int8Static(Int8Scale::new(1.0, 0)?),
+        ];
+        Ok(match self {
+            Self::Float => float.to_vec(),
+            Self::Int8 => int8.to_vec(),
+            // Without a zero-point a static scale is a row's on the CPU engine.
+            Self::All => [&float[..], &int8[..4]].concat(),
+        })
+    }
 }
 
 /// One point of the axes.
@@ -72,24 +104,9 @@ const FUNCTIONS: [Function; 4] = [Function::Identity, Function::Gelu, Function::
 /// Sizes of K that a kernel treats alike (multiples of 32, of 4, others) share the other axes, because each combination of those is a
 /// shader to compile. A scheme meets multiples of 32 and, in turn, one of the other classes; over the schemes every pair of values comes
 /// up (a test holds that). `full`: all classes and two dozen combinations each.
-fn cases(
-    scheme: &Scheme,
-    index: usize,
-    cpu: bool,
-    Axes { variants, accumulates, max_rows }: Axes,
-    full: bool,
-    rng: &mut Random,
-) -> Vec<Case> {
-    let activations: &[Activation] = match cpu {
-        true => &[
-            Activation::F32,
-            Activation::F16,
-            Activation::Int8(Int8Group::Cols(32)),
-            Activation::Int8(Int8Group::Row),
-            Activation::Int8(Int8Group::Cols(128)),
-        ],
-        false => &[Activation::F32, Activation::F16],
-    };
+fn cases(scheme: &Scheme, index: usize, axes: Axes, full: bool, rng: &mut Random) -> Result<Vec<Case>> {
+    let Axes { variants, accumulates, max_rows, activations, .. } = axes;
+    let activations = &activations.list()?;
     let mut all = Vec::new();
     for (i, &k) in sizes_of_k(scheme, full, rng).iter().enumerate() {
         let class = usize::from(k % 32 != 0) + usize::from(k % 4 != 0);
@@ -106,7 +123,7 @@ fn cases(
                 k,
                 x: axes.pick(&[DType::F32, DType::F32, DType::F16]),
                 product: Product {
-                    activation: axes.pick(activations),
+                    activation: activations[(index / 2 + class + j as usize) % activations.len()],
                     accumulate: axes.pick(accumulates),
                     function: if axes.below(4) == 0 { axes.pick(&FUNCTIONS) } else { Function::Identity },
                     output: axes.pick(&[DType::F32, DType::F32, DType::F16]),
@@ -117,14 +134,13 @@ fn cases(
             });
         }
     }
-    all
+    Ok(all)
 }
 
 impl Suite<'_> {
     pub async fn run(&self, rng: &mut Random, report: &mut Report) -> Result<()> {
-        let cpu = self.engine.is_cpu();
         let full = self.options.full;
-        for case in cases(self.scheme, self.index, cpu, self.axes, full, rng) {
+        for case in cases(self.scheme, self.index, self.axes, full, rng)? {
             self.exact(case, rng, report).await?;
             self.random(case, rng, report).await?;
         }
@@ -186,13 +202,16 @@ impl Suite<'_> {
 
     /// Sums without rounding: results are equal to the last bit, and one wrong code is seen.
     async fn exact(&self, mut case: Case, rng: &mut Random, report: &mut Report) -> Result<()> {
-        // Functions with a formula of their own are not exact (and a common pipeline is compiled once); int8 activations have scales that are no powers of two.
+        // Functions with a formula of their own are not exact (and a common pipeline is compiled once); int8 activations have scales that are no
+        // powers of two, unless they are static.
         if !matches!(case.product.function, Function::Identity | Function::Relu) {
             case.product.function = Function::Identity;
         }
-        if matches!(case.product.activation, Activation::Int8(_)) {
-            case.product.activation = Activation::F32;
-        }
+        case.product.activation = match (case.product.activation, self.axes.activations) {
+            (Activation::Int8(_) | Activation::Int8Static(_), Activations::All) => Activation::F32,
+            (Activation::Int8(_), _) => Activation::Int8Static(Int8Scale::new(1.0, 3)?),
+            (other, _) => other,
+        };
         let terms = if case.product.accumulate == Accumulate::F32 { 4 * case.k } else { 8 };
         let mut w = data::packed(self.scheme, &[case.n, case.k], true, rng)?;
         let mut x = data::activations(case.m, case.k, Some(terms), rng);
@@ -226,7 +245,7 @@ impl Suite<'_> {
         Ok(())
     }
 
-    async fn random(&self, case: Case, rng: &mut Random, report: &mut Report) -> Result<()> {
+    async fn random(&self, mut case: Case, rng: &mut Random, report: &mut Report) -> Result<()> {
         let w = data::packed(self.scheme, &[case.n, case.k], false, rng)?;
         // Activations have the signs of the first row of weights, so that its sums are as large as their terms: zeros cannot pass.
         // They are scaled to sums that f16 holds.
@@ -238,6 +257,11 @@ impl Suite<'_> {
         x.iter_mut().for_each(|v| *v *= scale);
         if case.x == DType::F16 {
             x.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+        }
+        if let Activation::Int8Static(s) = case.product.activation {
+            // With a zero-point some of them are beyond the last code.
+            let top = x.iter().fold(0f32, |top, v| top.max(v.abs()));
+            case.product.activation = Activation::Int8Static(Int8Scale::new(top * 0.01, s.zero())?);
         }
         let mut store = Default::default();
         let added = Self::added(&case, false, rng, &mut store);
@@ -313,17 +337,20 @@ mod tests {
     #[test]
     fn axes_are_paired() {
         let all = &Accumulate::ALL[..];
-        for (cpu, max_rows, variants, accumulates) in [
-            (true, usize::MAX, &[None][..], all),
-            (false, 8, &[Some("matvec")], all),
-            (false, usize::MAX, &[Some("matmul"), Some("matmul:64x64"), Some("matmul:32x32")], all),
-            (false, usize::MAX, &[Some("coop"), Some("coop:large"), Some("coop:small")], &all[1..]),
+        let tiles: &[_] = &[Some("a"), Some("a:64x64"), Some("a:32x32")];
+        for (activations, max_rows, variants, accumulates) in [
+            (Activations::All, usize::MAX, &[None][..], all),
+            (Activations::Float, 8, &[Some("a")], all),
+            (Activations::Float, usize::MAX, tiles, all),
+            (Activations::Float, usize::MAX, tiles, &all[1..]),
+            (Activations::Int8, 8, &[Some("a")], &all[..1]),
+            (Activations::Int8, usize::MAX, tiles, &all[..1]),
         ] {
-            let axes = Axes { variants, accumulates, max_rows };
+            let axes = Axes { variants, accumulates, max_rows, activations, takes: |_| true };
             let mut values: [HashSet<String>; 6] = Default::default();
             let mut pairs = HashSet::new();
             for (i, scheme) in crate::scheme::preset::samples().iter().enumerate() {
-                for c in cases(scheme, i, cpu, axes, false, &mut Random::new(i as u64)) {
+                for c in cases(scheme, i, axes, false, &mut Random::new(i as u64)).unwrap() {
                     let class = usize::from(c.k % 32 != 0) + usize::from(c.k % 4 != 0);
                     let point = [
                         class.to_string(),
@@ -343,7 +370,7 @@ mod tests {
                 .flat_map(|a| (0..a).map(move |b| (a, b)))
                 .map(|(a, b)| values[a].len() * values[b].len())
                 .sum();
-            assert_eq!(pairs.len(), want, "cpu {cpu}, up to {max_rows} rows");
+            assert_eq!(pairs.len(), want, "{activations:?}, up to {max_rows} rows");
         }
     }
 }

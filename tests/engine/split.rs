@@ -119,15 +119,15 @@ fn on_small(test: impl Fn(&str, &Engine)) {
     ENGINES.get_or_init(open).iter().for_each(|(name, engine)| test(name, engine));
 }
 
-/// Every split of w, of x, of y and of the residual: of one row, of a matvec that cannot take all its rows at once (4 and 3), and of the
-/// tiled product.
+/// Every split of w, of x, of y and of the residual: of one row, of a matvec that cannot take all its rows at once (4 and 3), of the tiled
+/// product, and of the device's default.
 #[test]
 fn products_in_parts() {
     let q8 = scheme("q8_0");
     let one = Exact::new(&q8, 1, N, K, 11);
     assert!(one.w.data().len() as u64 > 2 * SMALL, "nothing is split");
     on_small(|name, engine| assert_exact(name, engine, &one, &MatmulOptions::default()));
-    for m in [7, 333] {
+    for (m, kernel) in [(7, None), (7, Some("matvec")), (333, None), (333, Some("matmul"))] {
         let case = Exact::new(&q8, m, N, K, 12);
         let bias: Vec<f32> = (0..N).map(|i| i as f32 - 20.0).collect();
         let residual: Vec<f32> = (0..m * N).map(|i| (i % 7) as f32 * 0.5).collect();
@@ -137,6 +137,7 @@ fn products_in_parts() {
             let options = MatmulOptions {
                 bias: Some(engine.upload(&tensor(&[N], &bias)).unwrap()),
                 residual: Some(engine.upload(&tensor(&[m, N], &residual)).unwrap()),
+                kernel,
                 ..MatmulOptions::default()
             };
             assert_exact(name, engine, &case, &options);
