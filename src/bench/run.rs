@@ -9,9 +9,8 @@
 //! a bound for sums in sequence may be wider than they are; such products are compared bit for bit on inputs whose sums are exact, too.
 
 use super::cases::{Call, Case, Operation};
-use super::ceilings::{cache_bytes, dram_bytes};
 use super::file::{Ceiling, Demand, Measured, Regime, bound};
-use super::sample::{Effort, Times, sample};
+use super::sample::{Effort, Times, cache_bytes, dram_bytes, sample};
 use crate::gpu::{Buffer, Gpu, Target};
 use crate::kernels::{self, DeviceWeights, quantize::Encoding};
 use crate::product::{Accumulate, Activation, Product};
