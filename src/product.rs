@@ -105,28 +105,6 @@ impl Accumulate {
     }
 }
 
-impl Activation {
-    /// As command lines and files have it. Static scales are not part of it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int8(Int8Group::Row) => "int8-row",
-            Self::Int8(Int8Group::Cols(32)) => "int8-g32",
-            Self::Int8(Int8Group::Cols(128)) => "int8-g128",
-            // No engine takes other groups.
-            Self::Int8(Int8Group::Cols(_)) => "int8",
-            Self::Int8Static(_) => "int8-static",
-        }
-    }
-
-    /// The activation of a [`Activation::name`] that says all there is to it.
-    pub fn named(name: &str) -> Option<Self> {
-        let groups = [Int8Group::Row, Int8Group::Cols(32), Int8Group::Cols(128)].map(Self::Int8);
-        [Self::F32, Self::F16].into_iter().chain(groups).find(|activation| activation.name() == name)
-    }
-}
-
 /// The function applied last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Function {
