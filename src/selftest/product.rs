@@ -116,7 +116,8 @@ fn cases(scheme: &Scheme, index: usize, axes: Axes, full: bool, rng: &mut Random
         for j in 0..if full { 24 } else { 1 } {
             // The same for all sizes of a class, so that they share shaders.
             let mut axes = Random::new((index * 3 + class) as u64 * 1009 + j);
-            let m = if max_rows <= 8 { 1 + axes.below(max_rows) } else { [1, 9, 65, 70, 5][(index + i) % 5] };
+            let m =
+                if max_rows <= 8 { 1 + axes.below(max_rows) } else { [1, 9, 65, 70, 5][(index + class) % 5] };
             all.push(Case {
                 m,
                 n: [1, 7, 67, 1 + rng.below(90)][(index + i) % 4],
