@@ -58,7 +58,9 @@ pub mod selftest;
 pub mod tensor;
 mod threads;
 
-pub use engine::{Array, Engine, EngineInfo, EngineOptions, MatmulOptions, PackedArray, Plan};
+pub use engine::{
+    Array, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, MatmulOptions, PackedArray, Plan,
+};
 pub use error::{Error, Result};
 pub use packed::PackedTensor;
 pub use scheme::Scheme;

@@ -1,8 +1,9 @@
 // y[m, n] = x[m, :] . w[n, :] for int8 activations and M of 1 to 8, all rows of x in one pass over the weights.
 //
-// A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values: 16-byte words of codes, made
-// into signed bytes, meet 16-byte words of x four values at a time. Sums of `sub` products that share their scales are exact integers.
+// A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values. Codes, made into signed bytes,
+// meet x four at a time. Sums of `sub` products that share their scales are exact integers.
 //
+//   wide       16-byte loads, no loops within a chunk; else loops over words of four, a fraction of the code to compile
 //   whole      one scale for a row of weights and of x: integers over all of K
 //   else       acc += x scale * (scale * (sum - zero * sum of x) + bias * sum of x), once per `sub` values
 //
@@ -22,7 +23,6 @@ struct Params {
 
 //% include "lib/grid.wgsl"
 //% include "scheme/weights.wgsl"
-//% include "scheme/chunks.wgsl"
 //% include "scheme/bytes.wgsl"
 //% include "lib/epilogue.wgsl"
 //% if y_int8
@@ -76,60 +76,101 @@ fn main(
     for (var c = lane; c < chunks; c += {{ lanes }}u) {
         //% for j in range(m)
         let at{{ j }} = (p.x_row0 + {{ j }}u) * p.x_stride + 2u * c;
-        let x{{ j }}_0 = x[at{{ j }}];
-        let x{{ j }}_1 = x[at{{ j }} + 1u];
         //% if i.x_group
         let x_scale{{ j }} = x_scale_of({{ j }}u, (32u * c) / {{ i.x_group }}u);
         //% endif
         //% endfor
-        //% if i.sums
+        //% if wide
         //% for j in range(m)
-        //% for t in range(subs)
-        //% if i.whole
-        x_sum{{ j }} += {% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed(x{{ j }}_{{ q // 4 }}.{{ "xyzw"[q % 4] }}, ONES){% endfor %};
-        //% else
-        let x_sum{{ j }}_{{ t }} = f32({% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed(x{{ j }}_{{ q // 4 }}.{{ "xyzw"[q % 4] }}, ONES){% endfor %});
-        //% endif
+        let x{{ j }}_0 = x[at{{ j }}];
+        let x{{ j }}_1 = x[at{{ j }} + 1u];
         //% endfor
-        //% endfor
-        //% endif
         //% for r in range(team_rows)
+        let v{{ r }} = chunk_bytes(row{{ r }}, c);
+        //% endfor
+        //% set steps = subs
+        //% else
+        for (var t = 0u; t < {{ subs }}u; t++)
+        //% set steps = 1
+        //% endif
+        //% for t in range(steps)
         {
-            let v = chunk_bytes(row{{ r }}, c);
-            //% for t in range(subs)
-            {
-                //% if not i.whole
-                //% if s.group
-                //% if full
-                let d = group_of(row{{ r }}, (c * 32u + {{ t * sub }}u) / {{ s.group }}u);
-                //% else
-                let d = group_of(row{{ r }}, min((c * 32u + {{ t * sub }}u) / {{ s.group }}u, p.groups - 1u));
+            //% set first = t * words
+            //% for j in range(m)
+            //% if i.sums
+            var x_part{{ j }} = 0i;
+            //% endif
+            //% for r in range(team_rows)
+            var sum{{ r }}_{{ j }} = 0i;
+            //% endfor
+            //% endfor
+            //% if wide
+            //% for q in range(first, first + words)
+            //% for j in range(m)
+            //% set x_word = "x" ~ j ~ "_" ~ q // 4 ~ "." ~ "xyzw"[q % 4]
+            //% if i.sums
+            x_part{{ j }} += dot4I8Packed({{ x_word }}, ONES);
+            //% endif
+            //% for r in range(team_rows)
+            sum{{ r }}_{{ j }} += dot4I8Packed(v{{ r }}[{{ q }}], {{ x_word }});
+            //% endfor
+            //% endfor
+            //% endfor
+            //% else
+            for (var q = t * {{ words }}u; q < (t + 1u) * {{ words }}u; q++) {
+                //% for r in range(team_rows)
+                let v{{ r }} = signed_bytes(quad_bytes(row{{ r }}, 8u * c + q));
+                //% endfor
+                //% for j in range(m)
+                let x{{ j }} = x[at{{ j }} + (q >> 2u)][q & 3u];
+                //% if i.sums
+                x_part{{ j }} += dot4I8Packed(x{{ j }}, ONES);
                 //% endif
+                //% for r in range(team_rows)
+                sum{{ r }}_{{ j }} += dot4I8Packed(v{{ r }}, x{{ j }});
+                //% endfor
+                //% endfor
+            }
+            //% endif
+            //% if i.whole
+            //% for j in range(m)
+            //% if i.zero
+            x_sum{{ j }} += x_part{{ j }};
+            //% endif
+            //% for r in range(team_rows)
+            acc{{ r }}_{{ j }} += sum{{ r }}_{{ j }};
+            //% endfor
+            //% endfor
+            //% else
+            //% set column = "c * 32u + " ~ (first * 4 ~ "u" if wide else "t * " ~ sub ~ "u")
+            //% if s.group
+            //% if full
+            let g = ({{ column }}) / {{ s.group }}u;
+            //% else
+            let g = min(({{ column }}) / {{ s.group }}u, p.groups - 1u);
+            //% endif
+            //% endif
+            //% for r in range(team_rows)
+            {
+                //% if s.group
+                let d = group_of(row{{ r }}, g);
                 //% else
                 let d = g{{ r }};
                 //% endif
                 let scale = d.scale{{ " * " ~ i.unit if i.unit != 1.0 }};
-                //% if i.zero
-                let zero = d.zero - {{ i.fold }}.0;
-                //% endif
-                //% endif
                 //% for j in range(m)
                 {
-                    let sum = {% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed(v[{{ q }}], x{{ j }}_{{ q // 4 }}.{{ "xyzw"[q % 4] }}){% endfor %};
-                    //% if i.whole
-                    acc{{ r }}_{{ j }} += sum;
-                    //% else
                     //% if i.zero
-                    let part = scale * (f32(sum) - zero * x_sum{{ j }}_{{ t }}){{ " + d.bias * x_sum" ~ j ~ "_" ~ t if s.biased }};
+                    let part = scale * (f32(sum{{ r }}_{{ j }}) - (d.zero - {{ i.fold }}.0) * f32(x_part{{ j }})){{ " + d.bias * f32(x_part" ~ j ~ ")" if s.biased }};
                     //% else
-                    let part = scale * f32(sum){{ " + d.bias * x_sum" ~ j ~ "_" ~ t if s.biased }};
+                    let part = scale * f32(sum{{ r }}_{{ j }}){{ " + d.bias * f32(x_part" ~ j ~ ")" if s.biased }};
                     //% endif
                     acc{{ r }}_{{ j }} += {{ "x_scale" ~ j ~ " * " if i.x_group }}part;
-                    //% endif
                 }
                 //% endfor
             }
             //% endfor
+            //% endif
         }
         //% endfor
     }

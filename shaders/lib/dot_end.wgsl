@@ -38,10 +38,17 @@ fn dot_end(m: u32, n: u32, sum: f32) -> f32 {
 //% endif
 //% if y_int8
 
-// Four columns from n on; n is a multiple of 4, as is n0. Those beyond the last are 0.
+// Four columns from n on; n is a multiple of 4, as is n0. Those beyond the last are 0, to the end of the row.
 fn store4(m: u32, n: u32, v: vec4<f32>) {
     let codes = vec4<u32>(int8_code(v.x, p.y_scale, p.y_zero), int8_code(v.y, p.y_scale, p.y_zero), int8_code(v.z, p.y_scale, p.y_zero), int8_code(v.w, p.y_scale, p.y_zero));
     let c = select(vec4<u32>(), codes, n + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n));
-    y[(p.y_row0 + m) * p.y_stride + ((p.n0 + n) >> 2u)] = c.x | (c.y << 8u) | (c.z << 16u) | (c.w << 24u);
+    let row = (p.y_row0 + m) * p.y_stride;
+    let word = (p.n0 + n) >> 2u;
+    y[row + word] = c.x | (c.y << 8u) | (c.z << 16u) | (c.w << 24u);
+    if p.n0 + n + 4u >= p.n_total {
+        for (var i = word + 1u; i < p.y_stride; i++) {
+            y[row + i] = 0u;
+        }
+    }
 }
 //% endif

@@ -1,8 +1,8 @@
-// Packed weights -> signed bytes, for schemes whose values are integers times `i.unit`. Needs `scheme/weights.wgsl` and
-// `scheme/chunks.wgsl`.
+// Packed weights -> signed bytes, for schemes whose values are integers times `i.unit`. Needs `scheme/weights.wgsl`.
 //
 //   bytes_load(tid)        once per workgroup, after `lut_load` and a barrier, followed by a barrier, if `s.table`
-//   chunk_bytes(row, c)    values 32c .. 32c+31 of a row less `i.fold`, in units: eight words of four
+//   signed_bytes(codes)    four values less `i.fold`, in units, of the codes in the bytes of a word
+//   chunk_bytes(row, c)    values 32c .. 32c+31 of a row: eight such words, if `wide`
 //
 // A weight is scale * unit * (byte - (zero - fold)) + bias. Rows are padded to 32 values, so every chunk of a row can be read; what is
 // beyond K meets zeros of x.
@@ -37,6 +37,8 @@ fn signed_bytes(codes: u32) -> u32 {
 }
 //% endif
 
+//% if wide
+//% include "scheme/chunks.wgsl"
 fn chunk_bytes(row: u32, c: u32) -> array<u32, 8> {
     let codes = chunk_codes(row, c);
     return array<u32, 8>(
@@ -45,3 +47,4 @@ fn chunk_bytes(row: u32, c: u32) -> array<u32, 8> {
         //% endfor
     );
 }
+//% endif

@@ -219,7 +219,7 @@ impl<'a> Subject<'a> {
             n,
             k,
             label: case.weight.label.clone(),
-            activation: product.then(|| format!("{:?}", case.activation).to_lowercase()),
+            activation: product.then(|| case.activation.to_string()),
             regime,
             copies,
             kernel,

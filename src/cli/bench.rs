@@ -52,7 +52,7 @@ pub struct Args {
     /// Rows of x, for a model or the usual shapes
     #[arg(long, value_name = "M,M,...", value_delimiter = ',')]
     m: Vec<String>,
-    /// How x enters products: f32 or f16
+    /// How x enters products: f32, f16, int8 (a scale per row), int8-g32 or int8-g128
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activation: String,
     /// Fewer schemes, smaller shapes, shorter measurements
@@ -141,11 +141,7 @@ impl Asked {
             operations.extend(Operation::ALL);
         }
         let schemes = args.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
-        let activation = match args.activation.as_str() {
-            "f32" => Activation::F32,
-            "f16" => Activation::F16,
-            other => return Err(Error::Usage(format!("--activation '{other}': there are f32 and f16"))),
-        };
+        let activation = args.activation.parse()?;
         let mut ms = Vec::new();
         for text in &args.m {
             match text.trim().parse() {

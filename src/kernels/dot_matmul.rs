@@ -62,7 +62,14 @@ pub struct DotMatmul {
 
 impl Serialize for DotMatmul {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        dot::serialize(&self.spec, &self.shape.of(&self.spec.product.scheme), to)
+        #[derive(Serialize)]
+        struct Wide {
+            #[serde(flatten)]
+            shape: Shape,
+            wide: bool,
+        }
+        let shape = self.shape.of(&self.spec.product.scheme);
+        dot::serialize(&self.spec, &Wide { shape, wide: true }, to)
     }
 }
 

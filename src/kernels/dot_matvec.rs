@@ -1,7 +1,7 @@
 //! The product of int8 activations for M of 1 to 8: one pass over the weights. See `shaders/kernel/dot_matvec.wgsl`.
 
 use super::dot::{self, DotSpec};
-use super::matvec::Shape;
+use super::matvec;
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::Result;
 use crate::gpu::Access;
@@ -10,16 +10,41 @@ use serde::Serialize;
 /// Most rows of x in one pass.
 pub const MAX_ROWS: usize = 8;
 
+/// How threads are laid over rows, and how they read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Shape {
+    #[serde(flatten)]
+    pub team: matvec::Shape,
+    /// Whole chunks at once, else word by word.
+    pub wide: bool,
+}
+
+/// Names that pin a shape, the default of the device first.
+pub const VARIANTS: &[Option<&str>] =
+    &[Some("dot_matvec"), Some("dot_matvec:wide"), Some("dot_matvec:words")];
+
+impl Shape {
+    /// The shape of a name in [`VARIANTS`] for `m` rows. Software takes words: a fraction of the code to compile.
+    pub(super) fn named(name: &str, tier: Tier, m: usize, software: bool) -> Option<Self> {
+        match name {
+            "dot_matvec" => Some(Self::new(tier, m, !software)),
+            "dot_matvec:wide" => Some(Self::new(tier, m, true)),
+            "dot_matvec:words" => Some(Self::new(tier, m, false)),
+            _ => None,
+        }
+    }
+
+    /// Four rows of a team for every M, so that int8 outputs are whole words.
+    pub(super) fn new(tier: Tier, m: usize, wide: bool) -> Self {
+        Self { team: matvec::Shape { team_rows: 4, ..matvec::Shape::new(tier, m) }, wide }
+    }
+}
+
 /// Specialization.
 #[derive(Clone, Copy, Debug)]
 pub struct DotMatvec {
     pub spec: DotSpec,
     pub shape: Shape,
-}
-
-/// Four rows of a team for every M, so that int8 outputs are whole words.
-pub fn shape(tier: Tier, m: usize) -> Shape {
-    Shape { team_rows: 4, ..Shape::new(tier, m) }
 }
 
 impl Serialize for DotMatvec {
@@ -37,7 +62,7 @@ impl Specialization for DotMatvec {
     }
 
     fn needs(&self) -> Tier {
-        self.spec.needs(if self.shape.subgroups { self.shape.lanes } else { 0 })
+        self.spec.needs(if self.shape.team.subgroups { self.shape.team.lanes } else { 0 })
     }
 }
 
@@ -45,9 +70,6 @@ impl Specialization for DotMatvec {
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
     let specs = DotSpec::samples(scheme, tier);
     let rows = |i: usize| (i + i / 2) % MAX_ROWS + 1;
-    specs
-        .iter()
-        .enumerate()
-        .map(|(i, &spec)| DotMatvec { spec, shape: shape(tier, rows(i)) }.shader())
-        .collect()
+    let shape = |i| Shape::new(tier, rows(i), i % 3 < 2);
+    specs.iter().enumerate().map(|(i, &spec)| DotMatvec { spec, shape: shape(i) }.shader()).collect()
 }

@@ -305,7 +305,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "dot_matvec",
         operation: Operation::Product {
-            variants: &[Some("dot_matvec")],
+            variants: dot_matvec::VARIANTS,
             accumulates: &[Accumulate::F32],
             reference: reference::matmul,
             max_rows: Some(dot_matvec::MAX_ROWS),

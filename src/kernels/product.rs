@@ -159,7 +159,7 @@ pub enum Choice {
     Matmul(matmul::Shape),
     Direct(direct::Shape),
     Coop(coop::Shape),
-    DotMatvec(matvec::Shape),
+    DotMatvec(dot_matvec::Shape),
     DotMatmul(dot_matmul::Shape),
 }
 
@@ -231,16 +231,15 @@ impl Choice {
     fn for_int8(name: Option<&str>, gpu: &Gpu, m: usize) -> Result<Self> {
         let few = m <= dot_matvec::MAX_ROWS;
         let name = name.unwrap_or(if few { "dot_matvec" } else { "dot_matmul" });
-        match name {
-            "dot_matvec" if !few => {
-                let why = format!("it takes up to {}", dot_matvec::MAX_ROWS);
-                Err(Error::unsupported(format!("kernel dot_matvec for M = {m}"), why))
-            }
-            "dot_matvec" => Ok(Self::DotMatvec(dot_matvec::shape(Tier::of(gpu.capabilities()), m))),
-            _ => dot_matmul::Shape::named(name, gpu.info().software).map(Self::DotMatmul).ok_or_else(|| {
-                Error::unsupported(format!("product kernel '{name}'"), "there are dot_matvec and dot_matmul")
-            }),
+        if name.starts_with("dot_matvec") && !few {
+            let why = format!("it takes up to {}", dot_matvec::MAX_ROWS);
+            return Err(Error::unsupported(format!("kernel {name} for M = {m}"), why));
         }
+        let (tier, software) = (Tier::of(gpu.capabilities()), gpu.info().software);
+        let few = dot_matvec::Shape::named(name, tier, m, software).map(Self::DotMatvec);
+        let tiled = dot_matmul::Shape::named(name, software).map(Self::DotMatmul);
+        let why = "there are dot_matvec and dot_matmul";
+        few.or(tiled).ok_or_else(|| Error::unsupported(format!("product kernel '{name}'"), why))
     }
 
     /// Whether it multiplies int8 activations.
@@ -252,7 +251,7 @@ impl Choice {
     fn for_rows(self, tier: Tier, m: usize) -> Self {
         match self {
             Self::Matvec(_) => Self::Matvec(matvec::Shape::new(tier, m)),
-            Self::DotMatvec(_) => Self::DotMatvec(dot_matvec::shape(tier, m)),
+            Self::DotMatvec(shape) => Self::DotMatvec(dot_matvec::Shape::new(tier, m, shape.wide)),
             Self::Matmul(_) | Self::Direct(_) | Self::Coop(_) | Self::DotMatmul(_) => self,
         }
     }
@@ -270,7 +269,8 @@ impl Choice {
 
     fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
         match self {
-            Self::Matvec(shape) | Self::DotMatvec(shape) => shape.workgroups(gpu, n),
+            Self::Matvec(shape) => shape.workgroups(gpu, n),
+            Self::DotMatvec(shape) => shape.team.workgroups(gpu, n),
             Self::Matmul(shape) => shape.workgroups(gpu, m, n),
             Self::Direct(shape) => shape.workgroups(gpu, m, n),
             Self::Coop(shape) => shape.workgroups(gpu, m, n),
@@ -281,7 +281,8 @@ impl Choice {
     /// Rows of x that one dispatch takes.
     fn max_rows(&self) -> usize {
         match self {
-            Self::Matvec(shape) | Self::DotMatvec(shape) => shape.m as usize,
+            Self::Matvec(shape) => shape.m as usize,
+            Self::DotMatvec(shape) => shape.team.m as usize,
             Self::Matmul(shape) => shape.max_rows(),
             Self::Direct(shape) => shape.max_rows(),
             Self::Coop(shape) => shape.max_rows(),
@@ -296,7 +297,9 @@ impl Choice {
             Self::Matmul(shape) => shape.summation(product.accumulate, k),
             Self::Direct(shape) => shape.summation(k),
             Self::Coop(shape) => shape.summation(k),
-            Self::DotMatvec(shape) => dot::summation(scheme, product.activation, k, shape.lanes as usize),
+            Self::DotMatvec(shape) => {
+                dot::summation(scheme, product.activation, k, shape.team.lanes as usize)
+            }
             Self::DotMatmul(_) => dot::summation(scheme, product.activation, k, 1),
         }
     }
@@ -598,7 +601,7 @@ fn record_blocks(
             let mut bindings = vec![whole, whole, x, y];
             bindings.extend(e);
             if spec.x_zero && choice.is_dot() {
-                row_sums = sums_of_rows(gpu, tier, spec, op.w, part)?;
+                row_sums = sums_of_rows(gpu, spec, op.w, part)?;
                 bindings.push(Binding::whole(&row_sums));
             }
             let workgroups = choice.workgroups(gpu, m, end - start)?;
@@ -613,7 +616,7 @@ fn record_blocks(
 }
 
 /// The sum of each row of a part of a weight, which a zero-point of x is multiplied with: its product with ones, made once and kept.
-fn sums_of_rows(gpu: &Gpu, tier: Tier, spec: DotSpec, w: &DeviceWeights, part: &Part) -> Result<Buffer> {
+fn sums_of_rows(gpu: &Gpu, spec: DotSpec, w: &DeviceWeights, part: &Part) -> Result<Buffer> {
     if let Some(sums) = part.row_sums(spec.whole) {
         return Ok(sums);
     }
@@ -628,7 +631,7 @@ fn sums_of_rows(gpu: &Gpu, tier: Tier, spec: DotSpec, w: &DeviceWeights, part: &
         ..dot::Params::default()
     };
     params.set_x(&x, 0);
-    let choice = Choice::DotMatvec(dot_matvec::shape(tier, 1));
+    let choice = Choice::for_int8(None, gpu, 1)?;
     let bindings = [&part.buffer, &part.buffer, &x.buffer, &y].map(Binding::whole);
     let pipeline = choice.pipeline(gpu, spec.of_row_sums())?;
     let bytes = bytemuck::bytes_of(&params);

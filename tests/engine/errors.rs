@@ -44,7 +44,6 @@ fn products_that_do_not_fit() {
         match engine.is_cpu() {
             true => drop(run(&x, int8(Int8Group::Row)).unwrap()),
             false => {
-                both("int8 on a GPU", int8(Int8Group::Row));
                 both("an unknown kernel", MatmulOptions { kernel: Some("matmul9000"), ..plain() });
                 both("no product kernel", MatmulOptions { kernel: Some("dequantize"), ..plain() });
                 // Without matrices, or with them and sums in f32.

@@ -7,6 +7,7 @@
 //! | `split` | weights and activations larger than a binding |
 //! | `operands` | experts, ranks, f16 operands, threads |
 //! | `importance` | what a device makes of an importance of columns is what ggml makes of it |
+//! | `int8` | activations as int8: prepared once, static, from layer to layer |
 //! | `errors` | wrong input and lost devices are errors |
 //!
 //! Which numbers each kernel computes for each scheme is `differential.rs`'s business; here few schemes and shapes recur, because
@@ -17,6 +18,7 @@
 mod common;
 mod errors;
 mod importance;
+mod int8;
 mod operands;
 mod own_device;
 mod recorded;
