@@ -13,10 +13,14 @@
 //! `kernels` and `cpu`.
 
 mod array;
+mod plan;
+#[cfg(feature = "gpu")]
+mod tuning;
 
 pub use array::{Array, Int8Array, Int8Tensor, PackedArray};
+pub use plan::{Explanation, Origin, Plan};
 
-use crate::product::{Accumulate, Activation, Function, Int8Group, Int8Scale, Product, Summation};
+use crate::product::{Accumulate, Activation, Function, Int8Group, Int8Scale, Product};
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
 use array::{ArrayData, Int8Data, PackedData};
 use std::borrow::Cow;
@@ -26,12 +30,13 @@ use std::sync::Arc;
 #[cfg(feature = "gpu")]
 use crate::{
     gpu::{self, Buffer, Disable, Gpu, GpuOptions, Target},
-    kernels::{
-        self, DeviceWeights, Tier,
-        int8::DeviceInt8,
-        product::{Choice, Input, Output},
-    },
+    kernels::choice::{self, Facts, Picked, Shape, Winner},
+    kernels::int8::DeviceInt8,
+    kernels::product::{Input, Output},
+    kernels::{self, DeviceWeights, Tier},
 };
+#[cfg(feature = "gpu")]
+use tuning::Tuning;
 
 /// How [`Engine::open`] chooses and opens a device.
 #[derive(Clone, Debug, Default)]
@@ -44,12 +49,33 @@ pub struct EngineOptions {
     pub disable: Disable,
     /// Keep wgpu's run-time checks in shaders although shapes have been checked on the host.
     pub checked: bool,
+    /// What decides which kernel runs where the call does not.
+    #[cfg(feature = "gpu")]
+    pub tune: Tune,
+    /// Where measurements are remembered, instead of the folder `lowbit/tune` in the user's cache folder (`docs/TUNING.md`).
+    #[cfg(feature = "gpu")]
+    pub tune_folder: Option<std::path::PathBuf>,
+}
+
+/// What an engine makes of measurements of its kernels: see [`Engine::tune`]. Without any, `kernels::choice::DEFAULTS` decides.
+#[cfg(feature = "gpu")]
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Tune {
+    /// No file is read or written.
+    Off,
+    /// What `lowbit tune` or another engine left for this adapter, driver and version of lowbit. Nothing is timed.
+    #[default]
+    Load,
+    /// The same, and what is not known yet of these shapes is timed while the engine is opened, and remembered: seconds for each.
+    Now(Vec<Shape>),
 }
 
 /// A device with its kernels, or the CPU. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Engine {
     backend: Backend,
+    #[cfg(feature = "gpu")]
+    tuning: Arc<Tuning>,
 }
 
 #[derive(Clone, Debug)]
@@ -146,30 +172,23 @@ impl MatmulOptions {
     }
 }
 
-/// What a product would run, and how it sums.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// The kernel's name in `KERNELS`; `cpu` on the CPU engine.
-    pub kernel: &'static str,
-    /// Tile, lanes and tier in words.
-    pub detail: String,
-    /// The policy that is carried out: F32 where the device has no f16 arithmetic.
-    pub accumulate: Accumulate,
-    /// Whether weights and activations are rounded to f16 first.
-    pub halves: bool,
-    pub summation: Summation,
-}
-
-impl std::fmt::Display for Plan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}), accumulates in {:?}", self.kernel, self.detail, self.accumulate)
-    }
-}
-
 impl Engine {
     /// The CPU engine.
     pub fn cpu() -> Self {
-        Self { backend: Backend::Cpu }
+        Self {
+            backend: Backend::Cpu,
+            #[cfg(feature = "gpu")]
+            tuning: Arc::default(),
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn of_gpu(gpu: Gpu, options: &EngineOptions) -> Self {
+        let mut engine = Self { backend: Backend::Gpu(gpu), tuning: Arc::default() };
+        if options.tune != Tune::Off {
+            engine.tuning = Arc::new(Tuning::load(&engine.info(), options.tune_folder.as_deref()));
+        }
+        engine
     }
 
     /// A real GPU if there is one, else the CPU engine. Software adapters are taken only if `WGPU_ADAPTER_NAME` names one.
@@ -217,7 +236,7 @@ impl Engine {
     /// A device on this adapter, one of [`gpu::adapter::list`].
     ///
     /// # Errors
-    /// Errors of the driver.
+    /// Errors of the driver; with [`Tune::Now`] those of [`Engine::tune`].
     #[cfg(feature = "gpu")]
     pub async fn open_adapter(adapter: &wgpu::Adapter, options: &EngineOptions) -> Result<Self> {
         let gpu_options = GpuOptions {
@@ -225,14 +244,24 @@ impl Engine {
             disable: options.disable.clone(),
             ..GpuOptions::default()
         };
-        Ok(Self { backend: Backend::Gpu(Gpu::open(adapter, &gpu_options).await?) })
+        let engine = Self::of_gpu(Gpu::open(adapter, &gpu_options).await?, options);
+        if let Tune::Now(shapes) = &options.tune {
+            #[cfg(not(target_arch = "wasm32"))]
+            engine.tune(shapes).await?;
+            #[cfg(target_arch = "wasm32")]
+            return Err(Error::unsupported(format!("timing {} shapes", shapes.len()), "not in a browser"));
+        }
+        Ok(engine)
     }
 
     /// An engine on a device that the application made, with the features and limits it has; WebGPU's defaults are enough.
     /// [`Engine::requirements`] says what more is useful.
     #[cfg(feature = "gpu")]
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Self {
-        Self { backend: Backend::Gpu(Gpu::from_device(device, queue, adapter, &GpuOptions::default())) }
+        Self::of_gpu(
+            Gpu::from_device(device, queue, adapter, &GpuOptions::default()),
+            &EngineOptions::default(),
+        )
     }
 
     /// Features and limits worth asking for when making a device on `adapter` for lowbit.
@@ -247,6 +276,38 @@ impl Engine {
         match &self.backend {
             Backend::Gpu(gpu) => Some(gpu),
             Backend::Cpu => None,
+        }
+    }
+
+    /// What was not right about the file of [`Tune::Load`], in words; it is the table of defaults that decides there.
+    #[cfg(feature = "gpu")]
+    pub fn warnings(&self) -> &[String] {
+        &self.tuning.warnings
+    }
+
+    /// Where tuned kernels are remembered, whether there are any or not. None with [`Tune::Off`], on the CPU engine and where there is no
+    /// folder for it.
+    #[cfg(feature = "gpu")]
+    pub fn tuning_file(&self) -> Option<&std::path::Path> {
+        self.tuning.file.as_deref()
+    }
+
+    /// Whether a winner is known for products like this one.
+    #[cfg(feature = "gpu")]
+    pub fn is_tuned(&self, shape: &Shape) -> bool {
+        self.tuning.winners.get(&shape.class()).is_some()
+    }
+
+    /// Makes these the winners of their classes, here and, where winners are remembered, in the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be written; the engine has the winners then all the same.
+    #[cfg(feature = "gpu")]
+    pub fn remember(&self, winners: &[Winner]) -> Result<()> {
+        winners.iter().for_each(|winner| self.tuning.winners.set(winner.clone()));
+        match &self.tuning.file {
+            Some(path) => tuning::store(path, &self.info(), winners),
+            None => Ok(()),
         }
     }
 
@@ -686,45 +747,10 @@ impl Engine {
             residual: residual.as_ref(),
             y,
         };
-        let tier = Tier::of(gpu.capabilities());
-        let integers = kernels::product::in_integers(&weights.scheme, options.activation);
-        let choice = Choice::new(options.kernel, gpu, call.m, options.accumulate, integers)?;
-        kernels::product::record(gpu, tier, target, &operands, &options.product(), choice)
-    }
-
-    /// What [`Engine::matmul`] would run for `m` rows of x.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for what [`Engine::matmul`] does not do, and if the options pin a kernel that does not take this product.
-    pub fn plan(&self, m: usize, w: &PackedArray, options: &MatmulOptions) -> Result<Plan> {
-        options.supported()?;
-        let k = w.shape().last().copied().unwrap_or(0);
-        #[cfg(not(feature = "gpu"))]
-        let _ = m;
-        match &self.backend {
-            Backend::Cpu => Ok(Plan {
-                kernel: "cpu",
-                detail: cpu::instructions().into(),
-                accumulate: Accumulate::F32,
-                halves: false,
-                summation: cpu::summation(&options.product(), w.scheme(), k),
-            }),
-            #[cfg(feature = "gpu")]
-            Backend::Gpu(gpu) => {
-                let tier = Tier::of(gpu.capabilities());
-                let integers = kernels::product::in_integers(w.scheme(), options.activation);
-                let choice = Choice::new(options.kernel, gpu, m, options.accumulate, integers)?;
-                let accumulate = choice.accumulate(options.accumulate, tier);
-                let product = Product { accumulate, ..options.product() };
-                Ok(Plan {
-                    kernel: choice.kernel(),
-                    detail: format!("{tier}, {choice:?}"),
-                    accumulate,
-                    halves: choice.halves(options.accumulate, tier),
-                    summation: choice.summation(w.scheme(), &product, k),
-                })
-            }
-        }
+        let (on, product) = (Facts::of(gpu), options.product());
+        let shape = Shape::new([call.m, call.rows.len(), weights.k], weights.scheme, &product);
+        let Picked { choice, .. } = choice::pick(&on, &shape, options.kernel, &self.tuning.winners)?;
+        kernels::product::record(gpu, on.tier, target, &operands, &product, choice)
     }
 
     /// Submits what is recorded without waiting. Needed only before commands of the application's own use results.

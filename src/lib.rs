@@ -37,7 +37,9 @@
 //! Features: `cli` (default; the command), `gpu` (wgpu), `parallel` (rayon), `mmap`. Without any of them the crate is the CPU engine on one thread.
 #![deny(unsafe_code)]
 
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+// Without the command only what tuning takes of it is used.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
 mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -57,6 +59,8 @@ pub mod scheme;
 pub mod selftest;
 pub mod tensor;
 mod threads;
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+mod tune;
 
 pub use engine::{
     Array, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, MatmulOptions, PackedArray, Plan,

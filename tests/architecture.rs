@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! scheme <- packed <- {reference, cpu, file, kernels}        gpu <- kernels
-//! {cpu, kernels} <- engine <- {quantize, calibrate, train, model, selftest <- bench} <- {cli, web}
+//! {cpu, kernels} <- engine <- {quantize, calibrate, train, model, selftest <- bench <- tune} <- {cli, web}
 //! ```
 //!
 //! A file is cut into tokens, comments and literals left out; paths that begin at the crate's root (`crate::`, trees of it, chains of
@@ -29,7 +29,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("report", &[]),
     ("selftest", &["engine", "quantize", "reference", "report"]),
     ("bench", &["selftest"]),
-    ("cli", &["file", "train", "model", "selftest", "bench"]),
+    ("tune", &["bench"]),
+    ("cli", &["file", "train", "model", "selftest", "bench", "tune"]),
     ("web", &["file", "train", "model", "selftest"]),
 ];
 

@@ -90,7 +90,7 @@ fn print(report: &Report) {
 }
 
 fn open(found: &Found, disable: Disable, checked: bool) -> Engine {
-    let options = EngineOptions { device: None, disable, checked };
+    let options = EngineOptions { disable, checked, ..EngineOptions::default() };
     pollster::block_on(Engine::open_adapter(&found.adapter, &options)).expect("the adapter opens")
 }
 

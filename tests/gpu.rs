@@ -148,6 +148,40 @@ fn equal_parameters_share_a_uniform_buffer() {
     });
 }
 
+/// The bind groups that are kept for another dispatch give their buffers' memory back: of buffers that stay, when they are dropped; of
+/// scratch, when the pool lets go of it.
+#[test]
+fn kept_bind_groups_keep_no_memory() {
+    for found in adapters() {
+        let (name, options) =
+            (found.info.summary(), GpuOptions { pool_bytes: 1 << 20, ..Default::default() });
+        let gpu = block_on(Gpu::open(&found.adapter, &options)).expect(&name);
+        let n = 4 << 20;
+        let used = || gpu.device().generate_allocator_report().map(|report| report.total_allocated_bytes);
+        let run = || {
+            let (x, y) = (gpu.alloc_persistent(4 * n as u64, "x").unwrap(), alloc(&gpu, n));
+            let small = alloc(&gpu, 64);
+            let before = gpu.stats().groups_created;
+            for _ in 0..2 {
+                add(&gpu, &mut Target::Recorder, &x, &y, n, 1.0).unwrap();
+                add(&gpu, &mut Target::Recorder, &x, &small, 64, 1.0).unwrap();
+            }
+            assert_eq!(gpu.stats().groups_created - before, 2, "{name}: kept for the second turn");
+            gpu.flush().unwrap();
+            gpu.wait().unwrap();
+        };
+        run();
+        let Some(before) = used() else {
+            println!("NOT COVERED: {name} does not tell how much memory is in use");
+            continue;
+        };
+        (0..3).for_each(|_| run());
+        // Freed memory is returned when the device is polled.
+        gpu.wait().unwrap();
+        assert!(used().is_some_and(|now| now < before + 4 * n as u64), "{name}: {before} -> {:?}", used());
+    }
+}
+
 #[test]
 fn many_dispatches_flush_by_themselves() {
     on_each(|name, gpu| {

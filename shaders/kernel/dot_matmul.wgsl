@@ -127,7 +127,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                 //% endfor
                 //% if i.sums
                 //% for t in range(subs)
-                x_sum[(local * {{ subs }}u + {{ t }}u) * {{ bm }}u + m] = {{ sum_type }}({% for q in range(t * words, (t + 1) * words) %}{{ "" if loop.first else " + " }}dot4I8Packed({{ "ab"[q // 4] }}.{{ "xyzw"[q % 4] }}, ONES){% endfor %});
+                {
+                    var sum = 0i;
+                    //% for q in range(t * words, (t + 1) * words)
+                    sum += dot4I8Packed({{ "ab"[q // 4] }}.{{ "xyzw"[q % 4] }}, ONES);
+                    //% endfor
+                    x_sum[(local * {{ subs }}u + {{ t }}u) * {{ bm }}u + m] = {{ sum_type }}(sum);
+                }
                 //% endfor
                 //% endif
                 //% if i.x_group

@@ -1,4 +1,4 @@
-// y[m, n] = x[m, :] . w[n, :] for int8 activations and M of 1 to 8, all rows of x in one pass over the weights.
+// y[m, n] = x[m, :] . w[n, :] for int8 activations, up to 8 rows of x in one pass over the weights; workgroups in z have more of them.
 //
 // A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values. Codes, made into signed bytes,
 // meet x four at a time. Sums of `sub` products that share their scales are exact integers.
@@ -23,6 +23,9 @@ struct Params {
 
 //% include "lib/grid.wgsl"
 //% include "scheme/weights.wgsl"
+//% if wide
+//% include "scheme/chunks.wgsl"
+//% endif
 //% include "scheme/bytes.wgsl"
 //% include "lib/epilogue.wgsl"
 //% if y_int8
@@ -57,6 +60,7 @@ fn main(
     workgroupBarrier();
     //% endif
     let first = (linear_workgroup(wid, count) * {{ teams }}u + team) * {{ team_rows }}u;
+    let m_first = wid.z * {{ m }}u;
     // Rows beyond the last are computed again from the last and not stored.
     //% for r in range(team_rows)
     let row{{ r }} = p.row0 + min(first + {{ r }}u, p.n - 1u);
@@ -72,12 +76,15 @@ fn main(
     var x_sum{{ j }} = 0i;
     //% endfor
     //% endif
+    //% for j in range(m)
+    let m{{ j }} = min(m_first + {{ j }}u, p.m - 1u);
+    //% endfor
     let chunks = (p.k + 31u) / 32u;
     for (var c = lane; c < chunks; c += {{ lanes }}u) {
         //% for j in range(m)
-        let at{{ j }} = (p.x_row0 + {{ j }}u) * p.x_stride + 2u * c;
+        let at{{ j }} = (p.x_row0 + m{{ j }}) * p.x_stride + 2u * c;
         //% if i.x_group
-        let x_scale{{ j }} = x_scale_of({{ j }}u, (32u * c) / {{ i.x_group }}u);
+        let x_scale{{ j }} = x_scale_of(m{{ j }}, (32u * c) / {{ i.x_group }}u);
         //% endif
         //% endfor
         //% if wide
@@ -189,19 +196,19 @@ fn main(
         //% for j in range(m)
         //% set x_arg = (", x_all" ~ j if i.zero else ", 0i") if i.whole else ""
         //% if y_int8
-        if first < p.n {
+        if first < p.n && m_first + {{ j }}u < p.m {
             var v: vec4<f32>;
             //% for r in range(team_rows)
             if first + {{ r }}u < p.n {
-                v[{{ r }}u] = finished({{ j }}u, first + {{ r }}u, dot_end({{ j }}u, first + {{ r }}u, sum{{ r }}_{{ j }}{{ x_arg }}));
+                v[{{ r }}u] = finished(m{{ j }}, first + {{ r }}u, dot_end(m{{ j }}, first + {{ r }}u, sum{{ r }}_{{ j }}{{ x_arg }}));
             }
             //% endfor
-            store4({{ j }}u, first, v);
+            store4(m{{ j }}, first, v);
         }
         //% else
         //% for r in range(team_rows)
-        if first + {{ r }}u < p.n {
-            store({{ j }}u, first + {{ r }}u, dot_end({{ j }}u, first + {{ r }}u, sum{{ r }}_{{ j }}{{ x_arg }}));
+        if first + {{ r }}u < p.n && m_first + {{ j }}u < p.m {
+            store(m{{ j }}, first + {{ r }}u, dot_end(m{{ j }}, first + {{ r }}u, sum{{ r }}_{{ j }}{{ x_arg }}));
         }
         //% endfor
         //% endif
@@ -229,24 +236,24 @@ fn main(
         workgroupBarrier();
     }
     let at = team * {{ lanes }}u;
-    //% set x_arg = (", sums[(" ~ outputs ~ "u + m) * " ~ workgroup ~ "u + at]" if i.zero else ", 0i") if i.whole else ""
+    //% set x_arg = (", sums[(" ~ outputs ~ "u + j) * " ~ workgroup ~ "u + at]" if i.zero else ", 0i") if i.whole else ""
     //% if y_int8
-    if lane < {{ m }}u && first < p.n {
-        let m = lane;
+    if lane < {{ m }}u && first < p.n && m_first + lane < p.m {
+        let j = lane;
         var v: vec4<f32>;
         for (var r = 0u; r < {{ team_rows }}u; r++) {
             if first + r < p.n {
-                v[r] = finished(m, first + r, dot_end(m, first + r, sums[(r * {{ m }}u + m) * {{ workgroup }}u + at]{{ x_arg }}));
+                v[r] = finished(m_first + j, first + r, dot_end(m_first + j, first + r, sums[(r * {{ m }}u + j) * {{ workgroup }}u + at]{{ x_arg }}));
             }
         }
-        store4(m, first, v);
+        store4(m_first + j, first, v);
     }
     //% else
     for (var o = lane; o < {{ outputs }}u; o += {{ lanes }}u) {
         let n = first + o / {{ m }}u;
-        let m = o % {{ m }}u;
-        if n < p.n {
-            store(m, n, dot_end(m, n, sums[o * {{ workgroup }}u + at]{{ x_arg }}));
+        let j = o % {{ m }}u;
+        if n < p.n && m_first + j < p.m {
+            store(m_first + j, n, dot_end(m_first + j, n, sums[o * {{ workgroup }}u + at]{{ x_arg }}));
         }
     }
     //% endif

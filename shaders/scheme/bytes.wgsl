@@ -1,4 +1,5 @@
-// Packed weights -> signed bytes, for schemes whose values are integers times `i.unit`. Needs `scheme/weights.wgsl`.
+// Packed weights -> signed bytes, for schemes whose values are integers times `i.unit`. Needs `scheme/weights.wgsl` and, if `wide`,
+// `scheme/chunks.wgsl`.
 //
 //   bytes_load(tid)        once per workgroup, after `lut_load` and a barrier, followed by a barrier, if `s.table`
 //   signed_bytes(codes)    four values less `i.fold`, in units, of the codes in the bytes of a word
@@ -38,7 +39,6 @@ fn signed_bytes(codes: u32) -> u32 {
 //% endif
 
 //% if wide
-//% include "scheme/chunks.wgsl"
 fn chunk_bytes(row: u32, c: u32) -> array<u32, 8> {
     let codes = chunk_codes(row, c);
     return array<u32, 8>(

@@ -6,7 +6,7 @@
 //!
 //! M rows of x meet a weight [N, K]; quantize and dequantize have no M. Layers of one shape are one case with all their names.
 
-use crate::product::Activation;
+use crate::product::{Accumulate, Activation};
 use crate::{Error, Result, Scheme};
 use serde::{Deserialize, Serialize};
 
@@ -93,14 +93,36 @@ pub struct Case {
     /// Rows of x; 0 where there is none.
     pub m: usize,
     pub weight: Weight,
+    /// Of a product.
+    pub call: Call,
+}
+
+/// How a product is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Call {
     pub activation: Activation,
+    pub accumulate: Accumulate,
+    /// The variant that is pinned, on a GPU; else the engine's choice runs.
+    pub kernel: Option<&'static str>,
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.activation != Activation::F32 {
+            write!(f, " x {}", self.activation.name())?;
+        }
+        if self.accumulate != Accumulate::F32 {
+            write!(f, " sums {}", self.accumulate.name())?;
+        }
+        self.kernel.map_or(Ok(()), |kernel| write!(f, " by {kernel}"))
+    }
 }
 
 impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Weight { n, k, .. } = self.weight;
         write!(f, "{} {} ", self.operation.name(), self.scheme)?;
-        if self.m == 0 { write!(f, "{n}x{k}") } else { write!(f, "{}x{n}x{k}", self.m) }
+        if self.m == 0 { write!(f, "{n}x{k}") } else { write!(f, "{}x{n}x{k}{}", self.m, self.call) }
     }
 }
 
@@ -109,7 +131,7 @@ pub fn all(
     operations: &[Operation],
     schemes: &[Scheme],
     shapes: &[(Weight, Vec<usize>)],
-    activation: Activation,
+    call: Call,
 ) -> Vec<Case> {
     let mut all: Vec<Case> = Vec::new();
     for &operation in operations {
@@ -120,7 +142,7 @@ pub fn all(
                     false => vec![0],
                 };
                 for m in rows {
-                    let case = Case { operation, scheme, m, weight: weight.clone(), activation };
+                    let case = Case { operation, scheme, m, weight: weight.clone(), call };
                     if !all.contains(&case) {
                         all.push(case);
                     }
@@ -210,14 +232,14 @@ pub fn check_sizes(m: usize, n: usize, k: usize) -> Result<()> {
     }
 }
 
-/// M, N and K of a text like `1x4096x14336`.
+/// M, N and K of a text like `1x4096x14336`, which is of this option.
 ///
 /// # Errors
 /// [`Error::Usage`].
-pub fn parse_shape(text: &str) -> Result<[usize; 3]> {
+pub fn parse_shape(text: &str, option: &str) -> Result<[usize; 3]> {
     let numbers: Vec<Option<usize>> = text.split(['x', 'X']).map(|n| n.trim().parse().ok()).collect();
     let [Some(m), Some(n), Some(k)] = *numbers else {
-        return Err(Error::Usage(format!("--shape '{text}': expected MxNxK, as in 1x4096x11008")));
+        return Err(Error::Usage(format!("{option} '{text}': expected MxNxK, as in 1x4096x11008")));
     };
     check_sizes(m, n, k)?;
     Ok([m, n, k])
@@ -277,7 +299,7 @@ mod tests {
         let scheme = "q4_0".parse().unwrap();
         let weight = || Weight::new(64, 32);
         let shapes = [(weight(), vec![1, 8, 9]), (weight(), vec![1])];
-        let cases = all(Operation::ALL, &[scheme], &shapes, Activation::F32);
+        let cases = all(Operation::ALL, &[scheme], &shapes, Call::default());
         let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
         assert_eq!(
             names,
@@ -293,10 +315,10 @@ mod tests {
 
     #[test]
     fn shapes_are_three_sizes() {
-        assert_eq!(parse_shape("1x4096x11008").unwrap(), [1, 4096, 11008]);
+        assert_eq!(parse_shape("1x4096x11008", "--shape").unwrap(), [1, 4096, 11008]);
         for text in ["", "4096x4096", "1x2x3x4", "ax4x4", "1x-4x4", "0x4x4", "1x32768x32769", "65536x65536x4"]
         {
-            assert!(matches!(parse_shape(text), Err(Error::Usage(_))), "{text}");
+            assert!(matches!(parse_shape(text, "--shape"), Err(Error::Usage(_))), "{text}");
         }
     }
 }

@@ -178,8 +178,10 @@ pub struct Measured {
     pub k: usize,
     /// The model and its layers, or empty.
     pub label: String,
-    /// How x enters a product; null without.
+    /// How x enters a product, and what its sums may be; null without.
     pub activation: Option<String>,
+    #[serde(default)]
+    pub accumulate: Option<String>,
     pub regime: Regime,
     /// Copies of the operands that take turns.
     pub copies: usize,
@@ -209,8 +211,6 @@ pub struct Measured {
 #[derive(Clone, Copy, Debug)]
 pub struct Demand<'a> {
     pub case: &'a Case,
-    /// What the engine carries out.
-    pub accumulate: Accumulate,
     pub regime: Regime,
     pub bytes: u64,
     pub flops: u64,
@@ -222,11 +222,11 @@ impl Demand<'_> {
         if self.case.operation.is_product() { Limit::Read } else { Limit::Copy }
     }
 
-    /// The units that may compute it: cooperative matrices take f16 and sum in f32.
+    /// The units that may compute it, whichever the engine takes: with f32 sums weights are not rounded, and so f16 units and cooperative
+    /// matrices, which take f16, may not.
     fn units(&self) -> &'static [Limit] {
-        match (self.case.activation, self.accumulate) {
-            (Activation::F32, Accumulate::F32) => &[Limit::F32],
-            (Activation::F16, Accumulate::F32) => &[Limit::F32, Limit::CoopMatrix],
+        match (self.case.call.activation, self.case.call.accumulate) {
+            (Activation::F32 | Activation::F16, Accumulate::F32) => &[Limit::F32],
             (Activation::F32 | Activation::F16, _) => &[Limit::F32, Limit::F16, Limit::CoopMatrix],
             (Activation::Int8(_) | Activation::Int8Static(_), _) => {
                 &[Limit::F32, Limit::IntDot, Limit::CoopMatrix]
@@ -416,9 +416,12 @@ impl Measured {
 
     /// What identifies a case among those of a file.
     pub fn key(&self) -> String {
-        let x =
-            self.activation.as_deref().filter(|x| *x != "f32").map(|x| format!(" x {x}")).unwrap_or_default();
-        format!("{} {} {}{x} {}", self.operation.name(), self.scheme, self.shape(), self.regime.name())
+        let other = |word: &str, name: &Option<String>| {
+            let name = name.as_deref().filter(|name| *name != "f32");
+            name.map(|name| format!(" {word} {name}")).unwrap_or_default()
+        };
+        let call = other("x", &self.activation) + &other("sums", &self.accumulate);
+        format!("{} {} {}{call} {}", self.operation.name(), self.scheme, self.shape(), self.regime.name())
     }
 
     /// Operations per byte.
@@ -430,15 +433,16 @@ impl Measured {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bench::cases::Weight;
+    use crate::bench::cases::{Call, Weight};
 
     fn times(median: f64, spread: f64) -> Times {
         let quartiles = [median * (1.0 - spread), median * (1.0 + spread)];
         Times { median, quartiles, samples: 5, runs: 2, clock: Clock::Gpu }
     }
 
-    fn case(operation: Operation, activation: Activation) -> Case {
-        Case { operation, scheme: "q4_0".parse().unwrap(), m: 1, weight: Weight::new(64, 64), activation }
+    fn case(operation: Operation, activation: Activation, accumulate: Accumulate) -> Case {
+        let call = Call { activation, accumulate, kernel: None };
+        Case { operation, scheme: "q4_0".parse().unwrap(), m: 1, weight: Weight::new(64, 64), call }
     }
 
     /// A file with a few ceilings and cases, as of a made-up device.
@@ -476,6 +480,7 @@ pub(super) mod tests {
                 k: 4096,
                 label: "llama-7b q,k,v,o".into(),
                 activation: Some("f32".into()),
+                accumulate: Some("f32".into()),
                 regime,
                 copies: 3,
                 kernel: "matvec".into(),
@@ -501,6 +506,7 @@ pub(super) mod tests {
             flops: 0,
             tflop_per_s: 0.0,
             activation: None,
+            accumulate: None,
             ..file.cases[0].clone()
         });
         file
@@ -509,18 +515,26 @@ pub(super) mod tests {
     #[test]
     fn the_slower_of_memory_and_arithmetic_binds() {
         let ceilings = sample_file().ceilings;
-        let (x32, x16) = (case(Operation::Matmul, Activation::F32), case(Operation::Matmul, Activation::F16));
-        let decode = case(Operation::Dequantize, Activation::F32);
-        let demand = |case, regime, bytes, flops| {
-            let demand = Demand { case, accumulate: Accumulate::F32, regime, bytes, flops };
+        let matmul = |activation, accumulate| case(Operation::Matmul, activation, accumulate);
+        let x32 = matmul(Activation::F32, Accumulate::F32);
+        let decode = case(Operation::Dequantize, Activation::F32, Accumulate::F32);
+        let demand = |case: &Case, regime, bytes, flops| {
+            let demand = Demand { case, regime, bytes, flops };
             bound(&ceilings, &demand).map(|(c, seconds)| (c.name.clone(), seconds))
         };
         let is = |name: &str, seconds: f64| Some((name.to_string(), seconds));
         // 1 GB at 1 TB/s is 1 ms; at 50 TFLOP/s 5e10 operations are 1 ms too.
         assert_eq!(demand(&x32, Regime::Dram, 1_000_000_000, 1 << 20), is("read, DRAM", 1e-3));
         assert_eq!(demand(&x32, Regime::Dram, 1000, 100_000_000_000), is("f32 FMA", 2e-3));
-        // f16 activations may go through cooperative matrices, f32 ones may not.
-        assert_eq!(demand(&x16, Regime::Dram, 1000, 100_000_000_000), is("coop. matrix 16x16x16", 2e-4));
+        // Cooperative matrices round weights to f16, which f32 sums do not allow, whatever the activations are.
+        for (activation, accumulate, units) in [
+            (Activation::F16, Accumulate::F32, is("f32 FMA", 2e-3)),
+            (Activation::F32, Accumulate::F16, is("coop. matrix 16x16x16", 2e-4)),
+            (Activation::F16, Accumulate::F16Chunked, is("coop. matrix 16x16x16", 2e-4)),
+        ] {
+            let case = matmul(activation, accumulate);
+            assert_eq!(demand(&case, Regime::Dram, 1000, 100_000_000_000), units);
+        }
         assert_eq!(demand(&decode, Regime::Dram, 900_000_000, 0), is("copy, DRAM", 1e-3));
         // The smallest walk that is long enough; nothing was measured for longer ones.
         assert_eq!(demand(&x32, Regime::Cache, 800_000, 1), is("read, 1 MiB", 1e-7));
@@ -559,6 +573,9 @@ pub(super) mod tests {
         scale(&mut b.cases[2], 1.5);
         b.cases[2].tile = "128x128".into();
         b.cases[3].k = 2048;
+        let mut halves = b.cases[1].clone();
+        halves.accumulate = Some("f16".into());
+        b.cases.push(halves);
         b.ceilings[0].rate = Some(2e12);
         b.ceilings[0].quartiles = Some([1.9e12, 2.1e12]);
         let result = compare(&a, &b, false).unwrap();
@@ -568,7 +585,10 @@ pub(super) mod tests {
         assert_eq!(result.cases[2].kernels.as_deref(), Some("matvec (32 lanes) -> matvec (128x128)"));
         assert_eq!(result.cases[0].kernels, None);
         assert_eq!(result.only_a, ["dequantize q4_0 4096x4096 dram"]);
-        assert_eq!(result.only_b, ["dequantize q4_0 4096x2048 dram"]);
+        assert_eq!(
+            result.only_b,
+            ["dequantize q4_0 4096x2048 dram", "matvec q4_0 1x4096x4096 sums f16 cache"]
+        );
         let verdicts: Vec<_> = result.ceilings.iter().map(|c| c.verdict).collect();
         assert_eq!((verdicts.len(), verdicts[0], verdicts[1]), (6, Verdict::Faster, Verdict::Same));
         b.device.name = "another".into();

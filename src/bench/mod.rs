@@ -19,6 +19,7 @@
 pub mod cases;
 pub mod ceilings;
 pub mod file;
+#[cfg(feature = "cli")]
 pub mod plot;
 pub mod run;
 pub mod sample;

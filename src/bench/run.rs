@@ -5,9 +5,10 @@
 //! ```
 //!
 //! What is compared is a sample of rows, the first and the last among them, of the first copy and the last. Codes are random for
-//! products and decoding, so that nothing has to be encoded; a period of rows that no power of two divides is repeated.
+//! products and decoding, so that nothing has to be encoded; a period of rows that no power of two divides is repeated. Where sums may be f16,
+//! a bound for sums in sequence may be wider than they are; such products are compared bit for bit on inputs whose sums are exact, too.
 
-use super::cases::{Case, Operation};
+use super::cases::{Call, Case, Operation};
 use super::ceilings::{cache_bytes, dram_bytes};
 use super::file::{Ceiling, Demand, Measured, Regime, bound};
 use super::sample::{Effort, Times, sample};
@@ -16,6 +17,7 @@ use crate::kernels::{self, DeviceWeights, quantize::Encoding};
 use crate::product::{Accumulate, Activation, Product};
 use crate::reference::{self, matmul};
 use crate::scheme::{Encoder, Group, Layout, Value};
+use crate::selftest::allowance;
 use crate::selftest::data::{self, Random};
 use crate::threads;
 use crate::{
@@ -29,6 +31,8 @@ use std::ops::Range;
 const PERIOD: usize = 251;
 /// Copies of operands at most. What is so small that caches hold all of them is measured there only.
 const MOST_COPIES: u64 = 512;
+/// Activations of a row that are not zero where sums are to be exact, in f16 too.
+const EXACT_TERMS: usize = 8;
 /// Rows of x that are compared.
 const X_ROWS: usize = 12;
 
@@ -38,6 +42,51 @@ const X_ROWS: usize = 12;
 /// [`Error::Check`] if the engine computes something else than the reference; what the engine cannot do; errors of the device.
 pub fn measure(engine: &Engine, case: &Case, ceilings: &[Ceiling], effort: &Effort) -> Result<Vec<Measured>> {
     Subject::new(engine, case)?.measure(ceilings, effort)
+}
+
+/// A variant with its times, or why it has none.
+pub struct Contestant {
+    pub variant: &'static str,
+    pub outcome: Result<Timed>,
+}
+
+/// Times of a product that is right.
+pub struct Timed {
+    pub times: Times,
+    pub regime: Regime,
+    /// Values compared.
+    pub verified: usize,
+}
+
+/// Verifies and times variants of a product's kernel on the same operands: in memory if there are enough of them, else in a cache. `progress`
+/// hears of each as it is begun.
+///
+/// # Errors
+/// What the engine cannot do with any of them; the loss of the device.
+pub fn contest(
+    engine: &Engine,
+    case: &Case,
+    variants: &[&'static str],
+    effort: &Effort,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Contestant>> {
+    let mut subject = Subject::new(engine, case)?;
+    let (regime, copies) = subject.regimes().into_iter().next().unwrap_or((Regime::Cache, 1));
+    let mut all = Vec::new();
+    for &variant in variants {
+        progress(variant);
+        if let Operands::Product(_, _, options) = &mut subject.operands {
+            options.kernel = Some(variant);
+        }
+        let timed = subject.verify_all().and_then(|verified| {
+            Ok(Timed { times: subject.time(copies, effort)?, regime, verified: verified.values })
+        });
+        match timed {
+            Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
+            outcome => all.push(Contestant { variant, outcome }),
+        }
+    }
+    Ok(all)
 }
 
 /// Operands of a case on an engine.
@@ -83,6 +132,12 @@ struct Verified {
     worst: f64,
 }
 
+impl Verified {
+    fn and(self, other: Self) -> Self {
+        Self { values: self.values + other.values, worst: self.worst.max(other.worst) }
+    }
+}
+
 impl<'a> Subject<'a> {
     fn new(engine: &'a Engine, case: &'a Case) -> Result<Self> {
         let (n, k) = (case.weight.n, case.weight.k);
@@ -90,7 +145,7 @@ impl<'a> Subject<'a> {
         scheme.check_shape(&[n, k])?;
         let packed_bytes = Layout::new(scheme, n, k).len() as u64;
         let dense_bytes = (n * k * 4) as u64;
-        let x_size = if case.activation == Activation::F16 { 2 } else { 4 };
+        let x_size = if case.call.activation == Activation::F16 { 2 } else { 4 };
         let bytes = match case.operation.is_product() {
             true => packed_bytes + (case.m * k * x_size + case.m * n * 4) as u64,
             false => packed_bytes + dense_bytes,
@@ -172,24 +227,40 @@ impl<'a> Subject<'a> {
     }
 
     fn measure(&self, ceilings: &[Ceiling], effort: &Effort) -> Result<Vec<Measured>> {
-        let mut verified = self.verify(0)?;
-        if self.copies() > 1 {
-            let last = self.verify(self.copies() - 1)?;
-            verified =
-                Verified { values: verified.values + last.values, worst: verified.worst.max(last.worst) };
-        }
-        let dram = self.fills_caches.then(|| (Regime::Dram, self.copies()));
-        let cache = (self.bytes <= cache_bytes()).then_some((Regime::Cache, 1));
+        let verified = self.verify_all()?;
         let mut all = Vec::new();
-        for (regime, copies) in dram.into_iter().chain(cache) {
-            let mut next = 0;
-            let times = sample(self.engine, effort, || {
-                next = (next + 1) % copies;
-                self.run(next)
-            })?;
+        for (regime, copies) in self.regimes() {
+            let times = self.time(copies, effort)?;
             all.push(self.result(ceilings, regime, copies, &times, verified)?);
         }
         Ok(all)
+    }
+
+    /// Where operands can be, and how many copies of them take turns then.
+    fn regimes(&self) -> Vec<(Regime, usize)> {
+        let dram = self.fills_caches.then(|| (Regime::Dram, self.copies()));
+        let cache = (self.bytes <= cache_bytes()).then_some((Regime::Cache, 1));
+        dram.into_iter().chain(cache).collect()
+    }
+
+    fn time(&self, copies: usize, effort: &Effort) -> Result<Times> {
+        let mut next = 0;
+        sample(self.engine, effort, || {
+            next = (next + 1) % copies;
+            self.run(next)
+        })
+    }
+
+    /// Compares the results for the first copy and the last.
+    fn verify_all(&self) -> Result<Verified> {
+        let mut verified = self.verify(0)?;
+        if self.copies() > 1 {
+            verified = verified.and(self.verify(self.copies() - 1)?);
+        }
+        if self.case.operation.is_product() && self.case.call.accumulate != Accumulate::F32 {
+            verified = verified.and(self.verify_exact()?);
+        }
+        Ok(verified)
     }
 
     fn result(
@@ -204,12 +275,11 @@ impl<'a> Subject<'a> {
         let (n, k) = (case.weight.n, case.weight.k);
         let flops = 2 * (case.m * n * k) as u64;
         let plan = self.plan()?;
-        let accumulate = plan.as_ref().map_or(Accumulate::F32, |plan| plan.accumulate);
-        let demand = Demand { case, accumulate, regime, bytes: self.bytes, flops };
+        let demand = Demand { case, regime, bytes: self.bytes, flops };
         let limit = bound(ceilings, &demand);
         let product = case.operation.is_product();
         let (kernel, tile) = match plan {
-            Some(plan) => (plan.kernel.to_string(), plan.detail),
+            Some(plan) => (plan.variant.to_string(), plan.detail),
             None => (self.kernels(), self.engine.info().tier),
         };
         Ok(Measured {
@@ -219,7 +289,8 @@ impl<'a> Subject<'a> {
             n,
             k,
             label: case.weight.label.clone(),
-            activation: product.then(|| case.activation.to_string()),
+            activation: product.then(|| case.call.activation.name().into()),
+            accumulate: product.then(|| case.call.accumulate.name().into()),
             regime,
             copies,
             kernel,
@@ -275,23 +346,50 @@ impl<'a> Subject<'a> {
         if n <= 12 { threads::ranges(n, n) } else { vec![0..4, n / 2..n / 2 + 4, n - 4..n] }
     }
 
-    /// The bound of the self-test: `(chain + depth + 4) * 2^-24 * (sum of the magnitudes of all terms)`. Not all of it may be so wide that
-    /// zeros would pass.
+    /// The bound of the self-test, from the plan of the product. Not all of it may be so wide that zeros would pass. Sums that are f16 are
+    /// [`Subject::verify_exact`]'s business.
     fn verify_product(&self, w: &PackedTensor, x: &[f32], y: &[f32]) -> Result<Verified> {
+        let (_, k) = w.matrix();
+        let plan = self.plan()?.ok_or_else(|| self.wrong("no product".into()))?;
+        if plan.accumulate != Accumulate::F32 {
+            return Ok(Verified::default());
+        }
+        let (steps, floor) = allowance(&plan, k);
+        self.verify_rows(w, x, y, |size| 1.001 * steps * size + floor)
+    }
+
+    /// Small numbers, few of which are not zero: no sum is rounded, and results are equal.
+    fn verify_exact(&self) -> Result<Verified> {
+        let (Truth::Product(w, _), Operands::Product(all, _, options)) = (&self.truth, &self.operands) else {
+            return Err(self.wrong("no product".into()));
+        };
+        let (m, k) = (self.case.m, self.case.weight.k);
+        let mut rng = Random::new((m * 31 + k) as u64);
+        let x = data::activations(m, k, Some(EXACT_TERMS), &mut rng);
+        let tensor = self.engine.upload(&Tensor::from_f32([m, k], x.clone())?)?;
+        let y = self.engine.matmul(&tensor, &all[0], options)?;
+        self.verify_rows(w, &x, &block_on(y.read())?.to_f32(), |_| 0.0)
+    }
+
+    /// Compares rows of y with the reference; `bound` of the magnitudes of all terms of a sum is how far it may be off.
+    fn verify_rows(
+        &self,
+        w: &PackedTensor,
+        x: &[f32],
+        y: &[f32],
+        bound: impl Fn(f64) -> f64,
+    ) -> Result<Verified> {
         let (n, k) = w.matrix();
         let m = self.case.m;
-        let plan = self.plan()?.ok_or_else(|| self.wrong("no product".into()))?;
-        let sum = plan.summation;
-        let steps = 1.001 * (sum.chain + sum.depth + 4) as f64 * f64::from(f32::EPSILON) / 2.0;
-        if plan.accumulate != Accumulate::F32 || y.len() != m * n {
-            return Err(self.wrong(format!("{} values, summed in {:?}", y.len(), plan.accumulate)));
+        if y.len() != m * n {
+            return Err(self.wrong(format!("{} values instead of {}", y.len(), m * n)));
         }
         let chosen: Vec<usize> = match m {
             0..=X_ROWS => (0..m).collect(),
             _ => (0..X_ROWS).map(|i| i * (m - 1) / (X_ROWS - 1)).collect(),
         };
         let x: Vec<f32> = chosen.iter().flat_map(|&row| &x[row * k..][..k]).copied().collect();
-        let product = Product { activation: self.case.activation, ..Product::default() };
+        let product = Product { activation: self.case.call.activation, ..Product::default() };
         let (mut verified, mut telling) = (Verified::default(), false);
         for rows in self.samples() {
             let w = w.slice_rows(rows.clone());
@@ -300,7 +398,7 @@ impl<'a> Subject<'a> {
             for (i, (want, size)) in want.iter().zip(&size).enumerate() {
                 let (row, col) = (chosen[i / rows.len()], rows.start + i % rows.len());
                 let got = f64::from(y[row * n + col]);
-                let bound = steps * size;
+                let bound = bound(*size);
                 let error = (got - want).abs();
                 // A NaN is not inside.
                 let inside = error <= bound;
@@ -392,7 +490,9 @@ impl<'a> Subject<'a> {
 fn random_weight(case: &Case) -> Result<PackedTensor> {
     let (n, k) = (case.weight.n, case.weight.k);
     let mut rng = Random::new((n * 31 + k) as u64);
-    let some = data::packed(&case.scheme, &[n.min(PERIOD), k], false, &mut rng)?;
+    // Codes are as random in numbers that f16 sums hold.
+    let exact = case.call.accumulate != Accumulate::F32;
+    let some = data::packed(&case.scheme, &[n.min(PERIOD), k], exact, &mut rng)?;
     if n <= PERIOD {
         return Ok(some);
     }
@@ -419,7 +519,8 @@ fn product(engine: &Engine, case: &Case, copies: usize) -> Result<(Operands, Tru
     let packed = random_weight(case)?;
     let k = case.weight.k;
     let mut x = random_rows(case.m, k);
-    let tensor = match case.activation {
+    let Call { activation, accumulate, kernel } = case.call;
+    let tensor = match activation {
         Activation::F16 => {
             let halves: Vec<f16> = x.iter().map(|&v| f16::from_f32(v)).collect();
             x = halves.iter().map(|v| v.to_f32()).collect();
@@ -427,7 +528,7 @@ fn product(engine: &Engine, case: &Case, copies: usize) -> Result<(Operands, Tru
         }
         _ => Tensor::from_f32([case.m, k], x.clone())?,
     };
-    let options = Box::new(MatmulOptions { activation: case.activation, ..MatmulOptions::default() });
+    let options = Box::new(MatmulOptions { activation, accumulate, kernel, ..MatmulOptions::default() });
     let weights = (0..copies).map(|_| engine.upload_packed(&packed)).collect::<Result<Vec<_>>>()?;
     Ok((Operands::Product(weights, engine.upload(&tensor)?, options), Truth::Product(packed, x)))
 }
@@ -477,7 +578,7 @@ mod tests {
 
     fn cases(scheme: &str) -> Vec<Case> {
         let shapes = [(Weight::new(300, 128), vec![1, 20])];
-        all(Operation::ALL, &[scheme.parse().unwrap()], &shapes, Activation::F32)
+        all(Operation::ALL, &[scheme.parse().unwrap()], &shapes, Call::default())
     }
 
     /// Every operation passes as it is, and has no time with a fault in what it is given: one weight of a row that is compared.
@@ -517,7 +618,7 @@ mod tests {
             scheme: "q8_0".parse().unwrap(),
             m: 1,
             weight: Weight::new(1024, 1024),
-            activation: Activation::F16,
+            call: Call { activation: Activation::F16, ..Call::default() },
         };
         let all = measure(&engine, &case, &[], &ONCE).unwrap();
         let regimes: Vec<_> = all.iter().map(|m| (m.regime, m.copies > 1)).collect();

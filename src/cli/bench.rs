@@ -6,17 +6,16 @@
 //! ```
 
 use super::open_engine;
-use super::output::Output;
+use super::output::{Output, write_text};
 use super::print::{self, Align, Table};
-use crate::bench::cases::{self, Case, FEW_ROWS, Operation, Weight};
+use super::products::{self, ProductArgs, Products};
+use crate::bench::cases::{self, Call, Case, FEW_ROWS, Operation};
 use crate::bench::ceilings;
 use crate::bench::file::{self, Ceiling, Change, Comparison, Device, File, Note, Regime, Verdict};
 use crate::bench::plot;
 use crate::bench::run::measure;
 use crate::bench::sample::Effort;
-use crate::product::Activation;
-use crate::{Engine, Error, Result, Scheme};
-use std::io::Write;
+use crate::{Engine, Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Measure matrix products, quantization and its inverse, as a share of what the device allows
@@ -30,7 +29,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  lowbit bench\n  lowbit bench matvec --model llama-7b --scheme q4_0 --scheme q8_0\n  \
-lowbit bench matmul --shape 512x4096x11008 --activation f16 --device radeon\n  \
+lowbit bench matmul --shape 512x4096x11008 --accumulate f16-chunked --device radeon\n  \
 lowbit bench --quick --json before.json --svg roofline.svg\n  lowbit bench --diff before.json after.json\n\n\
 JSON: {\"format\": \"lowbit bench\", \"version\", \"lowbit\", \"commit\", \"device\": {..}, \"ceilings\": [{\"limit\", \"name\", \"rate\", ..}],\n\
 \"cases\": [{\"operation\", \"scheme\", \"m\", \"n\", \"k\", \"regime\", \"kernel\", \"tile\", \"bytes\", \"flops\", \"median_s\", \"quartiles_s\", \"clock\",\n\
@@ -40,21 +39,11 @@ pub struct Args {
     /// matvec (M of 1 to 8), matmul (more), quantize, dequantize or all
     #[arg(value_name = "OPERATION")]
     operations: Vec<String>,
-    /// Only this scheme (may be given several times)
-    #[arg(long = "scheme", value_name = "SCHEME")]
-    schemes: Vec<String>,
-    /// This shape (may be given several times)
-    #[arg(long = "shape", value_name = "MxNxK")]
-    shapes: Vec<String>,
-    /// The layers of a model: llama-7b, llama-70b, llama-3-8b, llama-3-70b, mistral-7b, qwen3-0.6b, qwen3-4b, qwen3-8b, qwen3-32b
-    #[arg(long, value_name = "MODEL")]
-    model: Option<String>,
-    /// Rows of x, for a model or the usual shapes
-    #[arg(long, value_name = "M,M,...", value_delimiter = ',')]
-    m: Vec<String>,
-    /// How x enters products: f32, f16, int8 (a scale per row), int8-g32 or int8-g128
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    activation: String,
+    #[command(flatten)]
+    products: ProductArgs,
+    /// Pin the kernel of products, or kernel and tile: matvec, matmul, matmul:64x64, coop, ... (on a GPU)
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
     /// Fewer schemes, smaller shapes, shorter measurements
     #[arg(long)]
     quick: bool,
@@ -123,11 +112,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
 /// What the command line asks for, before there is a device.
 struct Asked {
     operations: Vec<Operation>,
-    schemes: Vec<Scheme>,
-    /// By hand and of a model. Rows of x are empty where they are the usual ones.
-    shapes: Vec<(Weight, Vec<usize>)>,
-    ms: Vec<usize>,
-    activation: Activation,
+    products: Products,
+    kernel: Option<&'static str>,
     quick: bool,
 }
 
@@ -140,35 +126,8 @@ impl Asked {
         if operations.is_empty() {
             operations.extend(Operation::ALL);
         }
-        let schemes = args.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
-        let activation = args.activation.parse()?;
-        let mut ms = Vec::new();
-        for text in &args.m {
-            match text.trim().parse() {
-                Ok(m) if m > 0 => ms.push(m),
-                _ => {
-                    return Err(Error::Usage(format!(
-                        "--m '{text}': expected numbers of rows, as in 1,8,128"
-                    )));
-                }
-            }
-        }
-        if !ms.is_empty() && !args.shapes.is_empty() {
-            return Err(Error::Usage("--m is for models and the usual shapes; a --shape has its M".into()));
-        }
-        let mut shapes = Vec::new();
-        for text in &args.shapes {
-            let [m, n, k] = cases::parse_shape(text)?;
-            for scheme in &schemes {
-                let named = |e: Error| Error::Usage(format!("--shape '{text}': {e}"));
-                scheme.check_shape(&[n, k]).map_err(named)?;
-            }
-            shapes.push((Weight::new(n, k), vec![m]));
-        }
-        if let Some(name) = &args.model {
-            shapes.extend(cases::model(name)?.into_iter().map(|weight| (weight, Vec::new())));
-        }
-        Ok(Self { operations, schemes, shapes, ms, activation, quick: args.quick })
+        let kernel = args.kernel.as_deref().map(products::kernel).transpose()?;
+        Ok(Self { operations, products: args.products.parse()?, kernel, quick: args.quick })
     }
 
     /// The cases for a device: what is usual on it where nothing is asked for.
@@ -179,31 +138,24 @@ impl Asked {
             (false, true) => &["f16", "q8_0", "q4_0", "q4_k", "nf4-g64", "int4-g128"],
             (false, false) => &["f16", "q8_0", "q4_0", "q4_k"],
         };
-        let schemes = match self.schemes.as_slice() {
-            [] => names.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?,
-            named => named.to_vec(),
-        };
         let weights: &[[usize; 2]] = match (gpu, engine.is_cpu(), self.quick) {
             (true, _, false) => &[[4096, 4096], [14336, 4096]],
             (true, _, true) | (false, true, false) => &[[4096, 4096]],
             (false, true, true) | (false, false, false) => &[[2048, 2048]],
             (false, false, true) => &[[1024, 1024]],
         };
-        let ms = match self.ms.as_slice() {
-            [] if gpu && !self.quick => &[1, 8, 128, 1024][..],
-            [] if engine.gpu().is_some() && !gpu => &[1, 8, 32],
-            [] => &[1, 8, 128],
-            given => given,
+        let ms = match gpu {
+            true if !self.quick => &[1, 8, 128, 1024][..],
+            false if engine.gpu().is_some() => &[1, 8, 32],
+            _ => &[1, 8, 128],
         };
-        let mut shapes = self.shapes.clone();
-        if shapes.is_empty() {
-            shapes.extend(weights.iter().map(|&[n, k]| (Weight::new(n, k), Vec::new())));
+        if self.kernel.is_some() && engine.is_cpu() {
+            return Err(Error::Usage("--kernel is for GPUs; the CPU engine has one for each case".into()));
         }
-        for (weight, own) in shapes.iter_mut().filter(|(_, own)| own.is_empty()) {
-            own.extend(ms);
-            own.iter().try_for_each(|&m| cases::check_sizes(m, weight.n, weight.k))?;
-        }
-        match cases::all(&self.operations, &schemes, &shapes, self.activation) {
+        let schemes = self.products.schemes(names)?;
+        let shapes = self.products.shapes(weights, ms)?;
+        let call = Call { kernel: self.kernel, ..self.products.call };
+        match cases::all(&self.operations, &schemes, &shapes, call) {
             none if none.is_empty() => {
                 let what = format!("no case is left: matvec takes M of 1 to {FEW_ROWS}, matmul larger ones");
                 Err(Error::Usage(what))
@@ -253,26 +205,16 @@ impl Outputs {
         if let Some(output) = self.json.take() {
             let text =
                 serde_json::to_string_pretty(file).map_err(|e| Error::Check { what: e.to_string() })?;
-            finish(output, &(text + "\n"))?;
+            write_text(output, &(text + "\n"))?;
         }
         if let Some(output) = self.svg.take() {
-            finish(
+            write_text(
                 output,
                 &plot::svg(file).map_err(|what| Error::Check { what: format!("the plot: {what}") })?,
             )?;
         }
         if self.json_on_stdout { print::json(file) } else { print::stdout(&to_text(file)) }
     }
-}
-
-fn finish(mut output: Output, text: &str) -> Result<()> {
-    output.write_all(text.as_bytes()).map_err(|source| Error::Io { path: "the results".into(), source })?;
-    output.commit()
-}
-
-/// Plus or minus: half of what lies between the quartiles, in percent.
-fn spread([low, high]: [f64; 2], median: f64) -> String {
-    format!("{:.1} %", 50.0 * (high - low) / median)
 }
 
 fn clock(clock: file::Clock) -> String {
@@ -306,7 +248,7 @@ fn to_text(file: &File) -> String {
         let mut cells = vec![c.name.clone()];
         match (c.rate, c.quartiles, c.clock, &c.absent) {
             (Some(r), Some(quartiles), Some(by), _) => {
-                cells.extend([rate(c, r), spread(quartiles, r), clock(by)])
+                cells.extend([rate(c, r), print::spread(quartiles, r), clock(by)])
             }
             (.., why) => cells.extend([
                 String::new(),
@@ -342,7 +284,7 @@ fn to_text(file: &File) -> String {
             case.regime.name().into(),
             case.kernel.clone(),
             format!("{:.4}", case.median_s * 1e3),
-            spread(case.quartiles_s, case.median_s),
+            print::spread(case.quartiles_s, case.median_s),
             format!("{:.2}", case.gb_per_s),
             if case.flops > 0 { format!("{:.4}", case.tflop_per_s) } else { String::new() },
             case.percent.map(|p| format!("{p:.1} %")).unwrap_or_default(),
@@ -373,8 +315,8 @@ fn to_text(file: &File) -> String {
 }
 
 fn diff(args: &Args, a: &Path, b: &Path) -> Result<()> {
-    let asked = [&args.operations, &args.schemes, &args.shapes, &args.m].iter().any(|list| !list.is_empty());
-    if asked || args.model.is_some() || args.svg.is_some() || args.quick {
+    let asked = !args.operations.is_empty() || !args.products.is_empty() || args.kernel.is_some();
+    if asked || args.svg.is_some() || args.quick {
         return Err(Error::Usage(
             "--diff compares two files and measures nothing; only --json and --force go with it".into(),
         ));
@@ -388,7 +330,7 @@ fn diff(args: &Args, a: &Path, b: &Path) -> Result<()> {
     if let Some(output) = output {
         let text =
             serde_json::to_string_pretty(&comparison).map_err(|e| Error::Check { what: e.to_string() })?;
-        finish(output, &(text + "\n"))?;
+        write_text(output, &(text + "\n"))?;
     } else if args.json.is_some() {
         return print::json(&comparison);
     }

@@ -1,7 +1,10 @@
 //! `lowbit devices`: what can compute here, and what a model of a given size would need of it.
 
+use super::open_engine;
 use super::print::{self, Align, Table};
-use crate::engine::Engine;
+use super::products::CallArgs;
+use crate::bench::cases::{Call, parse_shape};
+use crate::engine::{Engine, EngineOptions, Explanation, MatmulOptions};
 use crate::gpu::{Found, adapter};
 use crate::kernels::Tier;
 use crate::{Error, Result, Scheme};
@@ -14,9 +17,8 @@ const LARGE: usize = 4096;
 
 /// List adapters: driver, capabilities, limits, kernel tiers, and what a model would need
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  lowbit devices\n  lowbit devices --model-size 70B --scheme q4_k\n  lowbit devices --json"
-)]
+#[command(after_help = "Examples:\n  lowbit devices\n  lowbit devices --model-size 70B --scheme q4_k\n  \
+lowbit devices --explain 1x4096x4096 q4_0\n  lowbit devices --explain 512x4096x11008 q4_k --accumulate f16 --device radeon\n  lowbit devices --json")]
 pub struct Args {
     /// Count what a model of this many weights needs, as in 350M, 7B, 1.5T
     #[arg(long, value_name = "N", default_value = "7B")]
@@ -24,6 +26,11 @@ pub struct Args {
     /// In this scheme (may be given several times)
     #[arg(long = "scheme", value_name = "SCHEME")]
     schemes: Vec<String>,
+    /// Say instead which kernel a product of M rows of x with a weight [N, K] in a scheme would run on each device, and why not the others
+    #[arg(long, num_args = 2, value_names = ["MxNxK", "SCHEME"], conflicts_with_all = ["schemes", "model_size"])]
+    explain: Vec<String>,
+    #[command(flatten)]
+    call: CallArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,6 +45,13 @@ struct Need {
 
 /// Runs the subcommand.
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
+    let call = args.call.parse()?;
+    if let [size, scheme] = args.explain.as_slice() {
+        return explain(size, scheme, call, device, args.json);
+    }
+    if call != Call::default() {
+        return Err(Error::Usage("--activation and --accumulate go with --explain".into()));
+    }
     let weights = parse_count(&args.model_size)?;
     let names: Vec<&str> = match args.schemes.as_slice() {
         [] => USUAL.to_vec(),
@@ -91,6 +105,73 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         );
     }
     print::stdout(&text)
+}
+
+/// What a product would run on each device, or on the one that is named.
+fn explain(size: &str, scheme: &str, call: Call, device: Option<&str>, as_json: bool) -> Result<()> {
+    let scheme: Scheme = scheme.parse()?;
+    let named = |e: Error| Error::Usage(format!("--explain {size} {scheme}: {e}"));
+    let sizes = parse_shape(size, "--explain")?;
+    scheme.check_shape(&sizes[1..]).map_err(named)?;
+    let engines = match device.filter(|device| *device != "auto") {
+        Some(_) => vec![pollster::block_on(open_engine(device))?],
+        None => pollster::block_on(async {
+            let mut engines = vec![Engine::cpu()];
+            for found in adapter::list().await {
+                engines.push(Engine::open_adapter(&found.adapter, &EngineOptions::default()).await?);
+            }
+            Ok::<_, Error>(engines)
+        })?,
+    };
+    let options = MatmulOptions {
+        activation: call.activation,
+        accumulate: call.accumulate,
+        ..MatmulOptions::default()
+    };
+    let explained = engines.iter().map(|engine| (engine, engine.explain(sizes, &scheme, &options)));
+    if as_json {
+        let list: Vec<Value> = explained.map(|(engine, said)| explained_json(engine, &said)).collect();
+        return print::json(&list);
+    }
+    let [m, n, k] = sizes;
+    let mut text = format!("y [{m}, {n}] = x [{m}, {k}] * w [{n}, {k}]^T, w in {scheme}{call}\n");
+    explained.for_each(|(engine, said)| text += &explained_text(engine, &said));
+    print::stdout(&text)
+}
+
+fn explained_text(engine: &Engine, said: &Result<Explanation>) -> String {
+    let info = engine.info();
+    let mut text = format!("\n{} ({} {}; {})\n", info.name, info.backend, info.driver, info.tier);
+    engine.warnings().iter().for_each(|warning| text += &format!("  warning        {warning}\n"));
+    let Explanation { plan, workgroups, others } = match said {
+        Ok(explanation) => explanation,
+        Err(why) => return text + &format!("  none           {why}\n"),
+    };
+    text += &format!("  kernel         {}\n", plan.variant);
+    text += &format!("  {:<14} {}\n", plan.origin.to_string(), plan.why);
+    text += &format!("  tile           {}\n", plan.detail);
+    if let Some([x, y, z]) = workgroups {
+        text += &format!("  workgroups     {x} x {y} x {z}\n");
+    }
+    let halves = if plan.halves { ", of operands rounded to f16" } else { "" };
+    text += &format!("  sums           {}{halves}\n", plan.accumulate.name());
+    others.iter().for_each(|(variant, why)| text += &format!("  not {variant:<14} {why}\n"));
+    text
+}
+
+fn explained_json(engine: &Engine, said: &Result<Explanation>) -> Value {
+    let info = engine.info();
+    let device =
+        json!({"name": info.name, "backend": info.backend, "driver": info.driver, "tier": info.tier});
+    match said {
+        Err(why) => json!({"device": device, "error": why.to_string()}),
+        Ok(Explanation { plan, workgroups, others }) => json!({
+            "device": device, "warnings": engine.warnings(), "kernel": plan.kernel, "variant": plan.variant,
+            "origin": plan.origin.to_string(), "why": plan.why, "tile": plan.detail, "workgroups": workgroups,
+            "accumulate": plan.accumulate.name(), "halves": plan.halves,
+            "others": others.iter().map(|(variant, why)| json!({"variant": variant, "why": why})).collect::<Vec<_>>(),
+        }),
+    }
 }
 
 /// Bytes that a kernel can see of one buffer.

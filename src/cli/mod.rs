@@ -19,6 +19,7 @@ mod model_output;
 mod output;
 mod partial;
 mod print;
+mod products;
 mod quantize;
 mod same;
 mod scheme_file;
@@ -26,6 +27,7 @@ mod schemes;
 mod selftest;
 mod shaders;
 mod stream;
+mod tune;
 
 use crate::engine::{Engine, EngineOptions};
 use crate::file::hf::{self, Weights};
@@ -65,6 +67,7 @@ enum Command {
     Shaders(shaders::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
+    Tune(tune::Args),
 }
 
 /// Which tensors, by name.
@@ -147,7 +150,9 @@ fn open_for(input: &Path, format: &Format, weights: Weights) -> Result<Model> {
 /// The engine that `--device` names.
 async fn open_engine(device: Option<&str>) -> Result<Engine> {
     let device = device.filter(|d| !d.eq_ignore_ascii_case("auto")).map(str::to_string);
-    Engine::open(&EngineOptions { device, ..EngineOptions::default() }).await
+    let engine = Engine::open(&EngineOptions { device, ..EngineOptions::default() }).await?;
+    engine.warnings().iter().for_each(|warning| print::note(&format!("lowbit: {warning}")));
+    Ok(engine)
 }
 
 /// Runs the command line of this process. Wrong arguments, `--help` and `--version` end the process as clap does (exit codes 2 and 0).
@@ -169,6 +174,7 @@ pub fn run() -> Result<()> {
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),
+        Command::Tune(args) => tune::run(&args, device),
     }
 }
 

@@ -225,6 +225,15 @@ impl Output {
     }
 }
 
+/// Writes a text and has it appear.
+///
+/// # Errors
+/// As [`Output::commit`].
+pub fn write_text(mut output: Output, text: &str) -> Result<()> {
+    output.write_all(text.as_bytes()).map_err(|source| Error::Io { path: "the results".into(), source })?;
+    output.commit()
+}
+
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match &mut self.target {

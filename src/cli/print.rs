@@ -168,6 +168,11 @@ pub fn shape(dims: &[usize]) -> String {
     dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
 }
 
+/// Plus or minus: half of what lies between the quartiles, in percent.
+pub fn spread([low, high]: [f64; 2], median: f64) -> String {
+    format!("{:.1} %", 50.0 * (high - low) / median)
+}
+
 /// A count with what it counts: `1 tensor`, `2 tensors`.
 pub fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })

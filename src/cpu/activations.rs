@@ -264,7 +264,7 @@ mod tests {
             let by = Int8Scale::new(scale, zero).unwrap();
             let tensor = Tensor::from_f32([x.len() / 3, 3], x.clone()).unwrap();
             let q = Int8Rows::new(&tensor, Activation::Int8Static(by)).unwrap();
-            assert_eq!(q.codes(), crate::reference::matmul::int8_static(&x, by), "{by:?}");
+            assert_eq!(q.codes(), super::super::tests::int8_static(&x, by), "{by:?}");
         }
     }
 }

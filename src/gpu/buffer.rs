@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::device::{Counters, Gpu};
 use super::fault::lock;
+use super::groups::{self, Groups};
 use crate::error::{Error, Result};
 
 /// Sizes are rounded up to this: the widest access of a shader is a `vec4<u32>`.
@@ -41,8 +42,12 @@ struct Allocation {
     raw: wgpu::Buffer,
     /// Bytes that were asked for.
     len: u64,
-    /// Where it goes when dropped.
-    pool: Option<Weak<Pool>>,
+    /// See [`groups::number`]; None for a caller's.
+    number: Option<u64>,
+    /// Of the device; dangling for a caller's.
+    pool: Weak<Pool>,
+    /// Whether it goes back there when dropped.
+    reused: bool,
     /// Recording (see [`Pool::recording`]) of the last use, 0 for none.
     last_use: AtomicU64,
     /// Whether commands outside of the recorder may use it.
@@ -53,13 +58,22 @@ impl Buffer {
     /// Wraps a buffer of the caller's. It needs the usages of what is done with it: `STORAGE` for kernels, `COPY_SRC` to
     /// be read, `COPY_DST` to be written.
     pub fn from_wgpu(raw: wgpu::Buffer) -> Self {
-        let len = raw.size();
-        Self::new(raw, len, None, 0, true)
+        let (len, last_use, foreign) = (raw.size(), AtomicU64::new(0), AtomicBool::new(true));
+        let pool = Weak::new();
+        let shared = Allocation { raw, len, number: None, pool, reused: false, last_use, foreign };
+        Self { shared: Arc::new(shared) }
     }
 
-    fn new(raw: wgpu::Buffer, len: u64, pool: Option<Weak<Pool>>, last_use: u64, foreign: bool) -> Self {
-        let (last_use, foreign) = (AtomicU64::new(last_use), AtomicBool::new(foreign));
-        Self { shared: Arc::new(Allocation { raw, len, pool, last_use, foreign }) }
+    fn new(idle: Idle, len: u64, pool: &Arc<Pool>, reused: bool) -> Self {
+        let Idle { raw, number, last_use, .. } = idle;
+        let (last_use, foreign) = (AtomicU64::new(last_use), AtomicBool::new(false));
+        let (number, pool) = (Some(number), Arc::downgrade(pool));
+        Self { shared: Arc::new(Allocation { raw, len, number, pool, reused, last_use, foreign }) }
+    }
+
+    /// The number that bind groups know it by; None for a caller's.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.shared.number
     }
 
     /// Bytes asked for.
@@ -106,11 +120,10 @@ impl Buffer {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if *self.foreign.get_mut() {
-            return;
-        }
-        if let Some(pool) = self.pool.as_ref().and_then(Weak::upgrade) {
-            pool.give(self.raw.clone(), *self.last_use.get_mut());
+        let (Some(pool), Some(number)) = (self.pool.upgrade(), self.number) else { return };
+        match self.reused && !*self.foreign.get_mut() {
+            true => pool.give(self.raw.clone(), number, *self.last_use.get_mut()),
+            false => pool.groups.forget(number),
         }
     }
 }
@@ -119,6 +132,8 @@ impl Drop for Allocation {
 #[derive(Debug)]
 pub(super) struct Pool {
     free: Mutex<Free>,
+    /// Of live buffers and of free ones.
+    pub groups: Groups,
     limit: u64,
     /// Number of the recording that is pending. Recordings below it have been submitted.
     recording: AtomicU64,
@@ -135,13 +150,20 @@ struct Free {
 #[derive(Debug)]
 struct Idle {
     raw: wgpu::Buffer,
+    number: u64,
     last_use: u64,
     since: u64,
 }
 
+impl Idle {
+    fn new(raw: wgpu::Buffer) -> Self {
+        Self { raw, number: groups::number(), last_use: 0, since: 0 }
+    }
+}
+
 impl Pool {
     pub(super) fn new(limit: u64) -> Self {
-        Self { free: Mutex::default(), limit, recording: AtomicU64::new(1) }
+        Self { free: Mutex::default(), groups: Groups::default(), limit, recording: AtomicU64::new(1) }
     }
 
     /// Number of the recording that is pending.
@@ -161,23 +183,24 @@ impl Pool {
         Some(idle)
     }
 
-    pub(super) fn give(&self, raw: wgpu::Buffer, last_use: u64) {
+    pub(super) fn give(&self, raw: wgpu::Buffer, number: u64, last_use: u64) {
         let (usage, class) = (raw.usage().bits(), raw.size());
         if class > self.limit {
-            return;
+            return self.groups.forget(number);
         }
         let mut free = lock(&self.free);
         free.clock += 1;
         let since = free.clock;
-        free.by_class.entry((usage, class)).or_default().push(Idle { raw, last_use, since });
+        free.by_class.entry((usage, class)).or_default().push(Idle { raw, number, last_use, since });
         free.bytes += class;
         while free.bytes > self.limit {
-            free.drop_oldest();
+            free.drop_oldest().iter().for_each(|idle| self.groups.forget(idle.number));
         }
     }
 
     /// Frees everything idle.
     pub(super) fn clear(&self) {
+        self.groups.clear();
         let mut free = lock(&self.free);
         free.by_class.clear();
         free.bytes = 0;
@@ -185,7 +208,7 @@ impl Pool {
 }
 
 impl Free {
-    fn drop_oldest(&mut self) {
+    fn drop_oldest(&mut self) -> Option<Idle> {
         // Within a class the oldest is in front, since buffers are pushed and popped at the back.
         let oldest = self
             .by_class
@@ -195,10 +218,13 @@ impl Free {
             .map(|(_, key)| key);
         match oldest.and_then(|key| self.by_class.get_mut(&key).map(|idle| (key.1, idle))) {
             Some((class, idle)) => {
-                idle.remove(0);
                 self.bytes -= class;
+                Some(idle.remove(0))
             }
-            None => self.bytes = 0,
+            None => {
+                self.bytes = 0;
+                None
+            }
         }
     }
 }
@@ -229,7 +255,7 @@ impl Gpu {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let size = self.checked_size(len, what)?;
         let raw = self.create(size, usage, what)?;
-        Ok(Buffer::new(raw, len, None, 0, false))
+        Ok(Buffer::new(Idle::new(raw), len, &self.shared.pool, false))
     }
 
     /// A mappable buffer for the way back to the host.
@@ -241,14 +267,13 @@ impl Gpu {
         let shared = &self.shared;
         let size = self.checked_size(len, what)?;
         let class = size_class(size).min(self.limits().max_buffer_size & !(GRAIN - 1)).max(size);
-        let pool = Arc::downgrade(&shared.pool);
         if let Some(idle) = shared.pool.take(usage, class) {
             shared.faults.check()?;
             Counters::add(&shared.counters.buffers_reused);
-            return Ok(Buffer::new(idle.raw, len, Some(pool), idle.last_use, false));
+            return Ok(Buffer::new(idle, len, &shared.pool, true));
         }
         let raw = self.create(class, usage, what)?;
-        Ok(Buffer::new(raw, len, Some(pool), 0, false))
+        Ok(Buffer::new(Idle::new(raw), len, &shared.pool, true))
     }
 
     fn checked_size(&self, len: u64, what: &str) -> Result<u64> {

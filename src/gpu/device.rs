@@ -60,6 +60,8 @@ pub struct Stats {
     pub buffers_reused: u64,
     /// Uniform buffers created.
     pub uniforms_created: u64,
+    /// Bind groups created.
+    pub groups_created: u64,
     /// Pipelines compiled.
     pub pipelines_compiled: u64,
 }
@@ -71,6 +73,7 @@ pub(super) struct Counters {
     pub buffers_created: AtomicU64,
     pub buffers_reused: AtomicU64,
     pub uniforms_created: AtomicU64,
+    pub groups_created: AtomicU64,
     pub pipelines_compiled: AtomicU64,
 }
 
@@ -247,6 +250,7 @@ impl Gpu {
             buffers_created: get(&c.buffers_created),
             buffers_reused: get(&c.buffers_reused),
             uniforms_created: get(&c.uniforms_created),
+            groups_created: get(&c.groups_created),
             pipelines_compiled: get(&c.pipelines_compiled),
         }
     }
@@ -340,7 +344,7 @@ impl Gpu {
         true
     }
 
-    /// Drops the caches of uniform buffers and free buffers. Pipelines stay.
+    /// Drops the caches of uniform buffers, bind groups and free buffers. Pipelines stay.
     pub fn trim(&self) {
         lock(&self.shared.uniforms).clear();
         self.shared.pool.clear();

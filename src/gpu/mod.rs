@@ -22,6 +22,7 @@ pub mod adapter;
 mod buffer;
 mod device;
 mod fault;
+mod groups;
 mod pipeline;
 mod recorder;
 pub mod template;

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use super::device::{Counters, Gpu};
 use super::fault::lock;
+use super::groups;
 use crate::error::{Error, Result};
 
 /// How a kernel uses a storage binding.
@@ -45,6 +46,8 @@ pub struct PipelineSpec {
 #[derive(Debug)]
 pub struct Pipeline {
     spec: PipelineSpec,
+    /// See [`groups::number`].
+    number: u64,
     raw: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
 }
@@ -63,6 +66,11 @@ impl Pipeline {
     /// The storage bindings 1, 2, ... in order.
     pub fn accesses(&self) -> &[Access] {
         &self.spec.accesses
+    }
+
+    /// The number that bind groups know it by.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// wgpu's pipeline.
@@ -155,7 +163,7 @@ impl Gpu {
             })
             .map_err(as_shader_error)?;
         Counters::add(&shared.counters.pipelines_compiled);
-        Ok(Pipeline { spec: spec.clone(), raw, layout })
+        Ok(Pipeline { spec: spec.clone(), number: groups::number(), raw, layout })
     }
 
     #[allow(unsafe_code)]

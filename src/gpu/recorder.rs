@@ -13,6 +13,7 @@
 use super::buffer::Buffer;
 use super::device::{Counters, Gpu};
 use super::fault::lock;
+use super::groups::Key;
 use super::pipeline::Pipeline;
 use crate::error::{Error, Result};
 
@@ -220,6 +221,11 @@ impl Gpu {
         bindings: &[Binding<'_>],
         params: &[u8],
     ) -> Result<wgpu::BindGroup> {
+        let groups = &self.shared.pool.groups;
+        let key = Key::new(pipeline, bindings, params);
+        if let Some(group) = key.as_ref().and_then(|key| groups.get(key)) {
+            return Ok(group);
+        }
         let uniform = self.uniform(params)?;
         let mut entries = Vec::with_capacity(1 + bindings.len());
         entries.push(wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() });
@@ -236,7 +242,12 @@ impl Gpu {
             layout: pipeline.layout(),
             entries: &entries,
         };
-        self.scoped(pipeline.name(), 0, || self.shared.device.create_bind_group(&descriptor))
+        let group = self.scoped(pipeline.name(), 0, || self.shared.device.create_bind_group(&descriptor))?;
+        Counters::add(&self.shared.counters.groups_created);
+        if let Some(key) = key {
+            groups.keep(key, &group);
+        }
+        Ok(group)
     }
 
     /// The uniform buffer that holds `params`.

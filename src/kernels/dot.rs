@@ -97,12 +97,17 @@ impl DotSpec {
         let mut all = Vec::new();
         for (i, spec) in specs.iter().enumerate() {
             for (j, activation) in activations.into_iter().flatten().enumerate() {
-                let y_int8 = (i + j + usize::from(scheme.bits)) % 2 == 1;
+                let y_int8 = (i + j / 2) % 2 == 1;
                 let y_f16 = spec.y_f16 && !y_int8;
                 let product = ProductSpec { y_int8, y_f16, f16: y_f16, ..*spec };
+                // Half of the pairs here, the others in the schemes beside.
+                if (i + j + usize::from(scheme.bits)) % 2 == 0 {
+                    continue;
+                }
                 all.push(Self::new(product, activation, 256));
                 // Beyond what 32 bits hold.
-                all.push(Self::new(product, activation, MAX_WHOLE + 1));
+                let long = Self::new(product, activation, MAX_WHOLE + 1);
+                all.extend(Some(long).filter(|long| !all.contains(long)));
             }
         }
         all.extend(all.first().map(|spec| spec.of_row_sums()));

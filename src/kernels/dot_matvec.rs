@@ -1,10 +1,10 @@
-//! The product of int8 activations for M of 1 to 8: one pass over the weights. See `shaders/kernel/dot_matvec.wgsl`.
+//! The product of int8 activations for few rows of x: a pass over the weights for up to 8 of them. See `shaders/kernel/dot_matvec.wgsl`.
 
 use super::dot::{self, DotSpec};
-use super::matvec;
 use super::{Scheme, Shader, Specialization, Tier};
+use super::{matvec, product};
 use crate::Result;
-use crate::gpu::Access;
+use crate::gpu::{Access, Gpu};
 use serde::Serialize;
 
 /// Most rows of x in one pass.
@@ -34,9 +34,19 @@ impl Shape {
         }
     }
 
-    /// Four rows of a team for every M, so that int8 outputs are whole words.
+    /// Passes of equal numbers of rows of x. Four weight rows of a team for every M, so that int8 outputs are whole words.
     pub(super) fn new(tier: Tier, m: usize, wide: bool) -> Self {
+        let m = m.div_ceil(m.div_ceil(MAX_ROWS));
         Self { team: matvec::Shape { team_rows: 4, ..matvec::Shape::new(tier, m) }, wide }
+    }
+
+    pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
+        let [x, y, _] = self.team.workgroups(gpu, n)?;
+        Ok([x, y, (m as u32).div_ceil(self.team.m)])
+    }
+
+    pub(super) fn max_rows(&self) -> usize {
+        product::MAX_TILES * self.team.m as usize
     }
 }
 

@@ -13,6 +13,7 @@
 //! | here | schemes and shapes; which template with which numbers |
 //! | `engine` | tensors of users; which kernel when |
 
+pub mod choice;
 pub mod context;
 pub mod convert;
 pub mod coop;
@@ -308,7 +309,7 @@ pub static KERNELS: &[Kernel] = &[
             variants: dot_matvec::VARIANTS,
             accumulates: &[Accumulate::F32],
             reference: reference::matmul,
-            max_rows: Some(dot_matvec::MAX_ROWS),
+            max_rows: None,
             int8: true,
         },
         takes: dot::takes,

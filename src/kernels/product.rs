@@ -9,6 +9,7 @@
 //! The kernels (`matvec`, `matmul`, `direct`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup
 //! counts; everything they share is here.
 
+use super::choice::{self, Facts};
 use super::context::WeightParams;
 use super::dot::{self, DotSpec};
 use super::int8::{self, DeviceInt8};
@@ -176,31 +177,17 @@ impl Choice {
         }
     }
 
-    /// The default for `m` rows of x on this device, or the kernel (and shape) that is asked for by name. Matrix units round operands to
-    /// f16, and so are for products whose sums may be f16. On software `direct` is the fastest for every M. `integers`: x is int8 and
-    /// multiplied as such ([`in_integers`]), unless a kernel for numbers is asked for.
+    /// The kernel and shape of a name on a device. Which name it is, where none is asked for, is decided in `choice.rs`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows, needs what the device has not, or
-    /// is less exact than `accumulate`.
-    pub fn new(
-        name: Option<&str>,
-        gpu: &Gpu,
-        m: usize,
-        accumulate: Accumulate,
-        integers: bool,
-    ) -> Result<Self> {
-        let tier = Tier::of(gpu.capabilities());
-        if integers && name.is_none_or(|name| name.starts_with("dot_")) {
-            return Self::for_int8(name, gpu, m);
+    /// is less exact than the product allows.
+    pub fn new(name: &str, on: &Facts, shape: &choice::Shape) -> Result<Self> {
+        let (tier, software, m) = (on.tier, on.info.software, shape.m);
+        let integers = in_integers(&shape.scheme, shape.activation);
+        if integers && name.starts_with("dot_") {
+            return Self::for_int8(name, on, m);
         }
-        let halves = accumulate != Accumulate::F32;
-        let tiled = if tier.coop > 0 && halves { "coop" } else { "matmul" };
-        let name = name.unwrap_or(match gpu.info().software {
-            true => "direct",
-            false if m <= matvec::MAX_ROWS => "matvec",
-            false => tiled,
-        });
         if name == "matvec" && m > matvec::MAX_ROWS {
             let why = format!("it takes up to {}", matvec::MAX_ROWS);
             return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
@@ -211,11 +198,11 @@ impl Choice {
         if name == "direct" {
             return Ok(Self::Direct(direct::Shape::new(tier, m)));
         }
-        if let Some(shape) = matmul::Shape::named(name, gpu.info().software) {
+        if let Some(shape) = matmul::Shape::named(name, software) {
             return Ok(Self::Matmul(shape));
         }
         let refuse = |why: &str| Err(Error::unsupported(format!("product kernel '{name}'"), why));
-        match coop::Shape::named(name, tier, gpu.info().software) {
+        match coop::Shape::named(name, tier, software) {
             None if name.starts_with("dot_") => {
                 refuse("it is for int8 activations, and schemes whose values are integers")
             }
@@ -223,20 +210,16 @@ impl Choice {
             Some(_) if tier.coop == 0 => {
                 refuse("the device has no cooperative matrices of f16 with sums in f32")
             }
-            Some(_) if !halves => refuse("it rounds operands to f16; ask for f16 or f16-chunked sums"),
+            Some(_) if shape.accumulate == Accumulate::F32 => {
+                refuse("it rounds operands to f16; ask for f16 or f16-chunked sums")
+            }
             Some(shape) => Ok(Self::Coop(shape)),
         }
     }
 
-    fn for_int8(name: Option<&str>, gpu: &Gpu, m: usize) -> Result<Self> {
-        let few = m <= dot_matvec::MAX_ROWS;
-        let name = name.unwrap_or(if few { "dot_matvec" } else { "dot_matmul" });
-        if name.starts_with("dot_matvec") && !few {
-            let why = format!("it takes up to {}", dot_matvec::MAX_ROWS);
-            return Err(Error::unsupported(format!("kernel {name} for M = {m}"), why));
-        }
-        let (tier, software) = (Tier::of(gpu.capabilities()), gpu.info().software);
-        let few = dot_matvec::Shape::named(name, tier, m, software).map(Self::DotMatvec);
+    fn for_int8(name: &str, on: &Facts, m: usize) -> Result<Self> {
+        let software = on.info.software;
+        let few = dot_matvec::Shape::named(name, on.tier, m, software).map(Self::DotMatvec);
         let tiled = dot_matmul::Shape::named(name, software).map(Self::DotMatmul);
         let why = "there are dot_matvec and dot_matmul";
         few.or(tiled).ok_or_else(|| Error::unsupported(format!("product kernel '{name}'"), why))
@@ -267,10 +250,11 @@ impl Choice {
         }
     }
 
-    fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
+    /// Of one dispatch.
+    pub fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
         match self {
             Self::Matvec(shape) => shape.workgroups(gpu, n),
-            Self::DotMatvec(shape) => shape.team.workgroups(gpu, n),
+            Self::DotMatvec(shape) => shape.workgroups(gpu, m, n),
             Self::Matmul(shape) => shape.workgroups(gpu, m, n),
             Self::Direct(shape) => shape.workgroups(gpu, m, n),
             Self::Coop(shape) => shape.workgroups(gpu, m, n),
@@ -282,7 +266,7 @@ impl Choice {
     fn max_rows(&self) -> usize {
         match self {
             Self::Matvec(shape) => shape.m as usize,
-            Self::DotMatvec(shape) => shape.team.m as usize,
+            Self::DotMatvec(shape) => shape.max_rows(),
             Self::Matmul(shape) => shape.max_rows(),
             Self::Direct(shape) => shape.max_rows(),
             Self::Coop(shape) => shape.max_rows(),
@@ -631,7 +615,7 @@ fn sums_of_rows(gpu: &Gpu, spec: DotSpec, w: &DeviceWeights, part: &Part) -> Res
         ..dot::Params::default()
     };
     params.set_x(&x, 0);
-    let choice = Choice::for_int8(None, gpu, 1)?;
+    let choice = Choice::for_int8("dot_matvec", &Facts::of(gpu), 1)?;
     let bindings = [&part.buffer, &part.buffer, &x.buffer, &y].map(Binding::whole);
     let pipeline = choice.pipeline(gpu, spec.of_row_sums())?;
     let bytes = bytemuck::bytes_of(&params);

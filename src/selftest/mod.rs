@@ -22,7 +22,7 @@ mod quantize;
 
 use crate::product::Accumulate;
 use crate::scheme::preset::samples;
-use crate::{DType, Engine, PackedTensor, Result, Scheme, reference};
+use crate::{DType, Engine, PackedTensor, Plan, Result, Scheme, reference};
 use data::Random;
 use std::collections::BTreeMap;
 
@@ -415,6 +415,16 @@ async fn convert(engine: &Engine, kernel: &'static str, rng: &mut Random, report
 #[cfg(not(feature = "gpu"))]
 async fn convert(_: &Engine, _: &'static str, _: &mut Random, _: &mut Report) -> Result<()> {
     Err(crate::Error::unsupported("the convert kernel", "built without GPU"))
+}
+
+/// How far a sum over K may be off by the way it is formed: a part of the magnitudes of all its terms, and an amount beside that. See `product.rs`.
+pub fn allowance(plan: &Plan, k: usize) -> (f64, f64) {
+    let steps = (plan.summation.chain + plan.summation.depth + 4) as f64 * roundoff(plan.accumulate);
+    match plan.halves {
+        false => (steps, 0.0),
+        // Weights and activations enter as f16, which has no digits below 2^-24: each of the terms of a sum may lose that much.
+        true => (steps + 2.0 * 2f64.powi(-10), k as f64 * 2f64.powi(-24)),
+    }
 }
 
 /// Unit roundoff of sums under a policy.

@@ -13,7 +13,7 @@
 //! ```
 
 use super::data::{self, Random};
-use super::{Options, Report, bits, difference, plant, roundoff, sizes_of_k};
+use super::{Options, Report, allowance, bits, difference, plant, sizes_of_k};
 use crate::product::{Accumulate, Activation, Function, Int8Group, Int8Scale, Product};
 use crate::reference::matmul::{Added, magnitude, matmul};
 use crate::{DType, Engine, MatmulOptions, PackedTensor, Result, Scheme, Tensor};
@@ -58,13 +58,14 @@ impl Activations {
             Activation::Int8(Int8Group::Cols(32)),
             Activation::Int8(Int8Group::Row),
             Activation::Int8(Int8Group::Cols(128)),
-            Activation::Int8Static(Int8Scale::new(1.0, 0)?),
             Activation::Int8Static(Int8Scale::new(1.0, -61)?),
+            Activation::Int8Static(Int8Scale::new(1.0, 0)?),
         ];
         Ok(match self {
             Self::Float => float.to_vec(),
             Self::Int8 => int8.to_vec(),
-            Self::All => [&float[..], &int8].concat(),
+            // Without a zero-point a static scale is a row's on the CPU engine.
+            Self::All => [&float[..], &int8[..4]].concat(),
         })
     }
 }
@@ -122,7 +123,7 @@ fn cases(scheme: &Scheme, index: usize, axes: Axes, full: bool, rng: &mut Random
                 k,
                 x: axes.pick(&[DType::F32, DType::F32, DType::F16]),
                 product: Product {
-                    activation: axes.pick(activations),
+                    activation: activations[(index / 2 + class + j as usize) % activations.len()],
                     accumulate: axes.pick(accumulates),
                     function: if axes.below(4) == 0 { axes.pick(&FUNCTIONS) } else { Function::Identity },
                     output: axes.pick(&[DType::F32, DType::F32, DType::F16]),
@@ -274,18 +275,11 @@ impl Suite<'_> {
             }
         };
         let plan = self.engine.plan(case.m, &self.engine.upload_packed(&w)?, &self.options(&case, added)?)?;
-        let u = roundoff(plan.accumulate);
         let size = match plan.summation.folded {
             true => magnitude(&x, case.m, &w, added, &case.product)?,
             false => whole_magnitude(&x, &w, added, case.n),
         };
-        let mut steps = (plan.summation.chain + plan.summation.depth + 4) as f64 * u;
-        if plan.halves {
-            // Weights and activations enter as f16.
-            steps += 2.0 * 2f64.powi(-10);
-        }
-        // f16 has no digits below 2^-24: each of the terms of a sum may lose that much.
-        let floor = if !plan.halves { 0.0 } else { case.k as f64 * 2f64.powi(-24) };
+        let (steps, floor) = allowance(&plan, case.k);
         let (mut worst, mut beyond, mut telling) = (0f64, 0, false);
         for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
             let mut bound = steps * size[i] + floor;

@@ -26,6 +26,7 @@ mod onnx;
 mod outputs;
 mod real_model;
 mod resume;
+mod tune;
 
 use harness::*;
 use serde_json::{Value, json};

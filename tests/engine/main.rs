@@ -2,6 +2,8 @@
 //!
 //! | module | promise |
 //! |---|---|
+//! | `overhead` | a recorded product costs the host little and creates nothing |
+//! | `tuned` | what was measured decides, here and in engines that are opened later |
 //! | `recorded` | operations are recorded: one submit per read; the same bits again; what `plan` says is what runs |
 //! | `own_device` | an application's device, buffers and encoders; WebGPU's default limits |
 //! | `split` | weights and activations larger than a binding |
@@ -20,11 +22,14 @@ mod errors;
 mod importance;
 mod int8;
 mod operands;
+mod overhead;
 mod own_device;
 mod recorded;
 mod split;
+mod tuned;
 
 use common::under_ci;
+use lowbit::engine::Tune;
 use lowbit::gpu::{Disable, Found, adapter};
 use lowbit::product::{Function, Product};
 use lowbit::reference::matmul::{Added, magnitude, matmul};
@@ -68,7 +73,8 @@ fn open(found: &Found) -> Engine {
 }
 
 fn open_with(found: &Found, disable: Disable) -> Engine {
-    let options = EngineOptions { disable, ..EngineOptions::default() };
+    // What the user of this machine has tuned is not to decide what is tested.
+    let options = EngineOptions { disable, tune: Tune::Off, ..EngineOptions::default() };
     block_on(Engine::open_adapter(&found.adapter, &options)).expect("the adapter opens")
 }
 

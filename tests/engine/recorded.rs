@@ -1,6 +1,7 @@
 //! Operations are recorded and submitted by a read; what runs is what was planned, and gives the same bits each time.
 
 use super::*;
+use lowbit::engine::Origin;
 
 /// x -> gelu(x w1 + b) -> + residual -> relu: three products and one submit.
 #[test]
@@ -110,9 +111,16 @@ fn the_plan_is_what_runs() {
             assert_eq!(plan.kernel, expected, "{name}: {plan}");
             // Pinning the planned kernel compiles nothing: it is the pipeline that has just run.
             let compiled = gpu.stats().pipelines_compiled;
-            let pinned = MatmulOptions { kernel: Some(plan.kernel), ..MatmulOptions::default() };
+            let pinned = MatmulOptions { kernel: Some(plan.variant), ..MatmulOptions::default() };
             assert_exact(&name, &engine, &case, &pinned);
-            assert_eq!(engine.plan(m, &w, &pinned).unwrap(), plan, "{name}");
+            let again = engine.plan(m, &w, &pinned).unwrap();
+            assert_eq!((plan.origin, again.origin), (Origin::Default, Origin::Pinned), "{name}");
+            assert_eq!(again.detail, plan.detail, "{name}");
+            assert_eq!(
+                again,
+                Plan { origin: again.origin, why: again.why.clone(), ..plan.clone() },
+                "{name}"
+            );
             assert_eq!(gpu.stats().pipelines_compiled, compiled, "{name}, {plan}");
             // Another kernel is another pipeline.
             let other = MatmulOptions {
@@ -132,7 +140,7 @@ fn the_cpu_plans_itself() {
     let engine = Engine::cpu();
     let w = engine.upload_packed(&PackedTensor::zeroed(scheme("q4_0"), [4, 64]).unwrap()).unwrap();
     let plan = engine.plan(5, &w, &MatmulOptions::default()).unwrap();
-    assert_eq!(plan.kernel, "cpu");
+    assert_eq!((plan.kernel, plan.origin), ("cpu", Origin::Default));
     assert!(engine.is_cpu() && engine.gpu().is_none() && engine.info().backend == "cpu");
     engine.submit().unwrap();
 }
