@@ -26,6 +26,37 @@ pub enum Activation {
     Int8Static(Int8Scale),
 }
 
+impl std::str::FromStr for Activation {
+    type Err = Error;
+
+    /// `f32`, `f16`; `int8` with a scale per row, `int8-g32` and `int8-g128` with one per group.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "int8" => Ok(Self::Int8(Int8Group::Row)),
+            "int8-g32" => Ok(Self::Int8(Int8Group::Cols(32))),
+            "int8-g128" => Ok(Self::Int8(Int8Group::Cols(128))),
+            _ => {
+                let why = "there are f32, f16, int8, int8-g32 and int8-g128";
+                Err(Error::Usage(format!("activations '{text}': {why}")))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Activation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+            Self::F16 => f.write_str("f16"),
+            Self::Int8(Int8Group::Row) => f.write_str("int8"),
+            Self::Int8(Int8Group::Cols(g)) => write!(f, "int8-g{g}"),
+            Self::Int8Static(s) => write!(f, "int8 by {} from {}", s.scale, s.zero),
+        }
+    }
+}
+
 /// Which activations share an int8 scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Int8Group {
