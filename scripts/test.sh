@@ -29,7 +29,7 @@ MODEL_SHA256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 PYTHON_PACKAGES=(gguf==0.19.0 numpy==2.2.6 PyYAML==6.0.3
   onnx==1.19.1 onnxruntime==1.23.2 ml_dtypes==0.5.4 packaging==25.0 protobuf==6.33.1 typing_extensions==4.15.0)
 
-PEERS=(benches/peers benches/peers/candle benches/peers/web-rwkv)
+PEERS=(benches/peers benches/peers/candle benches/peers/burn benches/peers/web-rwkv)
 
 stage=none
 stage_start=0

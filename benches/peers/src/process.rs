@@ -58,13 +58,13 @@ impl Process {
         })
     }
 
-    /// Why the process ended: the last line of its stderr that says something.
+    /// Why the process ended: the line of its stderr that begins with `Error`, else the last one that says something.
     fn why(&mut self) -> String {
         let status = self.child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
         let text = std::fs::read(&self.errors).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let says = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
-        match text.lines().rfind(says) {
+        match text.lines().find(|line| line.starts_with("Error")).or_else(|| text.lines().rfind(says)) {
             Some(line) => format!("{} ({status})", line.trim()),
             None => status,
         }
