@@ -148,16 +148,17 @@ impl MatmulOptions {
     }
 
     /// Bias and residual in host memory, as f32.
-    fn on_host(&self) -> Result<(Option<Cow<'_, [f32]>>, Option<Cow<'_, [f32]>>)> {
-        fn host(a: &Option<Array>) -> Result<Option<Cow<'_, [f32]>>> {
-            match a {
-                None => Ok(None),
-                Some(Array { data: ArrayData::Host(t), .. }) => Ok(Some(t.to_f32())),
+    fn on_host(&self) -> Result<[Option<Cow<'_, [f32]>>; 2]> {
+        let mut both = [None, None];
+        for (host, array) in both.iter_mut().zip([&self.bias, &self.residual]) {
+            *host = match array {
+                None => None,
+                Some(Array { data: ArrayData::Host(t), .. }) => Some(t.to_f32()),
                 #[cfg(feature = "gpu")]
-                Some(_) => Err(foreign()),
-            }
+                Some(_) => return Err(foreign()),
+            };
         }
-        Ok((host(&self.bias)?, host(&self.residual)?))
+        Ok(both)
     }
 
     /// Whether there is such a product on any engine.
@@ -548,7 +549,7 @@ impl Engine {
                     #[cfg(feature = "gpu")]
                     _ => return Err(foreign()),
                 };
-                let (bias, residual) = options.on_host()?;
+                let [bias, residual] = options.on_host()?;
                 let y = cpu::matmul(
                     tensor,
                     packed,
@@ -639,7 +640,7 @@ impl Engine {
         let call = Call::new(&x.shape, w, options)?;
         let data = match (&self.backend, &x.data, &w.data) {
             (Backend::Cpu, Int8Data::Host(rows), PackedData::Host(packed)) => {
-                let (bias, residual) = options.on_host()?;
+                let [bias, residual] = options.on_host()?;
                 let (bias, residual) = (bias.as_deref(), residual.as_deref());
                 let y = cpu::matmul_int8(rows, packed, call.rows, &options.product(), bias, residual)?;
                 ArrayData::Host(Arc::new(Tensor::from_shared(call.shape.clone(), y.dtype(), y.into_bytes())?))
@@ -674,7 +675,7 @@ impl Engine {
         let call = Call::new(&x.shape, w, options)?;
         let data = match (&self.backend, &x.data, &w.data) {
             (Backend::Cpu, Int8Data::Host(rows), PackedData::Host(packed)) => {
-                let (bias, residual) = options.on_host()?;
+                let [bias, residual] = options.on_host()?;
                 let (bias, residual) = (bias.as_deref(), residual.as_deref());
                 let product = options.product();
                 let y = cpu::matmul_to_int8(rows, packed, call.rows, &product, bias, residual, to)?;

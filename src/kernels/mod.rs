@@ -204,6 +204,8 @@ pub type QuantizeReference = fn(&[f32], usize, usize, Scheme, Option<&[f32]>) ->
 
 /// [`crate::reference::matmul::int8`].
 pub type Int8Reference = fn(&[f32], usize, Int8Group) -> (Vec<i8>, Vec<f32>);
+/// [`crate::reference::matmul::int8_static`].
+pub type StaticReference = fn(&[f32], Int8Scale) -> Vec<i8>;
 
 /// What a kernel computes, with the reference that says what is right.
 pub enum Operation {
@@ -224,7 +226,7 @@ pub enum Operation {
     /// f32 to f16 and back.
     Convert { reference: fn(f32) -> half::f16 },
     /// Activations to int8: with scales of their own, and by one that is given.
-    Int8Rows { reference: Int8Reference, fixed: fn(&[f32], Int8Scale) -> Vec<i8> },
+    Int8Rows { reference: Int8Reference, fixed: StaticReference },
     /// The numbers that int8 activations stand for.
     Int8Values { reference: fn(&[i8], &[f32], usize, i8) -> Vec<f32> },
 }

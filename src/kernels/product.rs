@@ -538,7 +538,7 @@ fn record_blocks(
                 continue;
             }
             let n0 = start - op.rows.start;
-            if y_int8 && n0 % 4 != 0 {
+            if y_int8 && !n0.is_multiple_of(4) {
                 let why = format!("the weight is split at row {}, no multiple of 4", part.rows.start);
                 return Err(Error::unsupported("an int8 output of this weight", why));
             }

@@ -228,12 +228,11 @@ mod tests {
         assert_eq!(codes, [-3, -2, -4, -3, -1, 127, 127, 127, -128, -128, -128, -3]);
         let w = quantize(&[1.0; 4], 1, 4, "f32".parse().unwrap(), None).unwrap();
         let product = Product { activation: Activation::Int8Static(s), ..Product::default() };
-        let run = |of: fn(&[f32], usize, &PackedTensor, Added, &Product) -> Result<Vec<f64>>| {
-            of(&[0.0, 0.25, -0.25, 1e9], 1, &w, Added::default(), &product).unwrap()
-        };
-        assert_eq!(run(matmul), [65.0]);
+        let x = [0.0, 0.25, -0.25, 1e9];
+        assert_eq!(matmul(&x, 1, &w, Added::default(), &product).unwrap(), [65.0]);
         // |-3| + 3, |-2| + 3, |-4| + 3, 127 + 3, in halves.
-        assert_eq!(run(magnitude), [0.5 * (6.0 + 5.0 + 7.0 + 130.0)]);
+        let terms = 0.5 * (6.0 + 5.0 + 7.0 + 130.0);
+        assert_eq!(magnitude(&x, 1, &w, Added::default(), &product).unwrap(), [terms]);
         for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-31, 2e30] {
             assert!(Int8Scale::new(scale, 0).is_err(), "{scale}");
         }

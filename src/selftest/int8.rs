@@ -4,7 +4,7 @@
 //! one product.
 
 use super::{Report, bits, data::Random};
-use crate::kernels::{self, Int8Reference};
+use crate::kernels::{self, Int8Reference, StaticReference};
 use crate::product::{Activation, Int8Group, Int8Scale};
 use crate::{Engine, Result, Tensor};
 use half::f16;
@@ -43,7 +43,7 @@ fn numbers(n: usize, rng: &mut Random) -> Vec<f32> {
 pub async fn rows(
     engine: &Engine,
     kernel: &'static str,
-    (reference, fixed): (Int8Reference, fn(&[f32], Int8Scale) -> Vec<i8>),
+    (reference, fixed): (Int8Reference, StaticReference),
     rng: &mut Random,
     report: &mut Report,
 ) -> Result<()> {

@@ -158,7 +158,7 @@ enum Subject {
     #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     Convert,
     #[cfg(feature = "gpu")]
-    Int8Rows(crate::kernels::Int8Reference, fn(&[f32], crate::product::Int8Scale) -> Vec<i8>),
+    Int8Rows(crate::kernels::Int8Reference, crate::kernels::StaticReference),
     #[cfg(feature = "gpu")]
     Int8Values(fn(&[i8], &[f32], usize, i8) -> Vec<f32>),
 }
