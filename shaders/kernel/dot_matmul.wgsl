@@ -25,6 +25,7 @@ struct Params {
 //% include "lib/dot_bindings.wgsl"
 
 //% include "scheme/weights.wgsl"
+//% include "scheme/chunks.wgsl"
 //% include "scheme/bytes.wgsl"
 //% include "lib/epilogue.wgsl"
 //% if y_int8
