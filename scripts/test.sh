@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> Python packages -> cargo fmt -> clippy -> tests and doc tests -> candle -> shader costs -> cooperative matrices -> a build without default features
+#   setup -> test model -> Python packages -> cargo fmt -> lock files -> clippy -> tests and doc tests -> candle -> shader costs -> cooperative matrices -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
@@ -28,6 +28,8 @@ MODEL_SHA256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 # What gguf-py, onnx and onnxruntime import and no more. Versions with wheels for Python 3.10 to 3.13.
 PYTHON_PACKAGES=(gguf==0.19.0 numpy==2.2.6 PyYAML==6.0.3
   onnx==1.19.1 onnxruntime==1.23.2 ml_dtypes==0.5.4 packaging==25.0 protobuf==6.33.1 typing_extensions==4.15.0)
+
+PEERS=(benches/peers benches/peers/candle benches/peers/burn benches/peers/web-rwkv)
 
 stage=none
 stage_start=0
@@ -120,6 +122,11 @@ begin_stage "cargo fmt --check"
 cargo fmt --check
 cargo fmt --check --manifest-path tests/readers/Cargo.toml
 cargo fmt --check --manifest-path tools/shader-cost/Cargo.toml
+for package in "${PEERS[@]}"; do cargo fmt --check --manifest-path "$package/Cargo.toml"; done
+
+begin_stage "lock files"
+# Packages that no other stage builds: does each lock file have what its manifest and lowbit's ask for? Nothing is downloaded but the index.
+for package in fuzz "${PEERS[@]}"; do cargo update --quiet --workspace --locked --manifest-path "$package/Cargo.toml"; done
 
 begin_stage "cargo clippy"
 cargo clippy --release --all-targets -- -D warnings

@@ -26,6 +26,37 @@ pub enum Activation {
     Int8Static(Int8Scale),
 }
 
+impl std::str::FromStr for Activation {
+    type Err = Error;
+
+    /// `f32`, `f16`; `int8` with a scale per row, `int8-g32` and `int8-g128` with one per group.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "int8" => Ok(Self::Int8(Int8Group::Row)),
+            "int8-g32" => Ok(Self::Int8(Int8Group::Cols(32))),
+            "int8-g128" => Ok(Self::Int8(Int8Group::Cols(128))),
+            _ => {
+                let why = "there are f32, f16, int8, int8-g32 and int8-g128";
+                Err(Error::Usage(format!("activations '{text}': {why}")))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Activation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+            Self::F16 => f.write_str("f16"),
+            Self::Int8(Int8Group::Row) => f.write_str("int8"),
+            Self::Int8(Int8Group::Cols(g)) => write!(f, "int8-g{g}"),
+            Self::Int8Static(s) => write!(f, "int8 by {} from {}", s.scale, s.zero),
+        }
+    }
+}
+
 /// Which activations share an int8 scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Int8Group {
@@ -102,28 +133,6 @@ impl Accumulate {
     /// The policy of a [`Accumulate::name`].
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|policy| policy.name() == name)
-    }
-}
-
-impl Activation {
-    /// As command lines and files have it. Static scales are not part of it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int8(Int8Group::Row) => "int8-row",
-            Self::Int8(Int8Group::Cols(32)) => "int8-g32",
-            Self::Int8(Int8Group::Cols(128)) => "int8-g128",
-            // No engine takes other groups.
-            Self::Int8(Int8Group::Cols(_)) => "int8",
-            Self::Int8Static(_) => "int8-static",
-        }
-    }
-
-    /// The activation of a [`Activation::name`] that says all there is to it.
-    pub fn named(name: &str) -> Option<Self> {
-        let groups = [Int8Group::Row, Int8Group::Cols(32), Int8Group::Cols(128)].map(Self::Int8);
-        [Self::F32, Self::F16].into_iter().chain(groups).find(|activation| activation.name() == name)
     }
 }
 

@@ -13,7 +13,8 @@ use crate::bench::sample::Effort;
 use crate::kernels::choice::{self, Facts, Shape, Winner};
 use crate::{Engine, Error, Result};
 
-/// What the variants of one product showed.
+/// What the variants of one product showed. `lowbit tune` tells all of it.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) struct Contest {
     pub winner: Winner,
     /// Those that the device runs, with times or what is wrong with their results.

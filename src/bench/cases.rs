@@ -109,7 +109,7 @@ pub struct Call {
 impl std::fmt::Display for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.activation != Activation::F32 {
-            write!(f, " x {}", self.activation.name())?;
+            write!(f, " x {}", self.activation)?;
         }
         if self.accumulate != Accumulate::F32 {
             write!(f, " sums {}", self.accumulate.name())?;

@@ -17,6 +17,7 @@
 //! A case whose result is wrong has no time. Nothing here prints or parses arguments.
 
 pub mod cases;
+#[cfg(feature = "cli")]
 pub mod ceilings;
 pub mod file;
 #[cfg(feature = "cli")]

@@ -9,9 +9,8 @@
 //! a bound for sums in sequence may be wider than they are; such products are compared bit for bit on inputs whose sums are exact, too.
 
 use super::cases::{Call, Case, Operation};
-use super::ceilings::{cache_bytes, dram_bytes};
 use super::file::{Ceiling, Demand, Measured, Regime, bound};
-use super::sample::{Effort, Times, sample};
+use super::sample::{Effort, Times, cache_bytes, dram_bytes, sample};
 use crate::gpu::{Buffer, Gpu, Target};
 use crate::kernels::{self, DeviceWeights, quantize::Encoding};
 use crate::product::{Accumulate, Activation, Product};
@@ -260,7 +259,10 @@ impl<'a> Subject<'a> {
         if self.case.operation.is_product() && self.case.call.accumulate != Accumulate::F32 {
             verified = verified.and(self.verify_exact()?);
         }
-        Ok(verified)
+        match verified.values {
+            0 => Err(self.wrong("nothing could be compared".into())),
+            _ => Ok(verified),
+        }
     }
 
     fn result(
@@ -289,7 +291,7 @@ impl<'a> Subject<'a> {
             n,
             k,
             label: case.weight.label.clone(),
-            activation: product.then(|| case.call.activation.name().into()),
+            activation: product.then(|| case.call.activation.to_string()),
             accumulate: product.then(|| case.call.accumulate.name().into()),
             regime,
             copies,

@@ -1,4 +1,4 @@
-//! Repeating a run until its median is known well enough.
+//! Repeating a run until its median is known well enough, and how much it has to walk over to be about memory or about a cache.
 //!
 //! ```text
 //! once (compiles, touches memory), once (how long?) -> n runs per sample -> samples until the budget is spent -> quartiles
@@ -10,6 +10,23 @@ use std::time::{Duration, Instant};
 
 /// Dispatches are submitted by themselves after 256; a sample of up to eight per run stays below, so that no submission lies within one.
 const MOST_RUNS: f64 = 32.0;
+
+/// Bytes that cases and ceilings walk over so that nothing is left of them in a cache: on software adapters and the CPU engine less, where
+/// walking takes long.
+pub fn dram_bytes(engine: &Engine) -> u64 {
+    match engine.gpu() {
+        Some(gpu) if !gpu.info().software => 256 << 20,
+        _ => 128 << 20,
+    }
+}
+
+/// Bytes of the walks that may stay in a cache. Which do is for the rates to tell: no API says how large caches are.
+pub const CACHE_BYTES: [u64; 3] = [1 << 20, 8 << 20, 32 << 20];
+
+/// The longest of them.
+pub fn cache_bytes() -> u64 {
+    CACHE_BYTES[CACHE_BYTES.len() - 1]
+}
 
 /// How much time a measurement may take.
 #[derive(Clone, Copy, Debug)]

@@ -31,7 +31,7 @@ pub struct ProductArgs {
 /// How products are asked for.
 #[derive(clap::Args)]
 pub struct CallArgs {
-    /// How x enters products: f32, f16, or int8 with a scale per row (int8-row) or group (int8-g32, int8-g128)
+    /// How x enters products: f32, f16, int8 (a scale per row), int8-g32 or int8-g128
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     activation: String,
     /// What sums may be: f32, f16 or f16-chunked (f16 within a group). With the latter two matrix units may compute products
@@ -43,13 +43,14 @@ impl CallArgs {
     /// # Errors
     /// [`Error::Usage`].
     pub fn parse(&self) -> Result<Call> {
-        let activation = Activation::named(&self.activation).ok_or_else(|| {
-            let names = "there are f32, f16, int8-row, int8-g32 and int8-g128";
-            Error::Usage(format!("--activation '{}': {names}", self.activation))
-        })?;
+        let activation: Activation = self.activation.parse()?;
         let accumulate = Accumulate::named(&self.accumulate).ok_or_else(|| {
             Error::Usage(format!("--accumulate '{}': there are f32, f16 and f16-chunked", self.accumulate))
         })?;
+        if !matches!(activation, Activation::F32 | Activation::F16) && accumulate != Accumulate::F32 {
+            let what = format!("--accumulate {}: sums of int8 activations are f32", accumulate.name());
+            return Err(Error::Usage(what));
+        }
         Ok(Call { activation, accumulate, kernel: None })
     }
 

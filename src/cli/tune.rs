@@ -244,7 +244,7 @@ fn to_json(engine: &Engine, contests: &[Contest], left_out: &[(Shape, Error)], d
             .iter()
             .map(|(variant, why)| json!({"variant": variant, "left_out": reason(why)}));
         json!({
-            "scheme": shape.scheme.to_string(), "activation": shape.activation.name(), "accumulate": shape.accumulate.name(),
+            "scheme": shape.scheme.to_string(), "activation": shape.activation.to_string(), "accumulate": shape.accumulate.name(),
             "m": shape.m, "n": shape.n, "k": shape.k, "class": shape.class().to_string(),
             "default": winner.default, "winner": winner.variant, "gain": winner.default_seconds / winner.seconds,
             "variants": timed.chain(out).collect::<Vec<_>>(),

@@ -7,13 +7,14 @@
 //! Nothing is recorded or compiled here.
 
 use super::{Backend, Engine, MatmulOptions, PackedArray};
-use crate::product::{Accumulate, Product, Summation};
+use crate::product::{Accumulate, Summation};
 use crate::{Result, Scheme, cpu};
 
 #[cfg(feature = "gpu")]
 use crate::{
     Error,
     kernels::choice::{self, Facts, Picked, Reason, Shape},
+    product::Product,
 };
 
 /// Who chose a kernel.

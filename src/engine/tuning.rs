@@ -10,7 +10,7 @@
 
 use super::EngineInfo;
 use crate::kernels::choice::{self, Shape, Winner, Winners};
-use crate::product::{Accumulate, Activation};
+use crate::product::Accumulate;
 use crate::{Error, Result, Scheme};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -93,10 +93,11 @@ struct Entry {
 
 impl Entry {
     fn new(winner: &Winner) -> Self {
-        let Shape { m, n, k, scheme, activation, accumulate } = winner.shape;
+        let Shape { m, n, k, scheme, accumulate, .. } = winner.shape;
         Self {
             scheme: scheme.to_string(),
-            activation: activation.name().into(),
+            // Of the class, which has no static scales.
+            activation: winner.shape.class().activation.to_string(),
             accumulate: accumulate.name().into(),
             m,
             n,
@@ -112,8 +113,7 @@ impl Entry {
     fn parse(&self) -> Result<Winner, String> {
         let kernel = |name: &str| choice::named(name).ok_or(format!("there is no kernel '{name}'"));
         let scheme: Scheme = self.scheme.parse().map_err(|e: Error| e.to_string())?;
-        let activation = Activation::named(&self.activation)
-            .ok_or_else(|| format!("there is no activation '{}'", self.activation))?;
+        let activation = self.activation.parse().map_err(|e: Error| e.to_string())?;
         let accumulate = Accumulate::named(&self.accumulate)
             .ok_or_else(|| format!("there are no sums '{}'", self.accumulate))?;
         let Self { m, n, k, .. } = *self;
@@ -175,7 +175,9 @@ pub(crate) fn store(path: &Path, info: &EngineInfo, new: &[Winner]) -> Result<()
     all.retain(|old| new.iter().all(|winner| winner.shape.class() != old.shape.class()));
     all.extend(new.iter().cloned());
     // Equal contents are equal files.
-    all.sort_by_cached_key(|w| (w.shape.to_string(), w.shape.activation.name(), w.shape.accumulate.name()));
+    all.sort_by_cached_key(|w| {
+        (w.shape.to_string(), w.shape.activation.to_string(), w.shape.accumulate.name())
+    });
     let winners = all.iter().map(|winner| serde_json::to_value(Entry::new(winner)));
     let file = File {
         format: FORMAT.into(),

@@ -8,10 +8,10 @@
 //!
 //! Here and nowhere else a kernel is decided on; [`Choice::new`] says what a name is on a device, or why it is none there. Nothing is timed here.
 
-use super::product::{Choice, in_integers};
+use super::product::Choice;
 use super::{KERNELS, Operation, Tier};
 use crate::gpu::{AdapterInfo, Gpu};
-use crate::product::{Accumulate, Activation, Product};
+use crate::product::{Accumulate, Activation, Int8Group, Product};
 use crate::{Error, Result, Scheme};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -58,12 +58,21 @@ impl Shape {
         Self { m, n, k, scheme, activation: product.activation, accumulate: product.accumulate }
     }
 
+    /// Whether x is int8 and multiplied as such.
+    pub fn in_integers(&self) -> bool {
+        super::product::in_integers(&self.scheme, self.activation)
+    }
+
     /// The products that share a winner with it.
     pub fn class(&self) -> ShapeClass {
         let Self { scheme, activation, accumulate, .. } = *self;
         let m = ROWS.iter().position(|rows| rows.contains(&self.m)).unwrap_or(ROWS.len() - 1);
         let power = |size: usize| size.max(1).ilog2();
-        let activation = activation.name();
+        // A scale that is given is one for whole rows too.
+        let activation = match activation {
+            Activation::Int8Static(_) => Activation::Int8(Int8Group::Row),
+            other => other,
+        };
         ShapeClass { scheme, activation, accumulate, m, n: power(self.n), k: power(self.k) }
     }
 }
@@ -78,12 +87,12 @@ impl std::fmt::Display for Shape {
 pub const ROWS: [RangeInclusive<usize>; 7] =
     [1..=1, 2..=4, 5..=8, 9..=16, 17..=64, 65..=256, 257..=usize::MAX];
 
-/// Products that are taken to have the same best kernel: of one scheme, activation and policy of sums, M in one of [`ROWS`], N and K each
-/// between the same powers of two (4096 to 8191).
+/// Products that are taken to have the same best kernel: of one scheme, activation (static int8 scales count as scales of rows) and policy
+/// of sums, M in one of [`ROWS`], N and K each between the same powers of two (4096 to 8191).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShapeClass {
     scheme: Scheme,
-    activation: &'static str,
+    pub activation: Activation,
     accumulate: Accumulate,
     /// Index in [`ROWS`].
     m: usize,
@@ -126,11 +135,11 @@ pub enum Device {
 /// A row of [`DEFAULTS`].
 #[derive(Clone, Debug)]
 pub struct Row {
+    /// Whether it is for int8 activations that are multiplied as integers ([`Shape::in_integers`]), or for all others.
+    pub integers: bool,
     pub devices: &'static [Device],
     pub m: RangeInclusive<usize>,
     pub accumulates: &'static [Accumulate],
-    /// Whether it is for int8 activations that are multiplied in integers ([`in_integers`]), or for all others.
-    pub int8: bool,
     /// The name in [`KERNELS`].
     pub variant: &'static str,
     /// In a sentence.
@@ -148,66 +157,66 @@ const HALVES: &[Accumulate] = &[F16, F16Chunked];
 /// runs (matrix units: where it lists matrices that the kernel has a form for).
 pub const DEFAULTS: &[Row] = &[
     Row {
+        integers: true,
         devices: &[Software],
         m: 1..=usize::MAX,
         accumulates: SUMS,
-        int8: true,
-        variant: "dot_matvec:words",
-        why: "integers need no rounding, and software pays more for workgroup memory than for reading the weights again",
+        variant: "dot_matvec",
+        why: "workgroup memory costs software more than reading the weights again",
     },
     Row {
+        integers: true,
         devices: ALL,
         m: 1..=super::dot_matvec::MAX_ROWS,
         accumulates: SUMS,
-        int8: true,
-        variant: "dot_matvec:wide",
+        variant: "dot_matvec",
         why: "so few rows of int8 are one pass over the weights",
     },
     Row {
+        integers: true,
         devices: ALL,
         m: 1..=usize::MAX,
         accumulates: SUMS,
-        int8: true,
-        variant: "dot_matmul:64x64",
-        why: "many rows of int8 share each weight in a tile",
+        variant: "dot_matmul",
+        why: "many rows of int8 share the codes of a tile",
     },
     Row {
+        integers: false,
         devices: &[Software],
         m: 1..=usize::MAX,
         accumulates: SUMS,
-        int8: false,
         variant: "direct",
-        why: "software pays more for workgroup memory and barriers than for arithmetic",
+        why: "software pays for loads and barriers, not for arithmetic",
     },
     Row {
+        integers: false,
         devices: ALL,
         m: 1..=super::matvec::MAX_ROWS,
         accumulates: SUMS,
-        int8: false,
         variant: "matvec",
         why: "so few rows of x are one pass over the weights",
     },
     Row {
+        integers: false,
         devices: &[Nvidia, Amd, Intel, Apple],
         m: 1..=usize::MAX,
         accumulates: HALVES,
-        int8: false,
         variant: "coop:large",
         why: "sums may be f16, so matrix units may compute them, and these have room for the large tile",
     },
     Row {
+        integers: false,
         devices: &[Mobile, Other],
         m: 1..=usize::MAX,
         accumulates: HALVES,
-        int8: false,
         variant: "coop:large",
         why: "sums may be f16, so matrix units may compute them",
     },
     Row {
+        integers: false,
         devices: ALL,
         m: 1..=usize::MAX,
         accumulates: SUMS,
-        int8: false,
         variant: "matmul:64x64",
         why: "many rows of x share each decoded weight in a tile",
     },
@@ -311,9 +320,9 @@ pub fn pick(on: &Facts, shape: &Shape, pinned: Option<&str>, winners: &Winners) 
 /// # Errors
 /// [`Error::Unsupported`] if there is none for the product.
 pub fn by_default(on: &Facts, shape: &Shape) -> Result<Picked> {
-    let (device, int8) = (on.device(), in_integers(&shape.scheme, shape.activation));
+    let device = on.device();
     let fits = |row: &&Row| {
-        row.int8 == int8
+        row.integers == shape.in_integers()
             && row.devices.contains(&device)
             && row.m.contains(&shape.m)
             && row.accumulates.contains(&shape.accumulate)
@@ -438,13 +447,40 @@ mod tests {
     }
 
     #[test]
+    fn int8_activations_have_kernels_of_their_own_where_weights_are_integers() {
+        let int8 = |scheme: &str, m| Shape {
+            activation: Activation::Int8(Int8Group::Row),
+            scheme: scheme.parse().unwrap(),
+            ..shape(m, Accumulate::F32)
+        };
+        let default = |info: &AdapterInfo, shape: &Shape| {
+            by_default(&Facts { tier: MATRICES, info }, shape).unwrap().variant
+        };
+        for (vendor, _) in VENDORS {
+            assert_eq!(default(&gpu(vendor), &int8("q4_0", 1)), "dot_matvec");
+            assert_eq!(default(&gpu(vendor), &int8("q4_0", 512)), "dot_matmul");
+            assert_eq!(default(&gpu(vendor), &int8("nf4-g64", 512)), "matmul:64x64");
+        }
+        let software = info(0x10005, DeviceType::Cpu);
+        assert_eq!(default(&software, &int8("q4_0", 512)), "dot_matvec");
+        assert_eq!(default(&software, &int8("nf4-g64", 512)), "direct");
+        // A scale that is given shares the winners of one that is found.
+        let scale = crate::product::Int8Scale::new(0.5, 3).unwrap();
+        let given = Shape { activation: Activation::Int8Static(scale), ..int8("q4_0", 512) };
+        assert_eq!(given.class(), int8("q4_0", 512).class());
+        assert_ne!(given.class(), shape(512, Accumulate::F32).class());
+    }
+
+    #[test]
     fn rows_name_variants_and_end_with_one_for_everything() {
         for row in DEFAULTS {
             assert!(named(row.variant).is_some(), "{}", row.variant);
             assert!(!row.devices.is_empty() && !row.accumulates.is_empty() && !row.m.is_empty());
         }
-        let last = DEFAULTS.last().unwrap();
-        assert_eq!((last.devices, last.m.clone(), last.accumulates), (ALL, 1..=usize::MAX, SUMS));
+        for integers in [true, false] {
+            let last = DEFAULTS.iter().rfind(|row| row.integers == integers).unwrap();
+            assert_eq!((last.devices, last.m.clone(), last.accumulates), (ALL, 1..=usize::MAX, SUMS));
+        }
     }
 
     #[test]
@@ -514,36 +550,14 @@ mod tests {
             [run, not].map(|list| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         };
         let tiles = ["matmul:64x64", "matmul:32x32", "direct"];
-        let dot = ["dot_matvec", "dot_matmul"];
+        let few = ["matvec", "dot_matvec", "dot_matmul"];
         assert_eq!(
             names(MATRICES, 512, F16),
-            [[&tiles[..], &["coop:large", "coop:small"]].concat(), [&["matvec"][..], &dot].concat()]
+            [[&tiles[..], &["coop:large", "coop:small"]].concat(), few.to_vec()]
         );
-        let not = [&["matvec", "coop"][..], &dot].concat();
-        assert_eq!(names(MATRICES, 512, Accumulate::F32), [tiles.to_vec(), not]);
-        let not = [&["coop"][..], &dot].concat();
-        assert_eq!(names(PLAIN, 1, F16), [[&["matvec"][..], &tiles].concat(), not]);
-    }
-
-    #[test]
-    fn int8_activations_have_kernels_of_their_own_where_values_are_integers() {
-        let default = |info: &AdapterInfo, scheme: &str, m| {
-            let activation = Activation::Int8(crate::product::Int8Group::Row);
-            let scheme = scheme.parse().unwrap();
-            let shape = Shape { scheme, activation, ..shape(m, Accumulate::F32) };
-            by_default(&Facts { tier: PLAIN, info }, &shape).unwrap().variant
-        };
-        for (vendor, _) in VENDORS {
-            let info = gpu(vendor);
-            assert_eq!(default(&info, "q4_0", 8), "dot_matvec:wide");
-            assert_eq!(default(&info, "int8-row", 9), "dot_matmul:64x64");
-            // Decoded.
-            assert_eq!(default(&info, "nf4-g64", 8), "matvec");
-            assert_eq!(default(&info, "int4-g32-perm", 9), "matmul:64x64");
-        }
-        let software = info(0, DeviceType::Cpu);
-        assert_eq!(default(&software, "q4_0", 1), "dot_matvec:words");
-        assert_eq!(default(&software, "q4_0", 512), "dot_matvec:words");
-        assert_eq!(default(&software, "nf4-g64", 512), "direct");
+        let [run, not] = names(MATRICES, 512, Accumulate::F32);
+        assert_eq!(run, tiles);
+        assert!(not.len() == 4 && few.iter().chain(&["coop"]).all(|name| not.contains(name)), "{not:?}");
+        assert_eq!(names(PLAIN, 1, F16)[0], [&["matvec"][..], &tiles].concat());
     }
 }

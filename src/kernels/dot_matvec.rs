@@ -34,9 +34,10 @@ impl Shape {
         }
     }
 
-    /// Passes of equal numbers of rows of x. Four weight rows of a team for every M, so that int8 outputs are whole words.
+    /// Passes of equal numbers of rows of x; words for half as many, half the code again. Four weight rows of a team for every M, so that int8 outputs are whole words.
     pub(super) fn new(tier: Tier, m: usize, wide: bool) -> Self {
-        let m = m.div_ceil(m.div_ceil(MAX_ROWS));
+        let most = if wide { MAX_ROWS } else { MAX_ROWS / 2 };
+        let m = m.div_ceil(m.div_ceil(most));
         Self { team: matvec::Shape { team_rows: 4, ..matvec::Shape::new(tier, m) }, wide }
     }
 

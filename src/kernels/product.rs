@@ -184,10 +184,6 @@ impl Choice {
     /// is less exact than the product allows.
     pub fn new(name: &str, on: &Facts, shape: &choice::Shape) -> Result<Self> {
         let (tier, software, m) = (on.tier, on.info.software, shape.m);
-        let integers = in_integers(&shape.scheme, shape.activation);
-        if integers && name.starts_with("dot_") {
-            return Self::for_int8(name, on, m);
-        }
         if name == "matvec" && m > matvec::MAX_ROWS {
             let why = format!("it takes up to {}", matvec::MAX_ROWS);
             return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
@@ -202,10 +198,11 @@ impl Choice {
             return Ok(Self::Matmul(shape));
         }
         let refuse = |why: &str| Err(Error::unsupported(format!("product kernel '{name}'"), why));
+        if let Some(choice) = Self::for_int8(name, on, m) {
+            let why = "it is for int8 activations, and schemes whose values are integers";
+            return if shape.in_integers() { Ok(choice) } else { refuse(why) };
+        }
         match coop::Shape::named(name, tier, software) {
-            None if name.starts_with("dot_") => {
-                refuse("it is for int8 activations, and schemes whose values are integers")
-            }
             None => refuse("there are matvec, matmul, direct, coop, dot_matvec and dot_matmul"),
             Some(_) if tier.coop == 0 => {
                 refuse("the device has no cooperative matrices of f16 with sums in f32")
@@ -217,12 +214,11 @@ impl Choice {
         }
     }
 
-    fn for_int8(name: &str, on: &Facts, m: usize) -> Result<Self> {
-        let software = on.info.software;
-        let few = dot_matvec::Shape::named(name, on.tier, m, software).map(Self::DotMatvec);
-        let tiled = dot_matmul::Shape::named(name, software).map(Self::DotMatmul);
-        let why = "there are dot_matvec and dot_matmul";
-        few.or(tiled).ok_or_else(|| Error::unsupported(format!("product kernel '{name}'"), why))
+    /// The kernel for int8 activations of a name.
+    fn for_int8(name: &str, on: &Facts, m: usize) -> Option<Self> {
+        let (tier, software) = (on.tier, on.info.software);
+        let few = dot_matvec::Shape::named(name, tier, m, software).map(Self::DotMatvec);
+        few.or(dot_matmul::Shape::named(name, software).map(Self::DotMatmul))
     }
 
     /// Whether it multiplies int8 activations.
@@ -615,7 +611,8 @@ fn sums_of_rows(gpu: &Gpu, spec: DotSpec, w: &DeviceWeights, part: &Part) -> Res
         ..dot::Params::default()
     };
     params.set_x(&x, 0);
-    let choice = Choice::for_int8("dot_matvec", &Facts::of(gpu), 1)?;
+    let on = Facts::of(gpu);
+    let choice = Choice::DotMatvec(dot_matvec::Shape::new(on.tier, 1, !on.info.software));
     let bindings = [&part.buffer, &part.buffer, &x.buffer, &y].map(Binding::whole);
     let pipeline = choice.pipeline(gpu, spec.of_row_sums())?;
     let bytes = bytemuck::bytes_of(&params);

@@ -178,7 +178,7 @@ fn wrong_arguments_of_bench_are_one_line() {
         (&["--m", "x"], &["--m 'x'"]),
         (&["--m", "2", "--shape", "1x64x64"], &["--m"]),
         (&["matvec", "--m", "9"], &["no case is left"]),
-        (&["--activation", "int8"], &["'int8'", "f16"]),
+        (&["--activation", "int7"], &["'int7'", "int8-g32"]),
         (&["--json", "x", "--svg", "x"], &["one file"]),
         (&["--diff", "a.json", "a.json", "--quick"], &["--diff"]),
         (&["--m", "1000000000", "--model", "llama-7b"], &["elements"]),

@@ -105,27 +105,23 @@ fn explain_says_which_kernel_and_why_no_other() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     for words in [
         "y [20, 96] = x [20, 256] * w [96, 256]^T, w in q4_k",
-        "kernel         matmul:32x32",
-        "default        software has no matrix units",
-        "workgroups     3 x 1 x 1",
+        "kernel         direct",
+        "default        software pays for loads and barriers",
+        "workgroups     ",
         "not matvec         it takes up to 8",
-        "not matmul:64x64   it would run too; the table of defaults has matmul:32x32",
+        "not matmul:64x64   it would run too; the table of defaults has direct",
         "not coop           the device has no cooperative matrices",
+        "not dot_matmul     it is for int8 activations",
     ] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
     }
     let said = explain(&folder, &["1x96x256", "q4_k", "--activation", "f16", "--accumulate", "f16"]);
-    assert_eq!(
-        (&said["variant"], &said["origin"], &said["accumulate"]),
-        (&json!("matvec"), &json!("default"), &json!("f16"))
-    );
-    assert!(
-        said["others"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|other| other["why"].as_str().is_some_and(|why| !why.is_empty()))
-    );
+    let (direct, default) = (json!("direct"), json!("default"));
+    assert_eq!((&said["variant"], &said["origin"], &said["accumulate"]), (&direct, &default, &json!("f32")));
+    let others = said["others"].as_array().unwrap();
+    assert!(others.iter().all(|other| other["why"].as_str().is_some_and(|why| !why.is_empty())), "{said}");
+    let said = explain(&folder, &["1x96x256", "q4_k", "--activation", "int8"]);
+    assert_eq!(said["variant"], "dot_matvec");
     let cpu = folder.run(&["devices", "--device", "cpu", "--explain", "1x96x256", "q4_k", "--json"]).json();
     assert_eq!((&cpu[0]["variant"], &cpu[0]["workgroups"]), (&json!("cpu"), &Value::Null));
 }
@@ -148,8 +144,14 @@ fn bench_pins_a_kernel_and_has_sums_in_f16() {
     ];
     for (more, kernel, accumulate) in [
         (&["--kernel", "matmul:64x64"][..], "matmul:64x64", "f32"),
-        (&["--accumulate", "f16"], "matmul:32x32", "f16"),
-        (&["--accumulate", "f16-chunked", "--activation", "f16"], "matmul:32x32", "f16-chunked"),
+        (&["--accumulate", "f16"], "direct", "f16"),
+        (&["--kernel", "matmul:32x32", "--accumulate", "f16"], "matmul:32x32", "f16"),
+        (
+            &["--kernel", "matmul:32x32", "--accumulate", "f16-chunked", "--activation", "f16"],
+            "matmul:32x32",
+            "f16-chunked",
+        ),
+        (&["--kernel", "dot_matmul:32x64", "--activation", "int8"], "dot_matmul:32x64", "f32"),
     ] {
         let Some(ran) = run(&folder, &[&args[..], more].concat()) else { return };
         let file = ran.json();
@@ -177,6 +179,7 @@ fn wrong_arguments_of_tune_and_explain_are_one_line() {
         (&["devices", "--explain", "64x64", "q4_0"], &["--explain '64x64'", "MxNxK"]),
         (&["devices", "--explain", "1x64x64", "q4_9"], &["'q4_9'"]),
         (&["devices", "--accumulate", "f16"], &["--explain"]),
+        (&["bench", "--accumulate", "f16", "--activation", "int8"], &["--accumulate f16", "int8"]),
     ] {
         folder.run(&[args, &["--device", "cpu"]].concat()).fails(2, words);
     }

@@ -12,27 +12,10 @@ mod cpu;
 mod gpu;
 
 use super::file::{Ceiling, Limit, Note, Regime};
-use super::sample::{Effort, sample};
+use super::sample::{CACHE_BYTES, Effort, dram_bytes, sample};
 use crate::selftest::data::Random;
 use crate::{Engine, Error, Result};
 use gpu::Order;
-
-/// Bytes that cases and ceilings walk over so that nothing is left of them in a cache: on software adapters and the CPU engine less, where
-/// walking takes long.
-pub fn dram_bytes(engine: &Engine) -> u64 {
-    match engine.gpu() {
-        Some(gpu) if !gpu.info().software => 256 << 20,
-        _ => 128 << 20,
-    }
-}
-
-/// Bytes of the walks that may stay in a cache. Which do is for the rates to tell: no API says how large caches are.
-const CACHE_BYTES: [u64; 3] = [1 << 20, 8 << 20, 32 << 20];
-
-/// The longest of them.
-pub fn cache_bytes() -> u64 {
-    CACHE_BYTES[CACHE_BYTES.len() - 1]
-}
 
 /// A kernel ready to run.
 struct Probe<'a> {
