@@ -1,7 +1,7 @@
 // y[m, n] = x[m, :] . w[n, :] for M of 1 to 8, all rows of x in one pass over the weights.
 //
-// A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values, so that neighbours read
-// neighbouring 16-byte words; the team's sums are then added, by the subgroup or through workgroup memory.
+// A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values, neighbours beside each
+// other; `wide`: its codes in one or two loads of 16 bytes. The team's sums are then added, by the subgroup or through workgroup memory.
 //
 //   F32          acc += scale * (sum value * x - zero * sum x) + bias * sum x, once per `sub` values that share a group
 //   F16          weights decoded and rounded to f16, products and sums in f16
@@ -21,9 +21,14 @@ struct Params {
 
 //% include "lib/grid.wgsl"
 //% include "scheme/weights.wgsl"
+//% set wide = unrolled and full and s.kind == "linear"
+//% if wide
+//% include "scheme/chunks.wgsl"
+//% endif
 //% include "lib/activations.wgsl"
 //% include "lib/epilogue.wgsl"
 //% set half = accumulate != "f32"
+//% set vector = "vec4<f16>" if half else "vec4<f32>"
 //% set acc_type = "f16" if accumulate == "f16" else "f32"
 //% set teams = workgroup // lanes
 //% if not subgroups
@@ -68,7 +73,18 @@ fn main(
     //% endfor
     let chunks = (p.k + 31u) / 32u;
     for (var c = lane; c < chunks; c += {{ lanes }}u) {
+        //% if wide
+        //% for r in range(team_rows)
+        let codes{{ r }} = chunk_codes(row{{ r }}, c);
+        //% endfor
+        //% endif
+        //% for t in range(subs if wide else 1)
+        //% if wide
+        {
+            let t = {{ t }}u;
+        //% else
         for (var t = 0u; t < {{ subs }}u; t++) {
+        //% endif
             //% if s.group
             //% if full
             let g = (c * 32u + t * {{ sub }}u) / {{ s.group }}u;
@@ -90,8 +106,14 @@ fn main(
             var sx{{ i }} = 0.0;
             //% endfor
             //% endif
+            //% for j in range(sub // 4 if wide else 1)
+            //% if wide
+            {
+                let j = {{ j }}u;
+            //% else
             // Constant counts: drivers unroll.
             for (var j = 0u; j < {{ sub // 4 }}u; j++) {
+            //% endif
                 let q = c * 8u + t * {{ sub // 4 }}u + j;
                 //% for i in range(m)
                 let x{{ i }} = x_quad({{ i }}u, q);
@@ -103,12 +125,21 @@ fn main(
                 //% endfor
                 //% for r in range(team_rows)
                 {
-                    //% if half
-                    let v = vec4<f16>(quad_weights(row{{ r }}, q));
-                    //% elif s.float
-                    let v = quad_weights(row{{ r }}, q);
+                    //% if s.float
+                    let v = {{ vector }}(quad_weights(row{{ r }}, q));
                     //% else
-                    let v = quad_values(quad_codes(row{{ r }}, q));
+                    //% if wide
+                    let codes = unpack4xU8(codes{{ r }}[{{ t * sub // 4 + j }}]);
+                    //% else
+                    let codes = quad_codes(row{{ r }}, q);
+                    //% endif
+                    //% if not half
+                    let v = quad_values(codes);
+                    //% elif s.group
+                    let v = vec4<f16>(weights_of(group_of(row{{ r }}, g), codes));
+                    //% else
+                    let v = vec4<f16>(weights_of(g{{ r }}, codes));
+                    //% endif
                     //% endif
                     //% for i in range(m)
                     //% if accumulate == "f16"
@@ -122,6 +153,7 @@ fn main(
                 }
                 //% endfor
             }
+            //% endfor
             //% for r in range(team_rows)
             //% if accumulate == "f16chunked"
             //% for i in range(m)
@@ -150,6 +182,7 @@ fn main(
             //% endif
             //% endfor
         }
+        //% endfor
     }
     //% if subgroups
     //% for r in range(team_rows)

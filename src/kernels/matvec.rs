@@ -20,6 +20,9 @@ pub struct Shape {
     pub team_rows: u32,
     /// Rows of x.
     pub m: u32,
+    /// Whether the values of a chunk follow each other in the text, their codes loaded at once. With more rows of x the text gets long,
+    /// and loads of x are most of the work.
+    pub unrolled: bool,
     pub subgroups: bool,
 }
 
@@ -27,10 +30,10 @@ impl Shape {
     /// The default shape.
     pub fn new(tier: Tier, m: usize) -> Self {
         let team_rows = if m <= 4 { 4 } else { 2 };
-        let m = m as u32;
+        let (m, unrolled) = (m as u32, m <= 4);
         match tier.subgroup {
-            0 => Self { workgroup: 64, lanes: 32, team_rows, m, subgroups: false },
-            size => Self { workgroup: 64.max(size), lanes: size, team_rows, m, subgroups: true },
+            0 => Self { workgroup: 64, lanes: 32, team_rows, m, unrolled, subgroups: false },
+            size => Self { workgroup: 64.max(size), lanes: size, team_rows, m, unrolled, subgroups: true },
         }
     }
 
