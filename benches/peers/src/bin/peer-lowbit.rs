@@ -11,7 +11,7 @@ mod serve;
 
 use lowbit::file::Model;
 use lowbit::product::{Activation, Int8Group};
-use lowbit::{Array, Engine, EngineOptions, Error, MatmulOptions, PackedArray, Tensor};
+use lowbit::{Array, Engine, EngineOptions, MatmulOptions, PackedArray, Tensor};
 use pollster::block_on;
 use serve::{Anyhow, Job};
 
@@ -30,17 +30,10 @@ fn main() -> Anyhow<()> {
         let row = job.scheme == "int8-row";
         options.activation = Activation::Int8(if row { Int8Group::Row } else { Int8Group::Cols(32) });
     }
-    let y = match product(&engine, &x, &w, &options) {
-        // What no kernel does yet is done with f32 activations; the first line says so.
-        Err(Error::Unsupported { .. }) if !engine.is_cpu() => {
-            options.activation = Activation::F32;
-            product(&engine, &x, &w, &options)
-        }
-        y => y,
-    }?;
+    let y = product(&engine, &x, &w, &options)?;
     let y = block_on(y.read())?.to_f32().into_owned();
     let plan = engine.plan(job.m, &w, &options)?;
-    let what = format!("{}, {} activations, {}", job.scheme, activation_name(&options), plan.kernel);
+    let what = format!("{}, {} activations, {}", job.scheme, options.activation, plan.kernel);
     job.serve(&what, &y, || Ok(product(&engine, &x, &w, &options).map(drop)?))
 }
 
@@ -54,12 +47,4 @@ fn product(engine: &Engine, x: &Array, w: &PackedArray, options: &MatmulOptions)
     engine.submit()?;
     engine.gpu().map_or(Ok(()), |gpu| gpu.wait())?;
     Ok(y)
-}
-
-fn activation_name(options: &MatmulOptions) -> &'static str {
-    match options.activation {
-        Activation::F32 => "f32",
-        Activation::F16 => "f16",
-        Activation::Int8(_) => "int8",
-    }
 }
