@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # gpu-bench.sh: for a machine with a real GPU. Checks lowbit on it, times it, and keeps the results; under ten minutes.
 #
-#   ./scripts/gpu-bench.sh                   self-test of the schemes that are timed, lowbit bench, then the whole self-test
+#   ./scripts/gpu-bench.sh                   self-test of the schemes that are timed, lowbit bench (f32; sums in f16, for matrix units; int8
+#                                            activations), lowbit tune, then the whole self-test
 #   ./scripts/gpu-bench.sh --quick           fewer cases, shorter measurements, no whole self-test
 #   ./scripts/gpu-bench.sh --any             takes a software adapter where there is no GPU: to try the script
 #   ./scripts/gpu-bench.sh --binary FILE     a lowbit built elsewhere, on a machine without Rust (build it with LOWBIT_COMMIT set to the
 #                                            commit: its results carry that)
 #   ./scripts/gpu-bench.sh --out DIR         instead of benches/results/ADAPTER-DATE
 #
-# Writes into the folder: machine.txt, selftest.txt, bench.txt (the table), bench.json, roofline.svg. ADAPTER is the first that
+# Writes into the folder: machine.txt, selftest.txt; for each bench its table, .json and roofline .svg (bench, bench-f16, bench-int8); tune.txt.
+# Nothing is remembered by the tuner. ADAPTER is the first that
 # `lowbit devices` lists and that is no software; WGPU_BACKEND limits which there are.
 #
 # Needs the GPU's driver, and without --binary Rust and a C linker; installs nothing. A failed test ends it before anything is timed:
@@ -19,7 +21,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
 
 # The schemes that `lowbit bench` times on a GPU.
-SCHEMES=(f16 q8_0 q4_0 q4_k nf4-g64 int4-g128)
+SCHEMES=(f16 q8_0 q4_0 q4_k nf4-g64 int4-g128 int8-row)
 WHOLE_SECONDS=300
 
 bench_args=()
@@ -91,9 +93,22 @@ say
 say "== self-test of what is timed"
 "$binary" selftest --device "$adapter" "${SCHEMES[@]/#/--scheme=}" 2>&1 | tee "$out/selftest.txt"
 say
-say "== bench"
-"$binary" bench --device "$adapter" "${bench_args[@]}" --json "$out/bench.json" --svg "$out/roofline.svg" --force 2>&1 |
-  tee "$out/bench.txt"
+# lowbit bench with the arguments from the second on, into files that are named as the first says.
+bench() {
+  local name=$1
+  shift
+  say "== $name"
+  "$binary" bench --device "$adapter" "${bench_args[@]}" "$@" --json "$out/$name.json" --svg "$out/$name.svg" --force 2>&1 |
+    tee "$out/$name.txt"
+}
+
+bench bench
+bench bench-f16 matmul --activation f16 --accumulate f16 --scheme f16 --scheme q8_0 --scheme q4_0 --scheme q4_k
+bench bench-int8 matvec matmul --activation int8 --scheme int8-row --scheme q8_0 --scheme q4_0
+say
+say "== tune"
+"$binary" tune --device "$adapter" --dry-run --shape 1x4096x4096 --shape 16x4096x4096 --shape 512x4096x4096 --scheme q4_0 --scheme q8_0 2>&1 |
+  tee "$out/tune.txt"
 if [ "$quick" = no ]; then
   say
   say "== the whole self-test"
