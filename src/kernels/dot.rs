@@ -147,12 +147,13 @@ struct Context {
     raw: bool,
 }
 
-/// What is subtracted from a value to make a signed byte of it.
-fn fold(scheme: &Scheme) -> i32 {
+/// What is subtracted from a value to make a signed byte of it, and whether that leaves a zero.
+fn fold(scheme: &Scheme) -> (i32, bool) {
     match (scheme.value, scheme.zero) {
-        (Value::Linear { offset, .. }, Zero::None | Zero::Bias) => offset,
-        (Value::Linear { .. }, _) if scheme.bits == 8 => 128,
-        _ => 0,
+        (Value::Linear { offset, .. }, Zero::None) => (offset, false),
+        (Value::Linear { offset, .. }, Zero::Bias) if scheme.bits < 8 => (offset, false),
+        (Value::Linear { .. }, _) if scheme.bits == 8 => (128, true),
+        (_, zero) => (0, matches!(zero, Zero::Point | Zero::Float)),
     }
 }
 
@@ -167,10 +168,10 @@ pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -
         i: Context,
     }
     let scheme = &spec.product.scheme;
-    let zero = matches!(scheme.zero, Zero::Point | Zero::Float);
+    let (fold, zero) = fold(scheme);
     let biased = super::SchemeContext::from(scheme).biased;
     let &DotSpec { x_group, x_scales, x_zero, whole, raw, .. } = spec;
-    let (fold, unit, sums) = (fold(scheme), scheme.integer_unit().unwrap_or(1.0), zero || biased);
+    let (unit, sums) = (scheme.integer_unit().unwrap_or(1.0), zero || biased);
     let i = Context { fold, unit, zero, sums, x_group, x_scales, x_zero, whole, raw };
     All { spec: &spec.product, shape, i }.serialize(to)
 }
