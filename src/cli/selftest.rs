@@ -22,9 +22,9 @@ pub struct Args {
     /// Only this scheme (may be given several times)
     #[arg(long = "scheme", value_name = "SCHEME")]
     schemes: Vec<String>,
-    /// Only this kernel
-    #[arg(long, value_name = "KERNEL")]
-    kernel: Option<String>,
+    /// Only this kernel (may be given several times)
+    #[arg(long = "kernel", value_name = "KERNEL")]
+    kernels: Vec<String>,
     /// Every combination of shapes, types and policies instead of pairs of them; takes long
     #[arg(long)]
     full: bool,
@@ -40,16 +40,16 @@ pub struct Args {
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let schemes = args.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
-    if let Some(name) = args.kernel.as_deref().filter(|name| !KERNELS.iter().any(|k| k.name == *name)) {
+    if let Some(name) = args.kernels.iter().find(|name| !KERNELS.iter().any(|k| k.name == **name)) {
         let names: Vec<&str> = KERNELS.iter().map(|k| k.name).collect();
         return Err(Error::Usage(format!("no kernel '{name}'; there are {}", names.join(", "))));
     }
     let engine = pollster::block_on(open_engine(device))?;
     let info = engine.info();
     let all = if schemes.is_empty() { samples().len() } else { schemes.len() };
-    let kernels = KERNELS.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == k.name)).count();
+    let kernels = if args.kernels.is_empty() { KERNELS.len() } else { args.kernels.len() };
     let bar = print::progress((all * kernels) as u64, "selftest");
-    let options = Options { full: args.full, schemes, kernel: args.kernel.clone(), seed: args.seed };
+    let options = Options { full: args.full, schemes, kernels: args.kernels.clone(), seed: args.seed };
     let report = pollster::block_on(selftest::run(&engine, &options, |kernel, scheme| {
         print::at(&bar, &format!("{kernel} {scheme}"));
         bar.inc(1);

@@ -33,8 +33,8 @@ pub struct Options {
     pub full: bool,
     /// Only these schemes; empty: all.
     pub schemes: Vec<Scheme>,
-    /// Only kernels with this name.
-    pub kernel: Option<String>,
+    /// Only kernels with these names; empty: all.
+    pub kernels: Vec<String>,
     /// Added to the fixed seeds: other random sizes and numbers.
     pub seed: u64,
 }
@@ -197,7 +197,7 @@ pub async fn run(
     let schemes = if options.schemes.is_empty() { samples() } else { options.schemes.clone() };
     let mut quantized = false;
     for (kernel, subject) in kernels(engine, &mut report) {
-        if options.kernel.as_ref().is_some_and(|only| only != kernel) {
+        if !options.kernels.is_empty() && !options.kernels.iter().any(|only| only == kernel) {
             continue;
         }
         // Both passes of quantization are seen in one comparison.
