@@ -39,20 +39,7 @@ struct Params {
 var<workgroup> sums: array<{{ acc_type }}, {{ workgroup * (team_rows * m + (m if i.whole and i.zero else 0)) }}>;
 //% endif
 
-@compute @workgroup_size({{ workgroup }})
-fn main(
-    @builtin(workgroup_id) wid: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    //% if subgroups
-    @builtin(subgroup_id) team: u32,
-    @builtin(subgroup_invocation_id) lane: u32,
-    //% endif
-    @builtin(local_invocation_index) tid: u32,
-) {
-    //% if not subgroups
-    let team = tid / {{ lanes }}u;
-    let lane = tid % {{ lanes }}u;
-    //% endif
+//% include "lib/team.wgsl"
     //% if s.table
     lut_load(tid);
     workgroupBarrier();

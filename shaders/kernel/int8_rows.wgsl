@@ -10,18 +10,7 @@
 enable f16;
 //% endif
 struct Params {
-    // Rows of x in this dispatch, and the row of y that the first of them is.
-    rows: u32,
-    row0: u32,
-    k: u32,
-    // Words from row to row of codes, word where scales begin, scales of a row.
-    stride: u32,
-    scales: u32,
-    groups: u32,
-    // Static: the scale, and the zero-point as the bits of an i32.
-    scale: f32,
-    zero: u32,
-    nan: u32,
+    //% include "lib/int8_fields.wgsl"
 }
 @group(0) @binding(0) var<uniform> p: Params;
 //% set x_at = 1

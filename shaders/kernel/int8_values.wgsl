@@ -1,16 +1,6 @@
 // int8 activations [M, K] -> the f32 that they stand for: scale * (q - zero).
 struct Params {
-    rows: u32,
-    row0: u32,
-    k: u32,
-    // Words from row to row of codes, word where scales begin, scales of a row, values per scale.
-    stride: u32,
-    scales: u32,
-    groups: u32,
-    group: u32,
-    // Static: the scale, and the zero-point as the bits of an i32.
-    scale: f32,
-    zero: u32,
+    //% include "lib/int8_fields.wgsl"
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<u32>;

@@ -3,7 +3,7 @@
 //! Permuted columns are scattered as f32; to f16 they go through a scratch buffer and `convert`.
 
 use super::context::{self, WeightParams};
-use super::weights::{DeviceWeights, binding_limit, row_step};
+use super::weights::{DeviceWeights, binding_limit, dense_rows, row_step};
 use super::{Columns, Scheme, Shader, Specialization, Tier, convert};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::{DType, Error, Result};
@@ -65,13 +65,12 @@ pub fn record(
     }
     let ragged = Columns::of(w.k) == Columns::Ragged;
     let pipeline = Dequantize { scheme: w.scheme, ragged, out_f16, workgroup: WORKGROUP }.pipeline(gpu)?;
-    let limit = binding_limit(gpu);
     let row_bytes = w.k * dtype.size();
+    let most = dense_rows(gpu, w.rows, w.k, dtype.size())?;
     // Parts start on multiples of this many rows, and so does every dispatch: on 256 bytes of y.
     let step = row_step(w.k);
-    let most = if w.rows * row_bytes <= limit { w.rows } else { limit / row_bytes / step * step };
-    if most == 0 || w.parts.iter().any(|p| p.rows.start % step != 0) {
-        let (need, limit) = ((step * row_bytes) as u64, limit as u64);
+    if w.parts.iter().any(|p| p.rows.start % step != 0) {
+        let (need, limit) = ((step * row_bytes) as u64, binding_limit(gpu) as u64);
         return Err(Error::TooLarge { what: format!("{step} dense rows of K = {}", w.k), need, limit });
     }
     for part in &w.parts {

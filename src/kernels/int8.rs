@@ -10,6 +10,7 @@ use super::weights::binding_limit;
 use crate::gpu::{Buffer, Gpu};
 use crate::product::{Activation, Int8Group};
 use crate::{Error, Result};
+use bytemuck::{Pod, Zeroable};
 
 /// Rows of codes are padded to this many.
 const PAD: usize = 32;
@@ -104,5 +105,40 @@ impl DeviceInt8 {
         let scales = bytes[self.words().1 as usize * 4..].as_chunks::<4>().0;
         let count = self.rows * self.groups();
         Ok((codes, scales[..count].iter().map(|&b| f32::from_le_bytes(b)).collect()))
+    }
+}
+
+/// The uniform of the passes to int8 and back, see `shaders/lib/int8_fields.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Params {
+    rows: u32,
+    row0: u32,
+    k: u32,
+    pub(super) stride: u32,
+    scales: u32,
+    groups: u32,
+    group: u32,
+    scale: f32,
+    zero: u32,
+    nan: u32,
+}
+
+impl Params {
+    /// Of a dispatch over `rows` rows from `row0` on.
+    pub(super) fn new(int8: &DeviceInt8, rows: usize, row0: usize) -> Self {
+        let ((scale, zero), (stride, scales)) = (fixed(int8.activation), int8.words());
+        Self {
+            rows: rows as u32,
+            row0: row0 as u32,
+            k: int8.k as u32,
+            stride,
+            scales,
+            groups: int8.groups() as u32,
+            group: group(int8.activation, int8.k) as u32,
+            scale,
+            zero,
+            nan: f32::NAN.to_bits(),
+        }
     }
 }

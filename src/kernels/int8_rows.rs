@@ -1,12 +1,11 @@
 //! Activations to int8 on the device: codes and scales of rows, groups, or by a scale that is given.
 
-use super::int8::{self, DeviceInt8};
-use super::weights::{binding_limit, row_step};
+use super::int8::{DeviceInt8, Params};
+use super::weights::dense_rows;
 use super::{Columns, Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::product::{Activation, Int8Group};
-use crate::{DType, Error, Result};
-use bytemuck::{Pod, Zeroable};
+use crate::{DType, Result};
 use serde::Serialize;
 
 /// How `int8_rows` finds scales.
@@ -72,25 +71,10 @@ impl Specialization for Quantize {
     }
 }
 
-/// The uniform of the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-pub struct Params {
-    rows: u32,
-    row0: u32,
-    k: u32,
-    stride: u32,
-    scales: u32,
-    groups: u32,
-    scale: f32,
-    zero: u32,
-    nan: u32,
-}
-
 /// Records the quantization of x [rows, k], f32 or f16 from a byte that is a multiple of 256.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if a row of x is larger than a binding; those of the device.
+/// [`crate::Error::TooLarge`] if a row of x is larger than a binding; those of the device.
 pub fn record(
     gpu: &Gpu,
     target: &mut Target<'_>,
@@ -106,33 +90,14 @@ pub fn record(
     let tier = Tier::of(gpu.capabilities());
     let pipeline = Quantize::new(tier, find, ragged, dtype == DType::F16).pipeline(gpu)?;
     let row_bytes = y.k * dtype.size();
-    let limit = binding_limit(gpu);
-    let step = row_step(y.k);
-    // Blocks start on 256 bytes of x.
-    let most = if y.rows * row_bytes <= limit { y.rows } else { limit / row_bytes / step * step };
-    if most == 0 {
-        let (need, limit) = ((step * row_bytes) as u64, limit as u64);
-        return Err(Error::TooLarge { what: format!("{step} rows of activations"), need, limit });
-    }
-    let (scale, zero) = int8::fixed(y.activation);
-    let (stride, scales) = y.words();
+    let most = dense_rows(gpu, y.rows, y.k, dtype.size())?;
     for row0 in (0..y.rows).step_by(most) {
         let rows = most.min(y.rows - row0);
-        let params = Params {
-            rows: rows as u32,
-            row0: row0 as u32,
-            k: y.k as u32,
-            stride,
-            scales,
-            groups: y.groups() as u32,
-            scale,
-            zero,
-            nan: f32::NAN.to_bits(),
-        };
+        let params = Params::new(y, rows, row0);
         let bytes = ((rows * row_bytes) as u64).next_multiple_of(16);
         let start = offset + (row0 * row_bytes) as u64;
         let bytes = bytes.min(x.padded_len() - start);
-        let spans = if find == Find::Row { 1 } else { (stride as usize).div_ceil(64) };
+        let spans = if find == Find::Row { 1 } else { (params.stride as usize).div_ceil(64) };
         let groups = fold_workgroups((rows * spans) as u64, gpu.limits())?;
         let bindings = [Binding::range(x, start, bytes), Binding::whole(&y.buffer)];
         gpu.dispatch(target, &pipeline, &bindings, bytemuck::bytes_of(&params), groups)?;

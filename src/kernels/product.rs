@@ -415,21 +415,20 @@ fn record_kernel(
     product: &Product,
     choice: Choice,
 ) -> Result<()> {
+    let own = match op.y {
+        Output::Dense(..) => product.output != DType::F16 || tier.f16,
+        Output::Int8(_) => choice.is_dot(),
+    };
+    if own {
+        return record_blocks(gpu, tier, target, op, product, choice);
+    }
     let elements = op.m * op.rows.len();
+    let scratch = gpu.alloc((elements * 4) as u64, "product before rounding")?;
+    let wide = Operands { y: Output::Dense(&scratch, 0), ..op.clone() };
+    record_blocks(gpu, tier, target, &wide, &Product { output: DType::F32, ..*product }, choice)?;
     match op.y {
-        Output::Dense(y, offset) if product.output == DType::F16 && !tier.f16 => {
-            let scratch = gpu.alloc((elements * 4) as u64, "product before rounding to f16")?;
-            let wide = Operands { y: Output::Dense(&scratch, 0), ..op.clone() };
-            record_blocks(gpu, tier, target, &wide, &Product { output: DType::F32, ..*product }, choice)?;
-            convert::record(gpu, target, (&scratch, 0), (y, offset), elements, true)
-        }
-        Output::Int8(y) if !choice.is_dot() => {
-            let scratch = gpu.alloc((elements * 4) as u64, "product before rounding to int8")?;
-            let wide = Operands { y: Output::Dense(&scratch, 0), ..op.clone() };
-            record_blocks(gpu, tier, target, &wide, &Product { output: DType::F32, ..*product }, choice)?;
-            int8_rows::record(gpu, target, (&scratch, 0, DType::F32), y)
-        }
-        _ => record_blocks(gpu, tier, target, op, product, choice),
+        Output::Dense(y, offset) => convert::record(gpu, target, (&scratch, 0), (y, offset), elements, true),
+        Output::Int8(y) => int8_rows::record(gpu, target, (&scratch, 0, DType::F32), y),
     }
 }
 

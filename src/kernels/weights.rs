@@ -62,6 +62,21 @@ pub fn row_step(k: usize) -> usize {
     128 >> k.trailing_zeros().min(7)
 }
 
+/// Rows of `k` dense values of `size` bytes, out of `rows`, that a binding holds and after which the next ones are on 256 bytes.
+///
+/// # Errors
+/// [`Error::TooLarge`] if there are none.
+pub(super) fn dense_rows(gpu: &Gpu, rows: usize, k: usize, size: usize) -> Result<usize> {
+    let (limit, row, step) = (binding_limit(gpu), k * size, row_step(k));
+    match if rows * row <= limit { rows } else { limit / row / step * step } {
+        0 => {
+            let (need, limit) = ((step * row) as u64, limit as u64);
+            Err(Error::TooLarge { what: format!("{step} dense rows of K = {k}"), need, limit })
+        }
+        most => Ok(most),
+    }
+}
+
 /// Rows per part so that planes and, where `dense` is not 0, as many bytes of dense input per value fit into a binding.
 fn rows_per_part(scheme: &Scheme, rows: usize, k: usize, dense: usize, limit: usize) -> Result<usize> {
     let fits = |n: usize| {
