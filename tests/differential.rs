@@ -10,7 +10,7 @@
 //! | cpu | the CPU engine | | |
 //!
 //! Every kernel meets every scheme in each of them, shapes and the other axes paired; but OpenGL, whose compiler is lavapipe's, has every third scheme, and
-//! integer dot products, which take lavapipe's compiler longest, every third on lavapipe (another third in either tier), and fewer on OpenGL. `LOWBIT_FULL=1` crosses them. A missing software adapter fails the test where `CI` is set and is printed elsewhere.
+//! integer dot products and split sums, which take lavapipe's compiler longest, every third on lavapipe (another third in either tier), and fewer on OpenGL. `LOWBIT_FULL=1` crosses them. A missing software adapter fails the test where `CI` is set and is printed elsewhere.
 
 mod common;
 
@@ -46,7 +46,7 @@ fn check(title: &str, engine: &Engine) {
     check_some(title, engine, Options::default());
 }
 
-/// Kernels of int8 activations with the `first` of every third scheme, all others with `schemes`, or all schemes with LOWBIT_FULL=1.
+/// Kernels of int8 activations and of split K with the `first` of every third scheme, all others with `schemes`, or all schemes with LOWBIT_FULL=1.
 fn check_in_part(title: &str, engine: &Engine, schemes: Vec<Scheme>, first: usize) {
     if full() {
         return check(title, engine);
@@ -54,7 +54,7 @@ fn check_in_part(title: &str, engine: &Engine, schemes: Vec<Scheme>, first: usiz
     let (dot, others): (Vec<_>, Vec<_>) = lowbit::kernels::KERNELS
         .iter()
         .map(|k| k.name.to_string())
-        .partition(|name| name.starts_with("dot_"));
+        .partition(|name| name.starts_with("dot_") || name == "sum_parts");
     let thirds = schemes.iter().copied().skip(first).step_by(3).collect();
     check_some(title, engine, Options { kernels: others, schemes, ..Options::default() });
     check_some(title, engine, Options { kernels: dot, schemes: thirds, ..Options::default() });

@@ -44,8 +44,9 @@ fn main(
     var acc{{ i }}_{{ j }} = {{ mat }}<f32, C>();
     //% endfor
     //% endfor
-    let quads = (p.k + 3u) / 4u;
-    for (var q0 = 0u; q0 < quads; q0 += {{ kq }}u) {
+    //% include "lib/k_range.wgsl"
+    let quads = min((p.k + 3u) / 4u, 8u * chunks);
+    for (var q0 = 8u * first_chunk; q0 < quads; q0 += {{ kq }}u) {
         //% set scalars = true
         //% set elem = "f16"
         //% include "lib/tiles.wgsl"

@@ -43,8 +43,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     var acc{{ i }}_{{ j }}: {{ acc_type }} = 0.0;
     //% endfor
     //% endfor
-    let quads = (p.k + 3u) / 4u;
-    for (var q0 = 0u; q0 < quads; q0 += {{ kq }}u) {
+    //% include "lib/k_range.wgsl"
+    let quads = min((p.k + 3u) / 4u, 8u * chunks);
+    for (var q0 = 8u * first_chunk; q0 < quads; q0 += {{ kq }}u) {
         //% set scalars = false
         //% include "lib/tiles.wgsl"
         workgroupBarrier();

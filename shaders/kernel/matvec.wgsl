@@ -1,4 +1,4 @@
-// y[m, n] = x[m, :] . w[n, :] for M of 1 to 8, all rows of x in one pass over the weights.
+// y[m, n] = x[m, :] . w[n, :] for M of 1 to 16, all rows of x in one pass over the weights.
 //
 // A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values, neighbours beside each
 // other; `wide`: its codes in one or two loads of 16 bytes. The team's sums are then added, by the subgroup or through workgroup memory.
@@ -7,7 +7,7 @@
 //   F16          weights decoded and rounded to f16, products and sums in f16
 //   F16Chunked   the same within `sub` (at most 32) values, f32 between
 //
-// Does not split K over workgroups.
+//   split        workgroups of one z sum `k_part` chunks of K
 //% if f16
 enable f16;
 //% endif
@@ -58,8 +58,8 @@ fn sum4(v: vec4<f32>) -> f32 {
     var acc{{ r }}_{{ i }}: {{ acc_type }} = 0.0;
     //% endfor
     //% endfor
-    let chunks = (p.k + 31u) / 32u;
-    for (var c = lane; c < chunks; c += {{ lanes }}u) {
+    //% include "lib/k_range.wgsl"
+    for (var c = first_chunk + lane; c < chunks; c += {{ lanes }}u) {
         //% if wide
         //% for r in range(team_rows)
         let codes{{ r }} = chunk_codes(row{{ r }}, c);

@@ -1,6 +1,9 @@
 // The end of a product: + bias[n] + residual[m, n], then a function; stored as f32 or (f16 tier) f16.
 //
+// `split`: the sums of a part of K, as f32 [part, M, N], which `kernel/sum_parts.wgsl` adds up and finishes.
+//
 // `e` holds the bias [N] from p.bias_at and the residual [M, N] from p.residual_at, both f32.
+//% if not split
 //% if function == "gelu"
 // Abramowitz and Stegun 7.1.26: |error of erf| <= 1.5e-7.
 fn erf(v: f32) -> f32 {
@@ -28,8 +31,16 @@ fn finished(m: u32, n: u32, sum: f32) -> f32 {
     //% endif
     return v;
 }
+//% endif
 //% if not y_int8
 
+//% if split
+var<private> part: u32;
+
+fn store(m: u32, n: u32, sum: f32) {
+    y[(part * p.m + m) * p.n_total + p.n0 + n] = sum;
+}
+//% else
 fn store(m: u32, n: u32, sum: f32) {
     let at = m * p.n_total + p.n0 + n;
     //% if y_f16
@@ -38,4 +49,5 @@ fn store(m: u32, n: u32, sum: f32) {
     y[at] = finished(m, n, sum);
     //% endif
 }
+//% endif
 //% endif

@@ -8,3 +8,6 @@
     residual_at: u32,
     // 1 for ReLU.
     relu: u32,
+    // Split sums: chunks of 32 columns of a part, and how many parts.
+    k_part: u32,
+    parts: u32,

@@ -11,7 +11,7 @@ use crate::{Error, Result, Scheme};
 use serde::{Deserialize, Serialize};
 
 /// Largest M of a matrix-vector product.
-pub const FEW_ROWS: usize = 8;
+pub const FEW_ROWS: usize = 16;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -298,15 +298,15 @@ mod tests {
     fn few_rows_are_matvec_and_more_are_matmul() {
         let scheme = "q4_0".parse().unwrap();
         let weight = || Weight::new(64, 32);
-        let shapes = [(weight(), vec![1, 8, 9]), (weight(), vec![1])];
+        let shapes = [(weight(), vec![1, 16, 17]), (weight(), vec![1])];
         let cases = all(Operation::ALL, &[scheme], &shapes, Call::default());
         let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
         assert_eq!(
             names,
             [
                 "matvec q4_0 1x64x32",
-                "matvec q4_0 8x64x32",
-                "matmul q4_0 9x64x32",
+                "matvec q4_0 16x64x32",
+                "matmul q4_0 17x64x32",
                 "quantize q4_0 64x32",
                 "dequantize q4_0 64x32"
             ]

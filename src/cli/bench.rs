@@ -36,7 +36,7 @@ JSON: {\"format\": \"lowbit bench\", \"version\", \"lowbit\", \"commit\", \"devi
 \"ceiling\", \"percent\", ..}], \"left_out\": [{\"case\", \"why\"}], \"failures\": [..]}; with --diff the comparison."
 )]
 pub struct Args {
-    /// matvec (M of 1 to 8), matmul (more), quantize, dequantize or all
+    /// matvec (M of 1 to 16), matmul (more), quantize, dequantize or all
     #[arg(value_name = "OPERATION")]
     operations: Vec<String>,
     #[command(flatten)]

@@ -122,7 +122,10 @@ impl Engine {
                         Reason::Default(_) => Origin::Default,
                     },
                     why: reason.to_string(),
-                    detail: format!("{}, {choice:?}", on.tier),
+                    detail: match choice.parts {
+                        1 => format!("{}, {:?}", on.tier, choice.form),
+                        parts => format!("{}, {:?}, K in {parts} parts", on.tier, choice.form),
+                    },
                     accumulate,
                     halves: choice.halves(product.accumulate, on.tier),
                     summation: choice.summation(scheme, &Product { accumulate, ..product }, shape.k),

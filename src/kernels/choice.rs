@@ -139,6 +139,8 @@ pub struct Row {
     pub integers: bool,
     pub devices: &'static [Device],
     pub m: RangeInclusive<usize>,
+    pub n: RangeInclusive<usize>,
+    pub k: RangeInclusive<usize>,
     pub accumulates: &'static [Accumulate],
     /// The name in [`KERNELS`].
     pub variant: &'static str,
@@ -149,7 +151,20 @@ pub struct Row {
 use Accumulate::{F16, F16Chunked};
 use Device::{Amd, Apple, Intel, Mobile, Nvidia, Other, Software};
 
+/// Everything, to be narrowed.
+const ANY: Row = Row {
+    integers: false,
+    devices: ALL,
+    m: 1..=usize::MAX,
+    n: 1..=usize::MAX,
+    k: 1..=usize::MAX,
+    accumulates: SUMS,
+    variant: "",
+    why: "",
+};
 const ALL: &[Device] = &[Software, Nvidia, Amd, Intel, Apple, Mobile, Other];
+const LARGE: &[Device] = &[Nvidia, Amd, Intel, Apple];
+const FEW_TILES: &str = "sums may be f16, so matrix units may compute them, and so few outputs are too few large tiles unless K is split";
 const SUMS: &[Accumulate] = &Accumulate::ALL;
 const HALVES: &[Accumulate] = &[F16, F16Chunked];
 
@@ -159,67 +174,65 @@ pub const DEFAULTS: &[Row] = &[
     Row {
         integers: true,
         devices: &[Software],
-        m: 1..=usize::MAX,
-        accumulates: SUMS,
         variant: "dot_matvec",
         why: "workgroup memory costs software more than reading the weights again",
+        ..ANY
     },
     Row {
         integers: true,
-        devices: ALL,
         m: 1..=super::dot_matvec::MAX_ROWS,
-        accumulates: SUMS,
         variant: "dot_matvec",
         why: "so few rows of int8 are one pass over the weights",
+        ..ANY
     },
+    Row { integers: true, variant: "dot_matmul", why: "many rows of int8 share the codes of a tile", ..ANY },
     Row {
-        integers: true,
-        devices: ALL,
-        m: 1..=usize::MAX,
-        accumulates: SUMS,
-        variant: "dot_matmul",
-        why: "many rows of int8 share the codes of a tile",
-    },
-    Row {
-        integers: false,
         devices: &[Software],
-        m: 1..=usize::MAX,
-        accumulates: SUMS,
         variant: "direct",
         why: "software pays for loads and barriers, not for arithmetic",
+        ..ANY
     },
     Row {
-        integers: false,
-        devices: ALL,
         m: 1..=super::matvec::MAX_ROWS,
-        accumulates: SUMS,
+        n: 1..=1024,
+        k: 8192..=usize::MAX,
+        variant: "matvec:split",
+        why: "so few rows of weights are too few workgroups for a GPU, unless K is split",
+        ..ANY
+    },
+    Row {
+        m: 1..=super::matvec::MAX_ROWS,
         variant: "matvec",
         why: "so few rows of x are one pass over the weights",
+        ..ANY
     },
     Row {
-        integers: false,
-        devices: &[Nvidia, Amd, Intel, Apple],
-        m: 1..=usize::MAX,
+        devices: LARGE,
+        m: 1..=128,
+        n: 1..=8192,
+        k: 2048..=usize::MAX,
         accumulates: HALVES,
-        variant: "coop:large",
-        why: "sums may be f16, so matrix units may compute them, and these have room for the large tile",
+        variant: "coop:large:split",
+        why: FEW_TILES,
+        ..ANY
     },
     Row {
-        integers: false,
-        devices: &[Mobile, Other],
-        m: 1..=usize::MAX,
+        devices: LARGE,
+        m: 1..=512,
+        n: 1..=2048,
+        k: 2048..=usize::MAX,
+        accumulates: HALVES,
+        variant: "coop:large:split",
+        why: FEW_TILES,
+        ..ANY
+    },
+    Row {
         accumulates: HALVES,
         variant: "coop:large",
         why: "sums may be f16, so matrix units may compute them",
+        ..ANY
     },
-    Row {
-        integers: false,
-        devices: ALL,
-        m: 1..=usize::MAX,
-        accumulates: SUMS,
-        variant: "matmul:64x64",
-        why: "many rows of x share each decoded weight in a tile",
-    },
+    Row { variant: "matmul:64x64", why: "many rows of x share each decoded weight in a tile", ..ANY },
 ];
 
 /// A measured choice.
@@ -325,6 +338,8 @@ pub fn by_default(on: &Facts, shape: &Shape) -> Result<Picked> {
         row.integers == shape.in_integers()
             && row.devices.contains(&device)
             && row.m.contains(&shape.m)
+            && row.n.contains(&shape.n)
+            && row.k.contains(&shape.k)
             && row.accumulates.contains(&shape.accumulate)
     };
     let mut why = None;
@@ -358,6 +373,9 @@ pub fn candidates(on: &Facts, shape: &Shape) -> Vec<(&'static str, Result<Choice
     let mut all: Vec<(&'static str, Result<Choice>)> = Vec::new();
     for name in variants() {
         let choice = Choice::new(name, on, shape);
+        if name.ends_with(super::product::SPLIT) && choice.as_ref().is_ok_and(|choice| choice.parts == 1) {
+            continue;
+        }
         let same = |(other, chosen): &&mut (&'static str, Result<Choice>)| match (chosen, &choice) {
             (Ok(a), Ok(b)) => a == b,
             (Err(Error::Unsupported { why: a, .. }), Err(Error::Unsupported { why: b, .. })) => {
@@ -421,7 +439,7 @@ mod tests {
             assert_eq!(Facts { tier: PLAIN, info: &info }.device(), device);
             for accumulate in Accumulate::ALL {
                 let tiled = if accumulate == Accumulate::F32 { "matmul:64x64" } else { "coop:large" };
-                for (m, variant) in [(1, "matvec"), (8, "matvec"), (9, tiled), (100_000, tiled)] {
+                for (m, variant) in [(1, "matvec"), (16, "matvec"), (300, tiled), (100_000, tiled)] {
                     assert_eq!(
                         default(&info, MATRICES, m, accumulate),
                         variant,
@@ -469,6 +487,38 @@ mod tests {
         let given = Shape { activation: Activation::Int8Static(scale), ..int8("q4_0", 512) };
         assert_eq!(given.class(), int8("q4_0", 512).class());
         assert_ne!(given.class(), shape(512, Accumulate::F32).class());
+    }
+
+    /// (N, K), M -> the parts of the default.
+    #[test]
+    fn k_is_split_where_outputs_are_few() {
+        let info = gpu(0x10de);
+        let on = Facts { tier: MATRICES, info: &info };
+        let picked = |m, [n, k]: [usize; 2], accumulate| {
+            by_default(&on, &Shape { n, k, ..shape(m, accumulate) }).unwrap()
+        };
+        for (m, nk, accumulate, variant, parts) in [
+            (1, [1024, 8192], Accumulate::F32, "matvec:split", 4),
+            (16, [256, 65536], Accumulate::F32, "matvec:split", 8),
+            (1, [256, 65536], Accumulate::F32, "matvec:split", 16),
+            (1, [1025, 8192], Accumulate::F32, "matvec", 1),
+            (1, [1024, 8191], Accumulate::F32, "matvec", 1),
+            (128, [4096, 4096], F16, "coop:large:split", 8),
+            (128, [4096, 2048], F16, "coop:large:split", 4),
+            (512, [4096, 4096], F16, "coop:large", 1),
+            (128, [4096, 4096], Accumulate::F32, "matmul:64x64", 1),
+        ] {
+            let Picked { choice, variant: got, .. } = picked(m, nk, accumulate);
+            assert_eq!((got, choice.parts), (variant, parts), "{m} {nk:?} {accumulate:?}");
+        }
+        // No part is empty, whatever K, and one chunk has one.
+        for k in 1..2000 {
+            let parts = Choice::new("matvec:split", &on, &Shape { n: 1, k, ..shape(1, F16) }).unwrap().parts;
+            let chunks = k.div_ceil(32);
+            let part = chunks.div_ceil(parts as usize);
+            assert!((parts as usize - 1) * part < chunks && (parts > 1) == (chunks > 1), "{k}: {parts}");
+        }
+        assert!(Choice::new("direct:split", &on, &shape(1, F16)).is_err());
     }
 
     #[test]
@@ -551,13 +601,20 @@ mod tests {
         };
         let tiles = ["matmul:64x64", "matmul:32x32", "direct"];
         let few = ["matvec", "dot_matvec", "dot_matmul"];
-        assert_eq!(
-            names(MATRICES, 512, F16),
-            [[&tiles[..], &["coop:large", "coop:small"]].concat(), few.to_vec()]
-        );
+        let split = ["matmul:64x64:split", "matmul:32x32:split"];
+        let coop = ["coop:large", "coop:small", "coop:large:split", "coop:small:split"];
+        let sorted = |lists: &[&[&'static str]]| {
+            let mut all = lists.concat();
+            all.sort_unstable();
+            all
+        };
+        let [run, not] = names(MATRICES, 512, F16);
+        assert_eq!(sorted(&[&run]), sorted(&[&tiles, &split, &coop]));
+        assert_eq!(sorted(&[&not]), sorted(&[&few]));
         let [run, not] = names(MATRICES, 512, Accumulate::F32);
-        assert_eq!(run, tiles);
+        assert_eq!(sorted(&[&run]), sorted(&[&tiles, &split]));
         assert!(not.len() == 4 && few.iter().chain(&["coop"]).all(|name| not.contains(name)), "{not:?}");
-        assert_eq!(names(PLAIN, 1, F16)[0], [&["matvec"][..], &tiles].concat());
+        let [run, _] = names(PLAIN, 1, F16);
+        assert_eq!(sorted(&[&run]), sorted(&[&["matvec", "matvec:split"], &tiles, &split]));
     }
 }

@@ -27,7 +27,13 @@ pub struct Shape {
 }
 
 /// Names that pin a shape, the default of the device first.
-pub const VARIANTS: &[Option<&str>] = &[Some("coop"), Some("coop:large"), Some("coop:small")];
+pub const VARIANTS: &[Option<&str>] = &[
+    Some("coop"),
+    Some("coop:large"),
+    Some("coop:small"),
+    Some("coop:large:split"),
+    Some("coop:small:split"),
+];
 
 impl Shape {
     /// The shape of a name in [`VARIANTS`] on a tier with cooperative matrices. Software takes the small one: a quarter of the code to compile.
@@ -105,5 +111,6 @@ pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
     let shapes: Vec<Shape> = names.filter_map(|name| Shape::named(name, tier, false)).collect();
     let mut specs = ProductSpec::samples(scheme, tier);
     specs.retain(|spec| spec.accumulate == Accumulate::F16Chunked);
+    specs.extend(specs.first().map(|spec| spec.of_part()));
     specs.iter().zip(shapes.iter().cycle()).map(|(&spec, &shape)| Coop::new(spec, shape).shader()).collect()
 }

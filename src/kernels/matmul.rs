@@ -81,6 +81,8 @@ impl Specialization for Matmul {
 /// The samples of products, each with either tile.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
     let specs = ProductSpec::samples(scheme, tier);
-    let all = specs.iter().flat_map(|&spec| [LARGE, SMALL].map(|shape| Matmul { spec, shape }));
+    let part = specs[usize::from(scheme.bits) % specs.len()].of_part();
+    let specs = specs.iter().chain([&part]);
+    let all = specs.flat_map(|&spec| [LARGE, SMALL].map(|shape| Matmul { spec, shape }));
     all.map(|matmul| matmul.shader()).collect()
 }

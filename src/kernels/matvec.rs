@@ -1,4 +1,4 @@
-//! The product for M of 1 to 8: one pass over the weights. See `shaders/kernel/matvec.wgsl`.
+//! The product for M of 1 to 16: one pass over the weights. See `shaders/kernel/matvec.wgsl`.
 
 use super::product::{self, ProductSpec};
 use super::{Scheme, Shader, Specialization, Tier, context};
@@ -8,7 +8,7 @@ use crate::product::{Accumulate, Summation};
 use serde::Serialize;
 
 /// Most rows of x in one pass.
-pub const MAX_ROWS: usize = 8;
+pub const MAX_ROWS: usize = 16;
 
 /// How threads are laid over rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -38,7 +38,7 @@ impl Shape {
     }
 
     /// Weight rows per workgroup.
-    fn rows(&self) -> u32 {
+    pub(super) fn rows(&self) -> u32 {
         self.workgroup / self.lanes * self.team_rows
     }
 
@@ -86,8 +86,10 @@ impl Specialization for Matvec {
 /// The samples of products, the numbers of rows going around.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
     let specs = ProductSpec::samples(scheme, tier);
+    let part = specs[usize::from(scheme.bits) % specs.len()].of_part();
     specs
         .iter()
+        .chain([&part])
         .enumerate()
         .map(|(i, &spec)| Matvec { spec, shape: Shape::new(tier, (i + i / 2) % MAX_ROWS + 1) }.shader())
         .collect()

@@ -29,6 +29,7 @@ pub mod matmul;
 pub mod matvec;
 pub mod product;
 pub mod quantize;
+pub mod sum_parts;
 pub mod weights;
 
 pub use context::{SchemeContext, WeightParams};
@@ -330,6 +331,19 @@ pub static KERNELS: &[Kernel] = &[
         takes: dot::takes,
         runs: |_| true,
         shaders: dot_matmul::shaders,
+    },
+    Kernel {
+        name: "sum_parts",
+        operation: Operation::Product {
+            variants: sum_parts::VARIANTS,
+            accumulates: &Accumulate::ALL,
+            reference: reference::matmul,
+            max_rows: Some(matvec::MAX_ROWS),
+            int8: false,
+        },
+        takes: |_| true,
+        runs: |_| true,
+        shaders: sum_parts::shaders,
     },
     Kernel {
         name: "int8_rows",

@@ -6,6 +6,8 @@
 //!                                                or int8 from int8
 //! ```
 //!
+//! K may be split over workgroups: kernel -> parts [parts, M, N] f32 -> sum_parts, which finishes them.
+//!
 //! The kernels (`matvec`, `matmul`, `direct`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup
 //! counts; everything they share is here.
 
@@ -15,7 +17,9 @@ use super::dot::{self, DotSpec};
 use super::int8::{self, DeviceInt8};
 use super::weights::{DeviceWeights, Part, binding_limit, row_step};
 use super::{Columns, Specialization, Tier};
-use super::{convert, coop, direct, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec};
+use super::{
+    convert, coop, direct, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec, sum_parts,
+};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Pipeline, Target};
 use crate::product::{Accumulate, Activation, Function, Int8Scale, Product, Summation};
 use crate::{DType, Error, Result, Scheme};
@@ -43,6 +47,8 @@ pub struct ProductSpec {
     pub function: Curve,
     pub bias: bool,
     pub residual: bool,
+    /// Whether each workgroup sums one part of K, and `sum_parts` the parts.
+    pub split: bool,
 }
 
 fn accumulate_name<S: serde::Serializer>(a: &Accumulate, to: S) -> Result<S::Ok, S::Error> {
@@ -53,7 +59,7 @@ fn accumulate_name<S: serde::Serializer>(a: &Accumulate, to: S) -> Result<S::Ok,
     })
 }
 
-fn function_name<S: serde::Serializer>(f: &Curve, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn function_name<S: serde::Serializer>(f: &Curve, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(match f {
         Curve::Straight => "straight",
         Curve::Gelu => "gelu",
@@ -89,6 +95,14 @@ impl ProductSpec {
             all.push(Access::Read);
         }
         all
+    }
+
+    /// The same product when K is split: the sums as they are.
+    pub fn of_part(self) -> Self {
+        let words = self.ragged || self.scheme.is_permuted();
+        let f16 = self.f16 && (self.accumulate != Accumulate::F32 || (self.x_f16 && !words));
+        let function = Curve::Straight;
+        Self { y_f16: false, f16, function, bias: false, residual: false, split: true, ..self }
     }
 
     /// Whether a product on `tier` computes in f16 or has bindings of it. One that does not is the portable one on every tier
@@ -129,6 +143,7 @@ impl ProductSpec {
                         function: functions[turn(2) % 3],
                         bias: turn(4) % 2 == 1,
                         residual: turn(4) / 2 % 2 == 1,
+                        split: false,
                     });
                 }
             }
@@ -151,11 +166,80 @@ pub struct Params {
     pub residual_at: u32,
     /// 1 for ReLU.
     pub relu: u32,
+    /// Chunks of 32 columns of a part, and how many parts; 0 where K is not split.
+    pub k_part: u32,
+    pub parts: u32,
+}
+
+/// What runs a product: a kernel, and over how many parts of K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Choice {
+    pub form: Form,
+    /// 1: K is not split.
+    pub parts: u32,
+}
+
+/// The end of the name of a variant that splits K.
+pub(super) const SPLIT: &str = ":split";
+
+impl Choice {
+    /// The kernel and shape of a name on a device. Which name it is, where none is asked for, is decided in `choice.rs`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows, needs what the device has not, or
+    /// is less exact than the product allows.
+    pub fn new(name: &str, on: &Facts, shape: &choice::Shape) -> Result<Self> {
+        let Some(whole) = name.strip_suffix(SPLIT) else {
+            return Ok(Self { form: Form::new(name, on, shape)?, parts: 1 });
+        };
+        let form = Form::new(whole, on, shape)?;
+        match form.parts(shape) {
+            Some(parts) => Ok(Self { form, parts }),
+            None => Err(Error::unsupported(format!("product kernel '{name}'"), "it does not split K")),
+        }
+    }
+
+    /// The kernel's name in `KERNELS`.
+    pub fn kernel(&self) -> &'static str {
+        self.form.kernel()
+    }
+
+    /// Of one dispatch.
+    pub fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
+        let [x, y, z] = self.form.workgroups(gpu, m, n)?;
+        Ok([x, y, z * self.parts])
+    }
+
+    /// Chunks of 32 columns of a part.
+    fn k_part(&self, k: usize) -> usize {
+        k.div_ceil(32).div_ceil(self.parts as usize)
+    }
+
+    /// How sums are formed, for error bounds.
+    pub fn summation(&self, scheme: &Scheme, product: &Product, k: usize) -> Summation {
+        match self.parts {
+            1 => self.form.summation(scheme, product, k),
+            parts => {
+                let part = self.form.summation(scheme, product, 32 * self.k_part(k));
+                Summation { chain: part.chain + parts as usize, ..part }
+            }
+        }
+    }
+
+    /// The sums that are really carried out under a policy.
+    pub fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
+        self.form.accumulate(policy, tier)
+    }
+
+    /// Whether operands are rounded to f16 under a policy.
+    pub fn halves(&self, policy: Accumulate, tier: Tier) -> bool {
+        matches!(self.form, Form::Coop(_)) || self.accumulate(policy, tier) != Accumulate::F32
+    }
 }
 
 /// Which product kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Choice {
+pub enum Form {
     Matvec(matvec::Shape),
     Matmul(matmul::Shape),
     Direct(direct::Shape),
@@ -164,9 +248,8 @@ pub enum Choice {
     DotMatmul(dot_matmul::Shape),
 }
 
-impl Choice {
-    /// The kernel's name in `KERNELS`.
-    pub fn kernel(&self) -> &'static str {
+impl Form {
+    fn kernel(&self) -> &'static str {
         match self {
             Self::Matvec(_) => matvec::Matvec::KERNEL,
             Self::Matmul(_) => matmul::Matmul::KERNEL,
@@ -177,12 +260,7 @@ impl Choice {
         }
     }
 
-    /// The kernel and shape of a name on a device. Which name it is, where none is asked for, is decided in `choice.rs`.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a name that is no product kernel, or one that does not take so many rows, needs what the device has not, or
-    /// is less exact than the product allows.
-    pub fn new(name: &str, on: &Facts, shape: &choice::Shape) -> Result<Self> {
+    fn new(name: &str, on: &Facts, shape: &choice::Shape) -> Result<Self> {
         let (tier, software, m) = (on.tier, on.info.software, shape.m);
         if name == "matvec" && m > matvec::MAX_ROWS {
             let why = format!("it takes up to {}", matvec::MAX_ROWS);
@@ -246,8 +324,23 @@ impl Choice {
         }
     }
 
-    /// Of one dispatch.
-    pub fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
+    /// Over how many parts of K: so many that a GPU has enough workgroups, as long as a part is worth one; None for kernels that do not split.
+    fn parts(&self, shape: &choice::Shape) -> Option<u32> {
+        let tiles = |bm: u32, bn: u32| shape.m.div_ceil(bm as usize) * shape.n.div_ceil(bn as usize);
+        // Workgroups, how many are wanted (a large GPU has some 130 units; those of `matvec` are of 64 threads), and chunks of a part at least.
+        let (groups, wanted, least): (usize, usize, usize) = match self {
+            Self::Matvec(own) => (shape.n.div_ceil(own.rows() as usize), 512, 2 * own.lanes as usize),
+            Self::Matmul(own) => (tiles(own.bm, own.bn), 256, 16),
+            Self::Coop(own) => (tiles(own.bm, own.bn), 256, 16),
+            Self::Direct(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => return None,
+        };
+        let chunks = shape.k.div_ceil(32);
+        let parts = wanted.div_ceil(groups).clamp(2, (chunks / least).max(2));
+        // None of them empty: of a single chunk there is one.
+        Some(chunks.div_ceil(chunks.div_ceil(parts)) as u32)
+    }
+
+    fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
         match self {
             Self::Matvec(shape) => shape.workgroups(gpu, n),
             Self::DotMatvec(shape) => shape.workgroups(gpu, m, n),
@@ -270,8 +363,7 @@ impl Choice {
         }
     }
 
-    /// How sums are formed, for error bounds.
-    pub fn summation(&self, scheme: &Scheme, product: &Product, k: usize) -> Summation {
+    fn summation(&self, scheme: &Scheme, product: &Product, k: usize) -> Summation {
         match self {
             Self::Matvec(shape) => shape.summation(scheme, product.accumulate, k),
             Self::Matmul(shape) => shape.summation(product.accumulate, k),
@@ -284,17 +376,11 @@ impl Choice {
         }
     }
 
-    /// The sums that are really carried out under a policy.
-    pub fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
+    fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
         match self {
             Self::Matvec(_) | Self::Matmul(_) => effective(policy, tier),
             Self::Direct(_) | Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => Accumulate::F32,
         }
-    }
-
-    /// Whether operands are rounded to f16 under a policy.
-    pub fn halves(&self, policy: Accumulate, tier: Tier) -> bool {
-        matches!(self, Self::Coop(_)) || self.accumulate(policy, tier) != Accumulate::F32
     }
 }
 
@@ -388,7 +474,7 @@ pub fn record(
         }
     };
     match int8 {
-        Some(int8) if choice.is_dot() => record_kernel(
+        Some(int8) if choice.form.is_dot() => record_kernel(
             gpu,
             tier,
             target,
@@ -417,7 +503,7 @@ fn record_kernel(
 ) -> Result<()> {
     let own = match op.y {
         Output::Dense(..) => product.output != DType::F16 || tier.f16,
-        Output::Int8(_) => choice.is_dot(),
+        Output::Int8(_) => choice.form.is_dot(),
     };
     if own {
         return record_blocks(gpu, tier, target, op, product, choice);
@@ -473,6 +559,7 @@ fn record_blocks(
         function: Curve::of(product.function),
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
+        split: false,
     };
     let spec = DotSpec::new(spec, activation, k);
     // int8 rows are bound whole, other rows by the block.
@@ -484,7 +571,8 @@ fn record_blocks(
     // The bias lies before the residual in the epilogue's binding.
     let bias_bytes =
         if op.residual.is_some() && op.bias.is_some() { (n * 4).next_multiple_of(256) } else { 0 };
-    let of_y = limit.saturating_sub(bias_bytes) / (n * 4);
+    let split = choice.parts > 1;
+    let of_y = (limit.saturating_sub(bias_bytes) / (n * 4)).min(limit / (n * 4 * choice.parts as usize));
     let fit = (limit / x_row.max(1)).min(limit / y_row.max(1)).min(of_y);
     if fit == 0 {
         let need = x_row.max(n * 4 + bias_bytes) as u64;
@@ -492,7 +580,7 @@ fn record_blocks(
     }
     // Blocks of rows start on 256 bytes in x, y and the residual if they are multiples of this, or if there is one block.
     let step = row_step(k).max(row_step(n));
-    let block = match choice.max_rows() {
+    let block = match choice.form.max_rows() {
         most if op.m <= fit && op.m <= most => op.m,
         most => round_down(fit.min(most), step),
     };
@@ -506,8 +594,13 @@ fn record_blocks(
     for m0 in (0..op.m).step_by(block) {
         let m = block.min(op.m - m0);
         // A kernel made for more rows than there are would read and write beyond them.
-        let choice = choice.for_rows(tier, m);
-        let pipeline = choice.pipeline(gpu, spec)?;
+        let choice = Choice { form: choice.form.for_rows(tier, m), ..choice };
+        let of_part = DotSpec { product: spec.product.of_part(), ..spec };
+        let pipeline = choice.form.pipeline(gpu, if split { of_part } else { spec })?;
+        let parts = match split {
+            true => Some(gpu.alloc((choice.parts as usize * m * n * 4) as u64, "parts of a product")?),
+            false => None,
+        };
         let packed;
         let mut e = None;
         let mut residual_at = 0;
@@ -530,6 +623,26 @@ fn record_blocks(
                 e = Some(Binding::whole(&packed));
             }
         }
+        // An odd number of f16 ends in the middle of a word; allocations are padded to 16 bytes.
+        let rows_of = |buffer, offset: u64, row: usize| {
+            let start = offset + (m0 * row) as u64;
+            let size = ((m * row) as u64).next_multiple_of(16);
+            Binding::range(buffer, start, size.min(Buffer::padded_len(buffer) - start))
+        };
+        let y = match op.y {
+            Output::Dense(y, offset) => rows_of(y, offset, y_row),
+            Output::Int8(y) => Binding::whole(&y.buffer),
+        };
+        let whole_block = Params {
+            m: m as u32,
+            n_total: n as u32,
+            n: n as u32,
+            residual_at,
+            relu: u32::from(product.function == Function::Relu),
+            k_part: choice.k_part(k) as u32,
+            parts: choice.parts,
+            ..Params::default()
+        };
         for part in &op.w.parts {
             let start = part.rows.start.max(op.rows.start);
             let end = part.rows.end.min(op.rows.end);
@@ -544,24 +657,14 @@ fn record_blocks(
             let mut params = dot::Params {
                 product: Params {
                     weights: part.params,
-                    m: m as u32,
                     n0: n0 as u32,
-                    n_total: n as u32,
                     row0: (start - part.rows.start) as u32,
                     n: (end - start) as u32,
-                    bias_at: 0,
-                    residual_at,
-                    relu: u32::from(product.function == Function::Relu),
+                    ..whole_block
                 },
                 ..dot::Params::default()
             };
             let whole = Binding::whole(&part.buffer);
-            // An odd number of f16 ends in the middle of a word; allocations are padded to 16 bytes.
-            let rows_of = |buffer, offset: u64, row: usize| {
-                let start = offset + (m0 * row) as u64;
-                let size = ((m * row) as u64).next_multiple_of(16);
-                Binding::range(buffer, start, size.min(Buffer::padded_len(buffer) - start))
-            };
             let x = match x {
                 Input::Dense(x, offset, _) => rows_of(x, offset, x_row),
                 Input::Int8(x) => {
@@ -569,26 +672,29 @@ fn record_blocks(
                     Binding::whole(&x.buffer)
                 }
             };
-            let y = match op.y {
-                Output::Dense(y, offset) => rows_of(y, offset, y_row),
-                Output::Int8(y) => {
-                    params.set_y(y, m0);
-                    Binding::whole(&y.buffer)
-                }
-            };
+            if let Output::Int8(y) = op.y {
+                params.set_y(y, m0);
+            }
             let row_sums;
-            let mut bindings = vec![whole, whole, x, y];
-            bindings.extend(e);
-            if spec.x_zero && choice.is_dot() {
+            let mut bindings = vec![whole, whole, x];
+            match &parts {
+                Some(parts) => bindings.push(Binding::whole(parts)),
+                None => bindings.extend([Some(y), e].into_iter().flatten()),
+            }
+            if spec.x_zero && choice.form.is_dot() {
                 row_sums = sums_of_rows(gpu, spec, op.w, part)?;
                 bindings.push(Binding::whole(&row_sums));
             }
             let workgroups = choice.workgroups(gpu, m, end - start)?;
-            let bytes = match choice.is_dot() {
+            let bytes = match choice.form.is_dot() {
                 true => bytemuck::bytes_of(&params),
                 false => bytemuck::bytes_of(&params.product),
             };
             gpu.dispatch(target, &pipeline, &bindings, bytes, workgroups)?;
+        }
+        if let Some(parts) = &parts {
+            let bindings: Vec<_> = [Some(Binding::whole(parts)), Some(y), e].into_iter().flatten().collect();
+            sum_parts::record(gpu, target, &spec.product, whole_block, &bindings)?;
         }
     }
     Ok(())
@@ -611,12 +717,12 @@ fn sums_of_rows(gpu: &Gpu, spec: DotSpec, w: &DeviceWeights, part: &Part) -> Res
     };
     params.set_x(&x, 0);
     let on = Facts::of(gpu);
-    let choice = Choice::DotMatvec(dot_matvec::Shape::new(on.tier, 1, !on.info.software));
+    let form = Form::DotMatvec(dot_matvec::Shape::new(on.tier, 1, !on.info.software));
     let bindings = [&part.buffer, &part.buffer, &x.buffer, &y].map(Binding::whole);
-    let pipeline = choice.pipeline(gpu, spec.of_row_sums())?;
+    let pipeline = form.pipeline(gpu, spec.of_row_sums())?;
     let bytes = bytemuck::bytes_of(&params);
     // Not into an encoder of the caller's, who may never submit it.
-    gpu.dispatch(&mut Target::Recorder, &pipeline, &bindings, bytes, choice.workgroups(gpu, 1, n)?)?;
+    gpu.dispatch(&mut Target::Recorder, &pipeline, &bindings, bytes, form.workgroups(gpu, 1, n)?)?;
     part.keep_row_sums(spec.whole, y.clone());
     Ok(y)
 }

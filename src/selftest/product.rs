@@ -116,8 +116,11 @@ fn cases(scheme: &Scheme, index: usize, axes: Axes, full: bool, rng: &mut Random
         for j in 0..if full { 24 } else { 1 } {
             // The same for all sizes of a class, so that they share shaders.
             let mut axes = Random::new((index * 3 + class) as u64 * 1009 + j);
-            let m =
-                if max_rows <= 8 { 1 + axes.below(max_rows) } else { [1, 9, 65, 70, 5][(index + class) % 5] };
+            let m = if max_rows <= 16 {
+                1 + axes.below(max_rows)
+            } else {
+                [1, 9, 65, 70, 5][(index + class) % 5]
+            };
             all.push(Case {
                 m,
                 n: [1, 7, 67, 1 + rng.below(90)][(index + i) % 4],
@@ -348,7 +351,7 @@ mod tests {
         let tiles: &[_] = &[Some("a"), Some("a:64x64"), Some("a:32x32")];
         for (activations, max_rows, variants, accumulates) in [
             (Activations::All, usize::MAX, &[None][..], all),
-            (Activations::Float, 8, &[Some("a")], all),
+            (Activations::Float, 16, &[Some("a")], all),
             (Activations::Float, usize::MAX, tiles, all),
             (Activations::Float, usize::MAX, tiles, &all[1..]),
             (Activations::Int8, 8, &[Some("a")], &all[..1]),
