@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # check-coop.sh: the products on cooperative matrices, which no adapter of Debian stable has, on lavapipe 26 against the reference.
 #
-#   Debian testing: Mesa's Vulkan drivers -> unpacked in target/lavapipe, beside the system -> lowbit selftest --kernel coop
+#   Debian testing: Mesa's Vulkan drivers -> unpacked in target/lavapipe, beside the system -> lowbit selftest --kernel coop --kernel dot_coop
 #
 # By default a dozen schemes, with LOWBIT_FULL=1 every one. What it needs: scripts/beside.sh. Where that cannot be had it says so, and fails under CI.
 set -euo pipefail
@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 SUITE=testing
 PACKAGES=(mesa-vulkan-drivers libvulkan1)
-SCHEMES=(q4_0 q8_0 q4_k q6_k iq4_nl mxfp4 nvfp4 nf4-g64 int4-g128 int3-g64-asym int8-row e4m3-row codebook4-g64 int4-g128-perm bf16)
+SCHEMES=(q4_0 q8_0 q4_k q6_k iq4_nl mxfp4 nvfp4 nf4-g64 int4-g128 int3-g64-asym int8-row int8-tensor e4m3-row codebook4-g64 int4-g128-perm bf16)
 
 leave_out() {
   warn "cooperative matrices were left out: $*"
@@ -32,7 +32,7 @@ if ! [ -e "$dir/lvp.json" ]; then
   printf '{"file_format_version":"1.0.1","ICD":{"api_version":"1.4.0","library_path":"%s/libvulkan_lvp.so"}}\n' "$lib" >"$dir/lvp.json"
 fi
 cargo build --release --quiet
-args=(selftest --device vulkan:llvmpipe --kernel coop)
+args=(selftest --device vulkan:llvmpipe --kernel coop --kernel dot_coop)
 if [ "${LOWBIT_FULL:-}" != 1 ]; then
   for scheme in "${SCHEMES[@]}"; do args+=(--scheme "$scheme"); done
 fi

@@ -27,6 +27,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/coop.wgsl", include_str!("../../shaders/kernel/coop.wgsl")),
     ("kernel/dequantize.wgsl", include_str!("../../shaders/kernel/dequantize.wgsl")),
     ("kernel/direct.wgsl", include_str!("../../shaders/kernel/direct.wgsl")),
+    ("kernel/dot_coop.wgsl", include_str!("../../shaders/kernel/dot_coop.wgsl")),
     ("kernel/dot_matmul.wgsl", include_str!("../../shaders/kernel/dot_matmul.wgsl")),
     ("kernel/dot_matvec.wgsl", include_str!("../../shaders/kernel/dot_matvec.wgsl")),
     ("kernel/int8_rows.wgsl", include_str!("../../shaders/kernel/int8_rows.wgsl")),

@@ -185,6 +185,12 @@ pub const DEFAULTS: &[Row] = &[
         why: "so few rows of int8 are one pass over the weights",
         ..ANY
     },
+    Row {
+        integers: true,
+        variant: "dot_coop:large",
+        why: "one scale for a row of weights and of x: matrix units sum the codes, and exactly",
+        ..ANY
+    },
     Row { integers: true, variant: "dot_matmul", why: "many rows of int8 share the codes of a tile", ..ANY },
     Row {
         devices: &[Software],
@@ -477,6 +483,9 @@ mod tests {
         for (vendor, _) in VENDORS {
             assert_eq!(default(&gpu(vendor), &int8("q4_0", 1)), "dot_matvec");
             assert_eq!(default(&gpu(vendor), &int8("q4_0", 512)), "dot_matmul");
+            assert_eq!(default(&gpu(vendor), &int8("int8-row", 512)), "dot_coop:large");
+            let long = Shape { k: 32769, ..int8("int8-row", 512) };
+            assert_eq!(default(&gpu(vendor), &long), "dot_matmul");
             assert_eq!(default(&gpu(vendor), &int8("nf4-g64", 512)), "matmul:64x64");
         }
         let software = info(0x10005, DeviceType::Cpu);
@@ -600,7 +609,7 @@ mod tests {
             [run, not].map(|list| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         };
         let tiles = ["matmul:64x64", "matmul:32x32", "direct"];
-        let few = ["matvec", "dot_matvec", "dot_matmul"];
+        let few = ["matvec", "dot_matvec", "dot_matmul", "dot_coop"];
         let split = ["matmul:64x64:split", "matmul:32x32:split"];
         let coop = ["coop:large", "coop:small", "coop:large:split", "coop:small:split"];
         let sorted = |lists: &[&[&'static str]]| {
@@ -613,7 +622,7 @@ mod tests {
         assert_eq!(sorted(&[&not]), sorted(&[&few]));
         let [run, not] = names(MATRICES, 512, Accumulate::F32);
         assert_eq!(sorted(&[&run]), sorted(&[&tiles, &split]));
-        assert!(not.len() == 4 && few.iter().chain(&["coop"]).all(|name| not.contains(name)), "{not:?}");
+        assert!(not.len() == 5 && few.iter().chain(&["coop"]).all(|name| not.contains(name)), "{not:?}");
         let [run, _] = names(PLAIN, 1, F16);
         assert_eq!(sorted(&[&run]), sorted(&[&["matvec", "matvec:split"], &tiles, &split]));
     }

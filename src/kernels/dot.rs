@@ -35,10 +35,13 @@ pub struct DotSpec {
 }
 
 /// Whether one scale holds for a row of weights, one for a row of x, and integers are all that is summed.
-fn is_whole(scheme: &Scheme, activation: Activation, k: usize) -> bool {
-    let rows = !matches!(scheme.group, Group::Cols(_))
-        && !matches!(activation, Activation::Int8(Int8Group::Cols(_)));
-    rows && matches!(scheme.zero, Zero::None | Zero::Point) && k <= MAX_WHOLE
+pub(super) fn is_whole(scheme: &Scheme, activation: Activation, k: usize) -> bool {
+    has_row_scales(scheme) && !matches!(activation, Activation::Int8(Int8Group::Cols(_))) && k <= MAX_WHOLE
+}
+
+/// Whether one scale holds for a row of weights, its zero an integer.
+pub(super) fn has_row_scales(scheme: &Scheme) -> bool {
+    !matches!(scheme.group, Group::Cols(_)) && matches!(scheme.zero, Zero::None | Zero::Point)
 }
 
 impl DotSpec {

@@ -20,6 +20,7 @@ pub mod coop;
 pub mod dequantize;
 pub mod direct;
 pub mod dot;
+pub mod dot_coop;
 pub mod dot_matmul;
 pub mod dot_matvec;
 pub mod int8;
@@ -208,6 +209,17 @@ pub type Int8Reference = fn(&[f32], usize, Int8Group) -> (Vec<i8>, Vec<f32>);
 /// [`crate::reference::matmul::int8_static`].
 pub type StaticReference = fn(&[f32], Int8Scale) -> Vec<i8>;
 
+/// The precisions of activations that a product kernel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// f32 and f16.
+    Float,
+    /// int8.
+    Int8,
+    /// int8 with one scale for a row.
+    Int8Rows,
+}
+
 /// What a kernel computes, with the reference that says what is right.
 pub enum Operation {
     /// Packed weights to dense f32.
@@ -219,8 +231,7 @@ pub enum Operation {
         accumulates: &'static [Accumulate],
         reference: ProductReference,
         max_rows: Option<usize>,
-        /// Whether it is for int8 activations, else for f32 and f16.
-        int8: bool,
+        activations: Activations,
     },
     /// Dense f32 to packed weights.
     Quantize { reference: QuantizeReference },
@@ -261,7 +272,7 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: Some(matvec::MAX_ROWS),
-            int8: false,
+            activations: Activations::Float,
         },
         takes: |_| true,
         runs: |_| true,
@@ -274,7 +285,7 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: None,
-            int8: false,
+            activations: Activations::Float,
         },
         takes: |_| true,
         runs: |_| true,
@@ -287,7 +298,7 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: None,
-            int8: false,
+            activations: Activations::Float,
         },
         takes: |_| true,
         runs: |_| true,
@@ -300,7 +311,7 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &[Accumulate::F16, Accumulate::F16Chunked],
             reference: reference::matmul,
             max_rows: None,
-            int8: false,
+            activations: Activations::Float,
         },
         takes: |_| true,
         runs: |tier| tier.coop > 0,
@@ -313,7 +324,7 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &[Accumulate::F32],
             reference: reference::matmul,
             max_rows: None,
-            int8: true,
+            activations: Activations::Int8,
         },
         takes: dot::takes,
         runs: |_| true,
@@ -326,11 +337,24 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &[Accumulate::F32],
             reference: reference::matmul,
             max_rows: None,
-            int8: true,
+            activations: Activations::Int8,
         },
         takes: dot::takes,
         runs: |_| true,
         shaders: dot_matmul::shaders,
+    },
+    Kernel {
+        name: "dot_coop",
+        operation: Operation::Product {
+            variants: dot_coop::VARIANTS,
+            accumulates: &[Accumulate::F32],
+            reference: reference::matmul,
+            max_rows: None,
+            activations: Activations::Int8Rows,
+        },
+        takes: dot_coop::takes,
+        runs: |tier| tier.coop > 0,
+        shaders: dot_coop::shaders,
     },
     Kernel {
         name: "sum_parts",
@@ -339,7 +363,7 @@ pub static KERNELS: &[Kernel] = &[
             accumulates: &Accumulate::ALL,
             reference: reference::matmul,
             max_rows: Some(matvec::MAX_ROWS),
-            int8: false,
+            activations: Activations::Float,
         },
         takes: |_| true,
         runs: |_| true,

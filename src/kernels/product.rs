@@ -8,7 +8,8 @@
 //!
 //! K may be split over workgroups: kernel -> parts [parts, M, N] f32 -> sum_parts, which finishes them.
 //!
-//! The kernels (`matvec`, `matmul`, `direct`, `coop`; `dot_matvec` and `dot_matmul` for int8 activations) give specializations and workgroup
+//! The kernels (`matvec`, `matmul`, `direct`, `coop`; `dot_matvec`, `dot_matmul` and `dot_coop` for int8
+//! activations) give specializations and workgroup
 //! counts; everything they share is here.
 
 use super::choice::{self, Facts};
@@ -18,7 +19,8 @@ use super::int8::{self, DeviceInt8};
 use super::weights::{DeviceWeights, Part, binding_limit, row_step};
 use super::{Columns, Specialization, Tier};
 use super::{
-    convert, coop, direct, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec, sum_parts,
+    convert, coop, direct, dot_coop, dot_matmul, dot_matvec, int8_rows, int8_values, matmul, matvec,
+    sum_parts,
 };
 use crate::gpu::{Access, Binding, Buffer, Gpu, Pipeline, Target};
 use crate::product::{Accumulate, Activation, Function, Int8Scale, Product, Summation};
@@ -246,6 +248,7 @@ pub enum Form {
     Coop(coop::Shape),
     DotMatvec(dot_matvec::Shape),
     DotMatmul(dot_matmul::Shape),
+    DotCoop(dot_coop::Shape),
 }
 
 impl Form {
@@ -257,51 +260,48 @@ impl Form {
             Self::Coop(_) => coop::Coop::KERNEL,
             Self::DotMatvec(_) => dot_matvec::DotMatvec::KERNEL,
             Self::DotMatmul(_) => dot_matmul::DotMatmul::KERNEL,
+            Self::DotCoop(_) => dot_coop::DotCoop::KERNEL,
         }
     }
 
     fn new(name: &str, on: &Facts, shape: &choice::Shape) -> Result<Self> {
         let (tier, software, m) = (on.tier, on.info.software, shape.m);
-        if name == "matvec" && m > matvec::MAX_ROWS {
-            let why = format!("it takes up to {}", matvec::MAX_ROWS);
-            return Err(Error::unsupported(format!("kernel matvec for M = {m}"), why));
-        }
-        if name == "matvec" {
-            return Ok(Self::Matvec(matvec::Shape::new(tier, m)));
-        }
-        if name == "direct" {
-            return Ok(Self::Direct(direct::Shape::new(tier, m)));
-        }
-        if let Some(shape) = matmul::Shape::named(name, software) {
-            return Ok(Self::Matmul(shape));
-        }
-        let refuse = |why: &str| Err(Error::unsupported(format!("product kernel '{name}'"), why));
-        if let Some(choice) = Self::for_int8(name, on, m) {
-            let why = "it is for int8 activations, and schemes whose values are integers";
-            return if shape.in_integers() { Ok(choice) } else { refuse(why) };
-        }
-        match coop::Shape::named(name, tier, software) {
-            None => refuse("there are matvec, matmul, direct, coop, dot_matvec and dot_matmul"),
-            Some(_) if tier.coop == 0 => {
-                refuse("the device has no cooperative matrices of f16 with sums in f32")
+        // Which one is meant, then whether it takes the product.
+        let form = match name {
+            "matvec" => Some(Self::Matvec(matvec::Shape::new(tier, m))),
+            "direct" => Some(Self::Direct(direct::Shape::new(tier, m))),
+            _ => None,
+        };
+        let form = form
+            .or_else(|| matmul::Shape::named(name, software).map(Self::Matmul))
+            .or_else(|| coop::Shape::named(name, tier, software).map(Self::Coop))
+            .or_else(|| dot_matvec::Shape::named(name, tier, m, software).map(Self::DotMatvec))
+            .or_else(|| dot_matmul::Shape::named(name, software).map(Self::DotMatmul))
+            .or_else(|| dot_coop::Shape::named(name, tier, software).map(Self::DotCoop));
+        let units = "the device has no cooperative matrices of f16 with sums in f32".to_string();
+        let why = match form {
+            None => "there are matvec, matmul, direct, coop, dot_matvec, dot_matmul and dot_coop".into(),
+            Some(Self::Matvec(_)) if m > matvec::MAX_ROWS => {
+                format!("it takes up to {} rows of x", matvec::MAX_ROWS)
             }
-            Some(_) if shape.accumulate == Accumulate::F32 => {
-                refuse("it rounds operands to f16; ask for f16 or f16-chunked sums")
+            Some(Self::Coop(_) | Self::DotCoop(_)) if tier.coop == 0 => units,
+            Some(Self::Coop(_)) if shape.accumulate == Accumulate::F32 => {
+                "it rounds operands to f16; ask for f16 or f16-chunked sums".into()
             }
-            Some(shape) => Ok(Self::Coop(shape)),
-        }
-    }
-
-    /// The kernel for int8 activations of a name.
-    fn for_int8(name: &str, on: &Facts, m: usize) -> Option<Self> {
-        let (tier, software) = (on.tier, on.info.software);
-        let few = dot_matvec::Shape::named(name, tier, m, software).map(Self::DotMatvec);
-        few.or(dot_matmul::Shape::named(name, software).map(Self::DotMatmul))
+            Some(Self::DotMatvec(_) | Self::DotMatmul(_)) if !shape.in_integers() => {
+                "it is for int8 activations, and schemes whose values are integers".into()
+            }
+            Some(Self::DotCoop(_)) if !dot_coop::multiplies(&shape.scheme, shape.activation, shape.k) => {
+                "it is for int8 activations and weights with one scale for a row each, K up to 32768".into()
+            }
+            Some(form) => return Ok(form),
+        };
+        Err(Error::unsupported(format!("product kernel '{name}' for M = {m}"), why))
     }
 
     /// Whether it multiplies int8 activations.
     pub fn is_dot(&self) -> bool {
-        matches!(self, Self::DotMatvec(_) | Self::DotMatmul(_))
+        matches!(self, Self::DotMatvec(_) | Self::DotMatmul(_) | Self::DotCoop(_))
     }
 
     /// The same kernel for a block of `m` rows.
@@ -309,7 +309,7 @@ impl Form {
         match self {
             Self::Matvec(_) => Self::Matvec(matvec::Shape::new(tier, m)),
             Self::DotMatvec(shape) => Self::DotMatvec(dot_matvec::Shape::new(tier, m, shape.wide)),
-            Self::Matmul(_) | Self::Direct(_) | Self::Coop(_) | Self::DotMatmul(_) => self,
+            Self::Matmul(_) | Self::Direct(_) | Self::Coop(_) | Self::DotMatmul(_) | Self::DotCoop(_) => self,
         }
     }
 
@@ -321,6 +321,7 @@ impl Form {
             Self::Coop(shape) => coop::Coop::new(spec.product, shape).pipeline(gpu),
             Self::DotMatvec(shape) => dot_matvec::DotMatvec { spec, shape }.pipeline(gpu),
             Self::DotMatmul(shape) => dot_matmul::DotMatmul { spec, shape }.pipeline(gpu),
+            Self::DotCoop(shape) => dot_coop::DotCoop::new(spec, shape).pipeline(gpu),
         }
     }
 
@@ -332,7 +333,7 @@ impl Form {
             Self::Matvec(own) => (shape.n.div_ceil(own.rows() as usize), 512, 2 * own.lanes as usize),
             Self::Matmul(own) => (tiles(own.bm, own.bn), 256, 16),
             Self::Coop(own) => (tiles(own.bm, own.bn), 256, 16),
-            Self::Direct(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => return None,
+            Self::Direct(_) | Self::DotMatvec(_) | Self::DotMatmul(_) | Self::DotCoop(_) => return None,
         };
         let chunks = shape.k.div_ceil(32);
         let parts = wanted.div_ceil(groups).clamp(2, (chunks / least).max(2));
@@ -348,6 +349,7 @@ impl Form {
             Self::Direct(shape) => shape.workgroups(gpu, m, n),
             Self::Coop(shape) => shape.workgroups(gpu, m, n),
             Self::DotMatmul(shape) => shape.workgroups(gpu, m, n),
+            Self::DotCoop(shape) => shape.workgroups(gpu, m, n),
         }
     }
 
@@ -360,6 +362,7 @@ impl Form {
             Self::Direct(shape) => shape.max_rows(),
             Self::Coop(shape) => shape.max_rows(),
             Self::DotMatmul(shape) => shape.max_rows(),
+            Self::DotCoop(shape) => shape.max_rows(),
         }
     }
 
@@ -372,14 +375,16 @@ impl Form {
             Self::DotMatvec(shape) => {
                 dot::summation(scheme, product.activation, k, shape.team.lanes as usize)
             }
-            Self::DotMatmul(_) => dot::summation(scheme, product.activation, k, 1),
+            Self::DotMatmul(_) | Self::DotCoop(_) => dot::summation(scheme, product.activation, k, 1),
         }
     }
 
     fn accumulate(&self, policy: Accumulate, tier: Tier) -> Accumulate {
         match self {
             Self::Matvec(_) | Self::Matmul(_) => effective(policy, tier),
-            Self::Direct(_) | Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) => Accumulate::F32,
+            Self::Direct(_) | Self::Coop(_) | Self::DotMatvec(_) | Self::DotMatmul(_) | Self::DotCoop(_) => {
+                Accumulate::F32
+            }
         }
     }
 }

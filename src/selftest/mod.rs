@@ -166,14 +166,18 @@ enum Subject {
 #[cfg(feature = "gpu")]
 impl Subject {
     fn of(kernel: &crate::kernels::Kernel) -> Self {
-        use crate::kernels::Operation::*;
+        use crate::kernels::{Activations, Operation::*};
         match kernel.operation {
             Dequantize { reference } => Self::Dequantize(reference),
-            Product { variants, accumulates, max_rows, int8, .. } => Self::Product(product::Axes {
+            Product { variants, accumulates, max_rows, activations, .. } => Self::Product(product::Axes {
                 variants,
                 accumulates,
                 max_rows: max_rows.unwrap_or(usize::MAX),
-                activations: if int8 { product::Activations::Int8 } else { product::Activations::Float },
+                activations: match activations {
+                    Activations::Float => product::Activations::Float,
+                    Activations::Int8 => product::Activations::Int8,
+                    Activations::Int8Rows => product::Activations::Int8Rows,
+                },
                 takes: kernel.takes,
             }),
             Quantize { .. } => Self::Quantize,

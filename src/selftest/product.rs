@@ -47,6 +47,8 @@ pub(super) enum Activations {
     Float,
     #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     Int8,
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    Int8Rows,
     All,
 }
 
@@ -64,6 +66,7 @@ impl Activations {
         Ok(match self {
             Self::Float => float.to_vec(),
             Self::Int8 => int8.to_vec(),
+            Self::Int8Rows => vec![int8[1], int8[3], int8[4]],
             // Without a zero-point a static scale is a row's on the CPU engine.
             Self::All => [&float[..], &int8[..4]].concat(),
         })
@@ -147,6 +150,57 @@ impl Suite<'_> {
         for case in cases(self.scheme, self.index, self.axes, full, rng)? {
             self.exact(case, rng, report).await?;
             self.random(case, rng, report).await?;
+        }
+        if self.axes.activations == Activations::Int8Rows && self.scheme.bits == 8 {
+            self.cancelling(rng, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Sums of bytes that grow beyond what f32 counts and come back to a small number: one unit lost on the way is seen.
+    async fn cancelling(&self, rng: &mut Random, report: &mut Report) -> Result<()> {
+        let (m, n, half) = (3, 5, 2048);
+        let k = 2 * half;
+        let mut twice = |rows: usize, sign: f32| -> Vec<f32> {
+            let mut all = Vec::new();
+            for _ in 0..rows {
+                let part: Vec<f32> = (0..half).map(|_| 127.0 - rng.below(3) as f32).collect();
+                all.extend(part.iter().copied().chain(part.iter().map(|v| v * sign)));
+            }
+            all
+        };
+        let (mut x, mut weights) = (twice(m, -1.0), twice(n, 1.0));
+        x.chunks_mut(k).for_each(|row| row[k - 1] += 1.0);
+        // Both ends, so that a scale of 1 covers them in every scheme.
+        weights.chunks_mut(k).for_each(|row| (row[0], row[half]) = (-128.0, -128.0));
+        let w = crate::reference::quantize(&weights, n, k, *self.scheme, None)?;
+        let case = Case {
+            m,
+            n,
+            k,
+            x: DType::F32,
+            product: Product {
+                activation: Activation::Int8Static(Int8Scale::new(1.0, 0)?),
+                ..Product::default()
+            },
+            bias: false,
+            residual: false,
+            variant: self.axes.variants[0],
+        };
+        let what = format!("{} cancelling {case}", self.scheme);
+        let want = matmul(&x, m, &w, Added::default(), &case.product)?;
+        let got = match self.product(&case, &x, &w, Added::default()).await? {
+            Ok(got) => got,
+            Err(why) => {
+                report.fail(format!("{} {what}: {why}", self.kernel));
+                return Ok(());
+            }
+        };
+        // The sum itself is exact; a scale that is no power of two rounds twice.
+        let near = |(got, want): (&f32, &f64)| (f64::from(*got) - want).abs() <= want.abs() * 2f64.powi(-22);
+        report.tally(self.kernel).checks += 1;
+        if !got.iter().zip(&want).all(near) {
+            report.fail(format!("{} {what}: {got:?} is not {want:?}", self.kernel));
         }
         Ok(())
     }
@@ -356,6 +410,7 @@ mod tests {
             (Activations::Float, usize::MAX, tiles, &all[1..]),
             (Activations::Int8, 8, &[Some("a")], &all[..1]),
             (Activations::Int8, usize::MAX, tiles, &all[..1]),
+            (Activations::Int8Rows, usize::MAX, tiles, &all[..1]),
         ] {
             let axes = Axes { variants, accumulates, max_rows, activations, takes: |_| true };
             let mut values: [HashSet<String>; 6] = Default::default();

@@ -108,7 +108,7 @@ fn explain_says_which_kernel_and_why_no_other() {
         "kernel         direct",
         "default        software pays for loads and barriers",
         "workgroups     ",
-        "not matvec         it takes up to 8",
+        "not matvec         it takes up to 16",
         "not matmul:64x64   it would run too; the table of defaults has direct",
         "not coop           the device has no cooperative matrices",
         "not dot_matmul     it is for int8 activations",
@@ -161,7 +161,7 @@ fn bench_pins_a_kernel_and_has_sums_in_f16() {
     }
     // What a kernel does not take is left out, and then nothing is left.
     let ran = run(&folder, &[&args[..], &["--kernel", "matvec"]].concat()).unwrap();
-    ran.fails(1, &["nothing could be measured", "it takes up to 8"]);
+    ran.fails(1, &["nothing could be measured", "it takes up to 16"]);
 }
 
 #[test]
