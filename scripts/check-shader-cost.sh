@@ -7,7 +7,7 @@
 #                                             than a tenth above the table's (under another Mesa than the table's that is only told)
 #   ./scripts/check-shader-cost.sh --write    writes the table again
 #
-# The tiers are those of AMD under Mesa (f16, whose subgroup size varies) and of GPUs with one subgroup size of 32, without and with cooperative
+# The tiers are those of AMD under Mesa (f16, whose subgroup size varies) and of GPUs with one subgroup size of 32, both without and with cooperative
 # matrices. Where there is no RADV it says so,
 # and fails under CI.
 set -euo pipefail
@@ -16,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/setup.sh
 
 SCHEMES=(q4_0 q8_0 q4_k q6_k iq4_nl mxfp4 nf4-g64 int4-g128 int4-g128-asym int8-row e4m3-row f16)
-TIERS=(f16 f16+subgroups32 f16+subgroups32+coop16)
+TIERS=(f16 f16+coop16 f16+subgroups32 f16+subgroups32+coop16)
 table=tools/shader-cost/costs.tsv
 
 case "${1:---check}" in

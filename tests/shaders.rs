@@ -165,7 +165,7 @@ fn parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R>
 fn capabilities(tier: Tier) -> Capabilities {
     let mut all = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     all.set(Capabilities::SHADER_FLOAT16, tier.f16);
-    all.set(Capabilities::SUBGROUP, tier.subgroup > 0);
+    all.set(Capabilities::SUBGROUP, tier.subgroup > 0 || tier.coop > 0);
     all.set(Capabilities::COOPERATIVE_MATRIX, tier.coop > 0);
     all
 }

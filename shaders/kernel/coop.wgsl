@@ -4,6 +4,9 @@
 // `size` x `size`. Each of the `waves_m` x `waves_n` subgroups owns `frags_m` x `frags_n` matrices of outputs, which pass through workgroup
 // memory once more at the end, because only whole matrices can be stored. Rows are padded against bank conflicts.
 //
+// `varying`: subgroups of a size that the driver chooses, so that there are `waves_m` x `waves_n` of them or twice as many (`narrow`), and then each owns
+// the left half of the matrices.
+//
 //   x tile  [bm, bk]  rows of x, row-major matrices A            w tile  [bn, bk]  rows of w, the columns of matrices B
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -22,7 +25,10 @@ struct Params {
 //% set mat = "coop_mat" ~ size ~ "x" ~ size
 var<workgroup> wt: array<f16, {{ bn * stride }}>;
 var<workgroup> xt: array<f16, {{ bm * stride }}>;
-var<workgroup> yt: array<f32, {{ waves_m * waves_n * area }}>;
+var<workgroup> yt: array<f32, {{ waves_m * waves_n * area * (2 if varying else 1) }}>;
+//% if varying
+var<workgroup> wave_count: u32;
+//% endif
 
 @compute @workgroup_size({{ workgroup }})
 fn main(
@@ -30,6 +36,10 @@ fn main(
     @builtin(local_invocation_index) tid: u32,
     @builtin(subgroup_id) wave: u32,
     @builtin(subgroup_invocation_id) lane: u32,
+    //% if varying
+    @builtin(num_subgroups) waves: u32,
+    @builtin(subgroup_size) width: u32,
+    //% endif
 ) {
     //% if s.table
     lut_load(tid);
@@ -37,8 +47,17 @@ fn main(
     //% endif
     let n_first = wid.x * {{ bn }}u;
     let m_first = wid.y * {{ bm }}u;
+    //% if varying
+    // The same for all of the workgroup, which is said by the load.
+    wave_count = waves;
+    let narrow = workgroupUniformLoad(&wave_count) > {{ waves_m * waves_n }}u;
+    let waves_n = select({{ waves_n }}u, {{ 2 * waves_n }}u, narrow);
+    let m_wave = wave / waves_n * {{ frags_m * size }}u;
+    let n_wave = wave % waves_n * select({{ frags_n * size }}u, {{ frags_n // 2 * size }}u, narrow);
+    //% else
     let m_wave = wave / {{ waves_n }}u * {{ frags_m * size }}u;
     let n_wave = wave % {{ waves_n }}u * {{ frags_n * size }}u;
+    //% endif
     //% for i in range(frags_m)
     //% for j in range(frags_n)
     var acc{{ i }}_{{ j }} = {{ mat }}<f32, C>();
@@ -53,14 +72,16 @@ fn main(
         workgroupBarrier();
         //% for step in range(bk // size)
         {
-            //% for j in range(frags_n)
-            let b{{ j }} = coopLoad<{{ mat }}<f16, B>>(&wt[(n_wave + {{ j * size }}u) * {{ stride }}u + {{ step * size }}u], {{ stride }}u);
-            //% endfor
             //% for i in range(frags_m)
             let a{{ i }} = coopLoadT<{{ mat }}<f16, A>>(&xt[(m_wave + {{ i * size }}u) * {{ stride }}u + {{ step * size }}u], {{ stride }}u);
-            //% for j in range(frags_n)
-            acc{{ i }}_{{ j }} = coopMultiplyAdd(a{{ i }}, b{{ j }}, acc{{ i }}_{{ j }});
             //% endfor
+            //% for j in range(frags_n)
+            {{ "if !narrow " if varying and 2 * j >= frags_n }}{
+                let b = coopLoad<{{ mat }}<f16, B>>(&wt[(n_wave + {{ j * size }}u) * {{ stride }}u + {{ step * size }}u], {{ stride }}u);
+                //% for i in range(frags_m)
+                acc{{ i }}_{{ j }} = coopMultiplyAdd(a{{ i }}, b, acc{{ i }}_{{ j }});
+                //% endfor
+            }
             //% endfor
         }
         //% endfor
@@ -68,16 +89,18 @@ fn main(
     }
     //% for i in range(frags_m)
     //% for j in range(frags_n)
-    coopStoreT(acc{{ i }}_{{ j }}, &yt[wave * {{ area }}u], {{ size }}u);
-    workgroupBarrier();
-    for (var o = lane; o < {{ area }}u; o += {{ subgroup }}u) {
-        let m = m_first + m_wave + {{ i * size }}u + o / {{ size }}u;
-        let n = n_first + n_wave + {{ j * size }}u + o % {{ size }}u;
-        if m < p.m && n < p.n {
-            store(m, n, yt[wave * {{ area }}u + o]);
+    {{ "if !narrow " if varying and 2 * j >= frags_n }}{
+        coopStoreT(acc{{ i }}_{{ j }}, &yt[wave * {{ area }}u], {{ size }}u);
+        workgroupBarrier();
+        for (var o = lane; o < {{ area }}u; o += {{ "width" if varying else subgroup ~ "u" }}) {
+            let m = m_first + m_wave + {{ i * size }}u + o / {{ size }}u;
+            let n = n_first + n_wave + {{ j * size }}u + o % {{ size }}u;
+            if m < p.m && n < p.n {
+                store(m, n, yt[wave * {{ area }}u + o]);
+            }
         }
+        workgroupBarrier();
     }
-    workgroupBarrier();
     //% endfor
     //% endfor
 }

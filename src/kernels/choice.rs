@@ -611,7 +611,7 @@ mod tests {
         let tiles = ["matmul:64x64", "matmul:32x32", "direct"];
         let few = ["matvec", "dot_matvec", "dot_matmul", "dot_coop"];
         let split = ["matmul:64x64:split", "matmul:32x32:split"];
-        let coop = ["coop:large", "coop:small", "coop:large:split", "coop:small:split"];
+        let coop = ["coop:large", "coop:small", "coop:varying", "coop:large:split", "coop:small:split"];
         let sorted = |lists: &[&[&'static str]]| {
             let mut all = lists.concat();
             all.sort_unstable();

@@ -12,8 +12,10 @@ use serde::Serialize;
 pub struct Shape {
     /// Of a cooperative matrix, each way.
     pub size: u32,
-    /// Threads of a subgroup.
+    /// Threads of a subgroup; 0 where their number is not known.
     pub subgroup: u32,
+    /// Whether there may be twice as many subgroups, each with half of the matrices, as waves_m x waves_n.
+    pub varying: bool,
     pub workgroup: u32,
     pub waves_m: u32,
     pub waves_n: u32,
@@ -31,6 +33,7 @@ pub const VARIANTS: &[Option<&str>] = &[
     Some("coop"),
     Some("coop:large"),
     Some("coop:small"),
+    Some("coop:varying"),
     Some("coop:large:split"),
     Some("coop:small:split"),
 ];
@@ -41,16 +44,24 @@ impl Shape {
         let (waves, steps) = (2, 2);
         let frags = match name {
             "coop" if software => 2,
-            "coop" | "coop:large" => 4,
+            "coop" | "coop:large" | "coop:varying" => 4,
             "coop:small" => 2,
             _ => return None,
         };
         let (size, subgroup) = (tier.coop, tier.subgroup);
+        let varying = subgroup == 0 || name == "coop:varying";
         let side = waves * frags * size;
+        // Of the smallest subgroups there are twice as many as of the largest.
+        let workgroup = match subgroup {
+            0 => waves * waves * Tier::VARYING.1,
+            _ if varying => 2 * waves * waves * subgroup,
+            _ => waves * waves * subgroup,
+        };
         Some(Self {
             size,
             subgroup,
-            workgroup: waves * waves * subgroup,
+            varying,
+            workgroup,
             waves_m: waves,
             waves_n: waves,
             frags_m: frags,
@@ -107,7 +118,7 @@ impl Specialization for Coop {
 
 /// The samples of products that sum alike, the shapes going around; none where there are no matrix units.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
-    let names = ["coop:large", "coop:small"].iter().filter(|_| tier.coop > 0);
+    let names = ["coop:large", "coop:small", "coop:varying"].iter().filter(|_| tier.coop > 0);
     let shapes: Vec<Shape> = names.filter_map(|name| Shape::named(name, tier, false)).collect();
     let mut specs = ProductSpec::samples(scheme, tier);
     specs.retain(|spec| spec.accumulate == Accumulate::F16Chunked);

@@ -114,6 +114,11 @@ impl Specialization for DotCoop {
     }
 }
 
+/// Whether there is a form for this tier: a thread knows which outputs are its own only where subgroups are of one size.
+pub fn runs(tier: Tier) -> bool {
+    tier.coop > 0 && tier.subgroup > 0
+}
+
 /// Whether there is a form for this scheme: one scale for a row, codes that are integers themselves.
 pub fn takes(scheme: &Scheme) -> bool {
     dot::takes(scheme) && dot::has_row_scales(scheme) && matches!(scheme.value, Value::Linear { .. })
@@ -126,7 +131,7 @@ pub(super) fn multiplies(scheme: &Scheme, activation: Activation, k: usize) -> b
 
 /// The samples of products that are integers over all of K, the shapes going around; none where there are no matrix units.
 pub fn shaders(scheme: &Scheme, tier: Tier) -> Result<Vec<Shader>> {
-    let names = ["dot_coop:large", "dot_coop:small"].iter().filter(|_| tier.coop > 0);
+    let names = ["dot_coop:large", "dot_coop:small"].iter().filter(|_| runs(tier));
     let shapes: Vec<Shape> = names.filter_map(|name| Shape::named(name, tier, false)).collect();
     let specs = DotSpec::samples(scheme, tier).into_iter().filter(|spec| spec.whole && !spec.raw);
     specs.zip(shapes.iter().cycle()).map(|(spec, &shape)| DotCoop::new(spec, shape).shader()).collect()

@@ -53,7 +53,8 @@ pub struct Tier {
     pub f16: bool,
     /// Subgroups of this one size; 0 where there are none or their size varies.
     pub subgroup: u32,
-    /// Cooperative matrices of so many rows and columns, f16 with sums in f32; 0 where there are none, or subgroups are not of one size.
+    /// Cooperative matrices of so many rows and columns, f16 with sums in f32; 0 where there are none. Subgroups are of one size, or of either of
+    /// [`Tier::VARYING`].
     pub coop: u32,
 }
 
@@ -72,13 +73,17 @@ impl Tier {
             half_to_float && p.m_size == p.n_size && p.m_size == p.k_size && [8, 16].contains(&p.m_size)
         };
         // Up to 64, so that a workgroup of `coop`, four of them, has 256 threads at most.
-        let suits = caps.f16 && (8..=64).contains(&subgroup);
+        let varying = caps.subgroups && (caps.subgroup_min, caps.subgroup_max) == Self::VARYING;
+        let suits = caps.f16 && ((8..=64).contains(&subgroup) || varying);
         let coop = caps.coop.iter().filter(square).map(|p| p.m_size).max().filter(|_| suits);
         Self { f16: caps.f16, subgroup, coop: coop.unwrap_or(0) }
     }
 
+    /// The sizes of subgroups that a driver may choose between, as on AMD under Mesa.
+    pub const VARYING: (u32, u32) = (32, 64);
+
     /// Every tier shaders are generated for, with the usual subgroup sizes of real and software devices.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PORTABLE,
         Self { f16: true, subgroup: 0, coop: 0 },
         Self { f16: false, subgroup: 4, coop: 0 },
@@ -86,6 +91,7 @@ impl Tier {
         Self { f16: true, subgroup: 32, coop: 0 },
         Self { f16: true, subgroup: 8, coop: 8 },
         Self { f16: true, subgroup: 32, coop: 16 },
+        Self { f16: true, subgroup: 0, coop: 16 },
     ];
 }
 
@@ -353,7 +359,7 @@ pub static KERNELS: &[Kernel] = &[
             activations: Activations::Int8Rows,
         },
         takes: dot_coop::takes,
-        runs: |tier| tier.coop > 0,
+        runs: dot_coop::runs,
         shaders: dot_coop::shaders,
     },
     Kernel {
@@ -460,7 +466,9 @@ mod tests {
             assert_eq!(of(true, [32; 2], &[none]), (32, 0), "{none:?}");
         }
         assert_eq!(of(false, [32; 2], &[large]), (32, 0));
-        assert_eq!(of(true, [32, 64], &[large]), (0, 0));
+        assert_eq!(of(true, [32, 64], &[large]), (0, 16));
+        assert_eq!(of(true, [16, 64], &[large]), (0, 0));
+        assert_eq!(of(false, [32, 64], &[large]), (0, 0));
         assert_eq!(of(true, [4; 2], &[large]), (4, 0));
         assert_eq!(of(true, [128; 2], &[large]), (128, 0));
     }

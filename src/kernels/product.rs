@@ -285,6 +285,7 @@ impl Form {
                 format!("it takes up to {} rows of x", matvec::MAX_ROWS)
             }
             Some(Self::Coop(_) | Self::DotCoop(_)) if tier.coop == 0 => units,
+            Some(Self::DotCoop(_)) if !dot_coop::runs(tier) => "subgroups are of no fixed size".into(),
             Some(Self::Coop(_)) if shape.accumulate == Accumulate::F32 => {
                 "it rounds operands to f16; ask for f16 or f16-chunked sums".into()
             }
