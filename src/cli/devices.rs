@@ -155,7 +155,7 @@ fn explained_text(engine: &Engine, said: &Result<Explanation>) -> String {
     }
     let halves = if plan.halves { ", of operands rounded to f16" } else { "" };
     text += &format!("  sums           {}{halves}\n", plan.accumulate.name());
-    others.iter().for_each(|(variant, why)| text += &format!("  not {variant:<14} {why}\n"));
+    others.iter().for_each(|(variant, why)| text += &format!("  not {variant:<18} {why}\n"));
     text
 }
 

@@ -108,10 +108,10 @@ fn explain_says_which_kernel_and_why_no_other() {
         "kernel         direct",
         "default        software pays for loads and barriers",
         "workgroups     ",
-        "not matvec         it takes up to 16",
-        "not matmul:64x64   it would run too; the table of defaults has direct",
-        "not coop           the device has no cooperative matrices",
-        "not dot_matmul     it is for int8 activations",
+        "not matvec             it takes up to 16",
+        "not matmul:64x64       it would run too; the table of defaults has direct",
+        "not coop               the device has no cooperative matrices",
+        "not dot_matmul         it is for int8 activations",
     ] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
     }
