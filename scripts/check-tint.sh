@@ -20,16 +20,7 @@ for program in node npm; do
   command -v "$program" >/dev/null || leave_out "no $program (Node 18 or newer, with npm)"
 done
 dir=target/tint
-mkdir -p "$dir"
-if ! cmp -s tests/web/package-lock.json "$dir/package-lock.json" || ! [ -d "$dir/node_modules/webgpu" ]; then
-  cp tests/web/package.json "$dir"
-  cp tests/web/package-lock.json "$dir"
-  if ! (cd "$dir" && npm ci --ignore-scripts --no-fund --no-audit >npm.log 2>&1); then
-    rm "$dir/package-lock.json"
-    cat "$dir/npm.log" >&2
-    leave_out "npm could not fetch webgpu"
-  fi
-fi
+fetch_node_packages tests/web "$dir" || leave_out "npm could not fetch webgpu"
 # Node looks for packages beside the script.
 cp tests/web/tint.mjs "$dir"
 rm -rf "$dir/wgsl"

@@ -10,6 +10,8 @@
 #   libvulkan.so.1, an ICD       libvulkan1, mesa-vulkan-drivers (Mesa 24 or newer)   lavapipe: Vulkan in software
 #   libEGL.so.1, Mesa's EGL      libegl1, libegl-mesa0, libgl1-mesa-dri               lavapipe through wgpu's GL backend
 #   vk_swiftshader_icd.json      chromium (Debian only: Ubuntu's is a snap)           SwiftShader: Vulkan without f16
+#   chromium                     chromium (the same)                                  the tests of the package for browsers
+#   node, npm                    nodejs, npm                                          building that package and driving Chromium
 #   spirv-val                    spirv-tools                                          judging the generated SPIR-V
 #   ensurepip                    python3, python3-venv                                fetching the test model and gguf-py with pip
 #
@@ -136,6 +138,29 @@ swiftshader_manifest() {
   done
 }
 
+# A Chromium that is no snap, or nothing.
+chromium_program() {
+  local program
+  for program in /usr/bin/chromium /usr/bin/google-chrome /opt/google/chrome/chrome; do
+    if [ -x "$program" ] && [ -n "$(swiftshader_manifest)" ]; then
+      printf '%s\n' "$program"
+      return 0
+    fi
+  done
+}
+
+# Leaves the npm packages that the lock file in the folder $1 pins in the folder $2.
+fetch_node_packages() {
+  if cmp -s "$1/package-lock.json" "$2/package-lock.json" && [ -d "$2/node_modules" ]; then return 0; fi
+  mkdir -p "$2"
+  cp "$1/package.json" "$1/package-lock.json" "$2"
+  if ! (cd "$2" && npm ci --ignore-scripts --no-fund --no-audit >npm.log 2>&1); then
+    rm "$2/package-lock.json"
+    cat "$2/npm.log" >&2
+    return 1
+  fi
+}
+
 # A value for VK_DRIVER_FILES, with which one process sees every driver: those of GPUs, lavapipe's and SwiftShader's.
 driver_files() { { driver_manifests && swiftshader_manifest; } | paste -sd: -; }
 
@@ -183,6 +208,8 @@ setup_test() {
     command -v spirv-val >/dev/null || plain+=(spirv-tools)
     has_venv || plain+=(python3 python3-venv)
     if [ "$(os ID)" = debian ] && [ -z "$(swiftshader_manifest)" ]; then plain+=(chromium); fi
+    command -v node >/dev/null || plain+=(nodejs)
+    command -v npm >/dev/null || plain+=(npm)
     for package in "${MESA_PACKAGES[@]}"; do
       installed_version "$package" | mesa_is_new || mesa+=("$package")
     done
@@ -207,8 +234,9 @@ report_missing() {
   { has_library libvulkan.so.1 && [ -n "$(swiftshader_manifest)" ]; } || missing+=("SwiftShader (Vulkan): a Chromium or Chrome that is not a snap")
   has_mesa_egl || missing+=("lavapipe (GL): Mesa's EGL and GL drivers")
   command -v spirv-val >/dev/null || missing+=("spirv-val: SPIRV-Tools")
+  { command -v node >/dev/null && command -v npm >/dev/null; } || missing+=("node and npm: the package for browsers")
   if [ ${#missing[@]} -eq 0 ]; then
-    say "setup: lavapipe (Vulkan and GL), SwiftShader and spirv-val are there"
+    say "setup: lavapipe (Vulkan and GL), SwiftShader, spirv-val and node are there"
     return 0
   fi
   printf 'setup: missing: %s\n' "${missing[@]}" >&2

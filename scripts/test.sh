@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> Python packages -> cargo fmt -> lock files -> clippy -> tests and doc tests -> candle -> shader costs -> cooperative matrices -> a build without default features
+#   setup -> test model -> Python packages -> cargo fmt -> lock files -> clippy -> tests and doc tests -> candle -> shader costs -> cooperative matrices -> browser -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
@@ -122,6 +122,7 @@ begin_stage "cargo fmt --check"
 cargo fmt --check
 cargo fmt --check --manifest-path tests/readers/Cargo.toml
 cargo fmt --check --manifest-path tools/shader-cost/Cargo.toml
+cargo fmt --check --manifest-path tools/wasm-bindgen/Cargo.toml
 for package in "${PEERS[@]}"; do cargo fmt --check --manifest-path "$package/Cargo.toml"; done
 
 begin_stage "lock files"
@@ -143,6 +144,9 @@ cargo test --release --locked --manifest-path tools/shader-cost/Cargo.toml --tar
 
 begin_stage "cooperative matrices on lavapipe 26"
 ./scripts/check-coop.sh
+
+begin_stage "browser"
+./scripts/test-web.sh
 
 if [ "${LOWBIT_FULL:-}" = 1 ]; then
   begin_stage "Tint (Chromium's WGSL compiler)"

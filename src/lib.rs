@@ -61,6 +61,8 @@ pub mod tensor;
 mod threads;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 mod tune;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+mod web;
 
 pub use engine::{
     Array, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, MatmulOptions, PackedArray, Plan,

@@ -31,7 +31,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("bench", &["selftest"]),
     ("tune", &["bench"]),
     ("cli", &["file", "train", "model", "selftest", "bench", "tune"]),
-    ("web", &["file", "train", "model", "selftest"]),
+    ("web", &["file", "train", "model", "selftest", "bench"]),
 ];
 
 /// The error, host tensors, the words of a product and threads: for everyone, and importing only each other.

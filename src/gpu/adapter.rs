@@ -62,6 +62,14 @@ impl AdapterInfo {
         }
     }
 
+    /// Sums up what an open device says of its adapter. Browsers have names in other places than wgpu looks in, where they have any.
+    pub(super) fn of_device(device: &wgpu::Device) -> Self {
+        let info = device.adapter_info();
+        #[cfg(target_arch = "wasm32")]
+        let info = wgpu::AdapterInfo { name: browser::name(device).unwrap_or(info.name), ..info };
+        Self::new(&info)
+    }
+
     /// One line: name, backend, driver.
     pub fn summary(&self) -> String {
         let driver = [self.driver.as_str(), self.driver_info.as_str()].join(" ");
@@ -96,6 +104,15 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// What a device allows, with the cooperative matrices that its adapter has.
+    pub(super) fn of_device(device: &wgpu::Device, coop: Vec<wgpu::CooperativeMatrixProperties>) -> Self {
+        let features = device.features();
+        // wgpu does not know the feature of browsers.
+        #[cfg(target_arch = "wasm32")]
+        let features = features | browser::subgroups(device);
+        Self::new(features, device.limits(), &device.adapter_info(), coop)
+    }
+
     /// What a set of features and limits allows. `coop` counts only if the feature is among them.
     pub fn new(
         features: wgpu::Features,
@@ -149,6 +166,18 @@ impl Disable {
     /// Everything optional: the portable tier.
     pub fn all() -> Self {
         Self { f16: true, subgroups: true, int_dot: true, coop: true, timestamps: true }
+    }
+
+    /// The switch of the capability with this name: its field's.
+    pub fn named(&mut self, name: &str) -> Option<&mut bool> {
+        match name {
+            "f16" => Some(&mut self.f16),
+            "subgroups" => Some(&mut self.subgroups),
+            "int_dot" => Some(&mut self.int_dot),
+            "coop" => Some(&mut self.coop),
+            "timestamps" => Some(&mut self.timestamps),
+            _ => None,
+        }
     }
 }
 
@@ -278,6 +307,29 @@ fn packed_dot_in_language() -> bool {
     wgpu::Instance::default()
         .wgsl_language_features()
         .contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct)
+}
+
+/// What a browser's device says that wgpu does not ask for.
+#[cfg(target_arch = "wasm32")]
+mod browser {
+    use wgpu::web_sys::js_sys::Reflect;
+
+    /// `SUBGROUP` if the device was made with the feature `subgroups`.
+    pub fn subgroups(device: &wgpu::Device) -> wgpu::Features {
+        match device.as_webgpu().is_some_and(|device| device.features().has("subgroups")) {
+            true => wgpu::Features::SUBGROUP,
+            false => wgpu::Features::empty(),
+        }
+    }
+
+    /// The adapter's description, or else its vendor and architecture, which browsers are less shy of.
+    pub fn name(device: &wgpu::Device) -> Option<String> {
+        let info = Reflect::get(device.as_webgpu()?, &"adapterInfo".into()).ok()?;
+        let text =
+            |key: &str| Reflect::get(&info, &key.into()).ok()?.as_string().filter(|text| !text.is_empty());
+        let parts = [text("vendor"), text("architecture")].into_iter().flatten().collect::<Vec<_>>();
+        text("description").or_else(|| Some(parts.join(" ")).filter(|name| !name.is_empty()))
+    }
 }
 
 #[cfg(test)]

@@ -268,7 +268,7 @@ impl Gpu {
         let size = self.checked_size(len, what)?;
         let class = size_class(size).min(self.limits().max_buffer_size & !(GRAIN - 1)).max(size);
         if let Some(idle) = shared.pool.take(usage, class) {
-            shared.faults.check()?;
+            shared.faults.slot.check()?;
             Counters::add(&shared.counters.buffers_reused);
             return Ok(Buffer::new(idle, len, &shared.pool, true));
         }

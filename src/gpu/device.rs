@@ -96,7 +96,7 @@ pub(super) struct Shared {
     pub info: AdapterInfo,
     pub trusted: bool,
     pub flush_after: u32,
-    pub faults: Arc<Faults>,
+    pub faults: Faults,
     pub pool: Arc<Pool>,
     pub recorder: Mutex<Recorder>,
     pub pipelines: Pipelines,
@@ -151,15 +151,9 @@ impl Gpu {
             .await
             .map_err(|e| Error::Gpu { message: format!("opening {}: {e}", adapter.get_info().name) })?;
 
-        let faults = Arc::new(Faults::default());
-        let slot = faults.clone();
-        device.on_uncaptured_error(Arc::new(move |error| {
-            slot.record(super::fault::from_wgpu(error, "an earlier call", 0));
-        }));
-        let slot = faults.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            slot.lose(if message.is_empty() { format!("{reason:?}") } else { message });
-        });
+        let faults = Faults::default();
+        faults.hear_errors(&device);
+        faults.hear_loss(&device);
         Ok(Self::assemble(device, queue, adapter.cooperative_matrix_properties(), options, faults))
     }
 
@@ -174,7 +168,11 @@ impl Gpu {
         options: &GpuOptions,
     ) -> Self {
         let coop = adapter.map(|a| a.cooperative_matrix_properties()).unwrap_or_default();
-        Self::assemble(device, queue, coop, options, Arc::new(Faults::default()))
+        let faults = Faults::default();
+        // In a browser any number may listen.
+        #[cfg(target_arch = "wasm32")]
+        faults.hear_loss(&device);
+        Self::assemble(device, queue, coop, options, faults)
     }
 
     fn assemble(
@@ -182,16 +180,16 @@ impl Gpu {
         queue: wgpu::Queue,
         coop: Vec<wgpu::CooperativeMatrixProperties>,
         options: &GpuOptions,
-        faults: Arc<Faults>,
+        faults: Faults,
     ) -> Self {
-        let info = device.adapter_info();
-        let capabilities = Capabilities::new(device.features(), device.limits(), &info, coop);
+        let info = AdapterInfo::of_device(&device);
+        let capabilities = Capabilities::of_device(&device, coop);
         Self {
             shared: Arc::new(Shared {
                 device,
                 queue,
                 capabilities: capabilities.without(&options.disable),
-                info: AdapterInfo::new(&info),
+                info,
                 trusted: options.trusted,
                 flush_after: options.flush_after.max(1),
                 faults,
@@ -260,7 +258,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::DeviceLost`], or an error of an earlier call that nobody has been told yet.
     pub fn check(&self) -> Result<()> {
-        self.shared.faults.check()
+        self.shared.faults.slot.check()
     }
 
     /// Waits until everything submitted so far is done. A no-op in browsers, where waiting is a read's business.
@@ -281,17 +279,17 @@ impl Gpu {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.device.poll(how)))
         };
         match polled {
-            Err(_) => shared.faults.lose("the driver failed while it was waited for"),
+            Err(_) => shared.faults.slot.lose("the driver failed while it was waited for"),
             // The submission waited for was refused, which only a lost device does.
             Ok(Err(wgpu::PollError::WrongSubmissionIndex(..))) => {
-                shared.faults.lose("the driver refused a submission");
+                shared.faults.slot.lose("the driver refused a submission");
             }
             Ok(Err(error @ wgpu::PollError::Timeout)) => {
                 return Err(Error::Gpu { message: error.to_string() });
             }
             Ok(Ok(_)) => {}
         }
-        shared.faults.check()
+        shared.faults.slot.check()
     }
 
     /// Runs `f` in error scopes; an error that follows from a lost device is reported as that.
@@ -316,7 +314,7 @@ impl Gpu {
             true => error,
             false => {
                 let reason = format!("it no longer answers ({error})");
-                self.shared.faults.lose(reason.clone());
+                self.shared.faults.slot.lose(reason.clone());
                 Error::DeviceLost { reason }
             }
         }

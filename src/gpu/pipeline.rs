@@ -121,7 +121,7 @@ impl Gpu {
 
     fn compile(&self, spec: &PipelineSpec, wgsl: String) -> Result<Pipeline> {
         let shared = &self.shared;
-        shared.faults.check()?;
+        shared.faults.slot.check()?;
         let limit = self.limits().max_storage_buffers_per_shader_stage;
         if spec.accesses.len() > limit as usize {
             let what = format!("storage bindings of {}", spec.name);
@@ -168,6 +168,11 @@ impl Gpu {
 
     #[allow(unsafe_code)]
     fn module(&self, name: &str, wgsl: String, unchecked: bool) -> wgpu::ShaderModule {
+        // Browsers want it said; wgpu hands them the text as it is, and natively has no such word.
+        let wgsl = match cfg!(target_arch = "wasm32") && self.capabilities().subgroups {
+            true => format!("enable subgroups;\n{wgsl}"),
+            false => wgsl,
+        };
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(wgsl.into()) };
         if !unchecked {

@@ -99,7 +99,7 @@ impl Gpu {
         workgroups: [u32; 3],
     ) -> Result<()> {
         let shared = &self.shared;
-        shared.faults.check()?;
+        shared.faults.slot.check()?;
         self.check_dispatch(pipeline, bindings, workgroups)?;
         if workgroups.contains(&0) {
             return Ok(());
@@ -152,13 +152,13 @@ impl Gpu {
         recorder.pass = None;
         recorder.dispatches = 0;
         let Some(encoder) = recorder.encoder.take() else {
-            shared.faults.check()?;
+            shared.faults.slot.check()?;
             return Ok(None);
         };
         shared.pool.next_recording();
         let index = self.scoped("the recorded commands", 0, || shared.queue.submit([encoder.finish()]))?;
         Counters::add(&shared.counters.submits);
-        shared.faults.check()?;
+        shared.faults.slot.check()?;
         Ok(Some(index))
     }
 

@@ -83,7 +83,7 @@ impl Gpu {
             word[..tail.len()].copy_from_slice(tail);
             self.scoped("staging a write", 4, || shared.queue.write_buffer(buffer.raw(), at, &word))?;
         }
-        shared.faults.check()
+        shared.faults.slot.check()
     }
 
     /// Records a copy of `len` bytes into `target`. All three numbers are multiples of 4 and the buffers differ.
@@ -112,7 +112,7 @@ impl Gpu {
         usable(from, wgpu::BufferUsages::COPY_SRC)?;
         usable(to, wgpu::BufferUsages::COPY_DST)?;
         let shared = &self.shared;
-        shared.faults.check()?;
+        shared.faults.slot.check()?;
         let mut recorder = lock(&shared.recorder);
         let recording = shared.pool.recording();
         let encode = |encoder: &mut wgpu::CommandEncoder| {

@@ -100,8 +100,6 @@ impl std::fmt::Display for Case {
     }
 }
 
-const FUNCTIONS: [Function; 4] = [Function::Identity, Function::Gelu, Function::Relu, Function::Silu];
-
 /// Shapes, and the other axes paired with them.
 ///
 /// Sizes of K that a kernel treats alike (multiples of 32, of 4, others) share the other axes, because each combination of those is a
@@ -132,7 +130,7 @@ fn cases(scheme: &Scheme, index: usize, axes: Axes, full: bool, rng: &mut Random
                 product: Product {
                     activation: activations[(index / 2 + class + j as usize) % activations.len()],
                     accumulate: axes.pick(accumulates),
-                    function: if axes.below(4) == 0 { axes.pick(&FUNCTIONS) } else { Function::Identity },
+                    function: if axes.below(4) == 0 { axes.pick(&Function::ALL) } else { Function::Identity },
                     output: axes.pick(&[DType::F32, DType::F32, DType::F16]),
                 },
                 bias: axes.below(2) == 1,

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# test-web.sh: the package for browsers, built and driven in Chromium. Part of ./scripts/test.sh.
+#
+#   build-web.sh -> pkg/ -> tests/web/test.mjs -> Chromium without a window, with SwiftShader and without WebGPU
+#
+#   ./scripts/test-web.sh [SUITE]   SUITE: only suites whose name contains it
+#   LOWBIT_WEB_DEV=1                tests the package of build-web.sh --dev
+#   LOWBIT_FULL=1                   every scheme on every kernel, instead of a sample
+#
+# Needs node, npm and Chromium (scripts/setup.sh), and once the network. Where these are missing it says so, and fails under CI.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/setup.sh
+. scripts/setup.sh
+
+leave_out() {
+  warn "the browser was left out: $*"
+  if in_ci; then exit 1; fi
+  exit 0
+}
+
+for program in node npm; do
+  command -v "$program" >/dev/null || leave_out "no $program (Node 18 or newer, with npm)"
+done
+[ -n "$(chromium_program)" ] || leave_out "no Chromium"
+fetch_node_packages tests/web target/web-test || leave_out "npm could not fetch playwright-core"
+./scripts/build-web.sh ${LOWBIT_WEB_DEV:+--dev}
+# Node looks for packages beside the script.
+rm -rf target/web-test/page
+cp -r tests/web/page tests/web/*.mjs target/web-test
+LOWBIT_CHROMIUM=$(chromium_program) node target/web-test/test.mjs pkg "$@"

@@ -1,0 +1,73 @@
+//! The package for browsers: what JavaScript calls, compiled for wasm32 with the feature `web` and nowhere else.
+//!
+//! ```text
+//! page -> web/lowbit.js (classes, checks of arguments, files) -> the types here -> Engine -> wgpu -> navigator.gpu
+//! ```
+//!
+//! The types here are the raw side of `web/lowbit.js`, which is what users see (`web/lowbit.d.ts` describes it). They take and give typed arrays,
+//! strings and JSON, and turn an [`Error`](crate::Error) into a JavaScript `Error` with the same message and the variant's name as `code`. Whatever
+//! waits is a promise; handles are cloned into it, so that freeing them meanwhile is harmless.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `engine` | opening a device, operations |
+//! | `browser` | objects of the page's own (adapter, device, buffers) as wgpu's |
+//! | `arrays` | tensors where the engine computes |
+
+mod arrays;
+mod browser;
+mod engine;
+
+use crate::Error;
+use js_sys::{Promise, Reflect};
+use wasm_bindgen::prelude::*;
+
+/// An error as JavaScript has it: the message, and the variant's name as `code`.
+fn thrown(error: Error) -> JsValue {
+    let thrown = js_sys::Error::new(&error.to_string());
+    let debug = format!("{error:?}");
+    let code = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    // An object of our own takes any property.
+    let _ = Reflect::set(&thrown, &"code".into(), &code.into());
+    thrown.into()
+}
+
+/// A promise of what `work` gives.
+fn promise<T: Into<JsValue>>(work: impl Future<Output = crate::Result<T>> + 'static) -> Promise {
+    wasm_bindgen_futures::future_to_promise(async move { work.await.map(Into::into).map_err(thrown) })
+}
+
+/// Dimensions as JavaScript counts them.
+fn shape_of(shape: &[u32]) -> Vec<usize> {
+    shape.iter().map(|&d| d as usize).collect()
+}
+
+/// A panic is a bug of lowbit's own: it becomes a JavaScript error with its message before the module stops.
+#[wasm_bindgen(start)]
+fn start() {
+    std::panic::set_hook(Box::new(|info| {
+        wasm_bindgen::throw_val(js_sys::Error::new(&format!("lowbit stopped, this is a bug: {info}")).into());
+    }));
+}
+
+/// This version of lowbit.
+#[wasm_bindgen]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").into()
+}
+
+/// Every scheme that has a name of its own, as JSON: name and bits per weight of a large matrix.
+#[wasm_bindgen]
+pub fn schemes() -> String {
+    let rows = crate::scheme::preset::samples().into_iter().map(|scheme| {
+        let bits = scheme.bits_per_weight(4096, 4096);
+        serde_json::json!({ "name": scheme.to_string(), "bitsPerWeight": bits })
+    });
+    serde_json::Value::from_iter(rows).to_string()
+}
+
+/// Whether so many bytes can be had of the module's memory, which ends the module where it fails unasked.
+#[wasm_bindgen(js_name = hasRoom)]
+pub fn has_room(bytes: f64) -> bool {
+    bytes < isize::MAX as f64 && Vec::<u8>::new().try_reserve_exact(bytes as usize).is_ok()
+}

@@ -1,0 +1,83 @@
+// A server of files on a free port of 127.0.0.1, as small as a static host: types, ranges, and hosts without ranges.
+//
+//   serve({ "/": folder, "/pkg/": folder }) -> { url, requests, close }        requests: what was asked for and how many bytes went out
+//
+// A path that begins with /no-ranges/ is served whole whatever is asked.
+import { createReadStream, statSync } from "node:fs";
+import { createServer } from "node:http";
+import { extname, join, normalize } from "node:path";
+
+const TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".css": "text/css",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+};
+
+// The file behind a path, or null.
+function find(folders, path) {
+    for (const [prefix, folder] of Object.entries(folders).sort(([a], [b]) => b.length - a.length)) {
+        if (!path.startsWith(prefix)) continue;
+        const file = join(folder, normalize("/" + path.slice(prefix.length)));
+        try {
+            const info = statSync(file);
+            return info.isDirectory() ? find(folders, path.replace(/\/?$/, "/index.html")) : { file, size: info.size };
+        } catch {
+            return null;
+        }
+    }
+    return null;
+}
+
+export function serve(folders) {
+    const requests = [];
+    const server = createServer((request, response) => {
+        let path = decodeURIComponent(new URL(request.url, "http://127.0.0.1").pathname);
+        const modes = ["no-ranges"].filter((mode) => path.startsWith(`/${mode}/`));
+        modes.forEach((mode) => (path = path.slice(mode.length + 1)));
+        const found = find(folders, path);
+        const entry = { path, range: request.headers.range ?? null, bytes: 0 };
+        requests.push(entry);
+        if (!found) {
+            response.writeHead(404, { "content-type": "text/plain" }).end("not found");
+            return;
+        }
+        let [start, end, status] = [0, found.size - 1, 200];
+        const ranges = !modes.includes("no-ranges");
+        const asked = ranges && /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
+        if (asked) {
+            [start, end, status] = [Number(asked[1]), asked[2] === "" ? end : Math.min(Number(asked[2]), end), 206];
+            if (start > end) {
+                response.writeHead(416, { "content-range": `bytes */${found.size}` }).end();
+                return;
+            }
+        }
+        const headers = {
+            "content-type": TYPES[extname(found.file)] ?? "application/octet-stream",
+            "content-length": end - start + 1,
+            "cache-control": "no-store",
+            "accept-ranges": ranges ? "bytes" : "none",
+        };
+        if (status === 206) headers["content-range"] = `bytes ${start}-${end}/${found.size}`;
+        response.writeHead(status, headers);
+        if (request.method === "HEAD" || found.size === 0) {
+            response.end();
+            return;
+        }
+        entry.bytes = end - start + 1;
+        createReadStream(found.file, { start, end, highWaterMark: 1 << 16 }).pipe(response);
+    });
+    return new Promise((resolve) => {
+        server.listen(0, "127.0.0.1", () => {
+            const url = `http://127.0.0.1:${server.address().port}`;
+            const close = () => new Promise((done) => {
+                server.closeAllConnections();
+                server.close(done);
+            });
+            resolve({ url, requests, close });
+        });
+    });
+}

@@ -1,0 +1,163 @@
+/** lowbit: quantize models and run low-bit matrix products in the browser, on WebGPU or in wasm. Runs in pages and in workers. */
+
+/** f32, or f16 where a tensor is to take half the memory. */
+export type DType = "f32" | "f16";
+
+/** Optional capabilities of a device. */
+export type Capability = "f16" | "subgroups" | "int_dot" | "timestamps";
+
+/** What every error has: lowbit's own kind of it (`Shape`, `UnknownScheme`, `OutOfMemory`, `DeviceLost`, `Format`, `Usage`, ...). */
+export interface LowbitError extends Error {
+    readonly code: string;
+}
+
+/**
+ * Loads the module, once for the page. `Engine.create` does it by itself; call it for `lowbit_bg.wasm` from another place than beside `lowbit.js`, or to
+ * use `schemes` before there is an engine.
+ */
+export function init(module?: string | URL | Request | Response | BufferSource | WebAssembly.Module): Promise<void>;
+
+/** This version of lowbit. The module must have been loaded. */
+export function version(): string;
+
+/** Every scheme that has a name of its own, and bits per weight of a large matrix. The module must have been loaded. */
+export function schemes(): { name: string; bitsPerWeight: number }[];
+
+export interface EngineOptions {
+    /**
+     * `gpu`: WebGPU, an error where there is none. `cpu`: the CPU engine, wasm on one thread. `auto` (the default): WebGPU, else the CPU engine, and
+     * `engine.info.fallback` says why. A `GPUDevice` of the page's own: lowbit uses it as it is, so that both may share buffers.
+     */
+    device?: "auto" | "gpu" | "cpu" | GPUDevice;
+    /** Which of several GPUs, where the browser lets a page choose. */
+    powerPreference?: "low-power" | "high-performance";
+    /** Capabilities to do without although the device has them: for comparisons, and for broken drivers. */
+    without?: Capability[];
+    /** Where `lowbit_bg.wasm` comes from, if not from beside `lowbit.js`: as in `init`. */
+    module?: Parameters<typeof init>[0];
+}
+
+/** Who computes, and what it can do. */
+export interface EngineInfo {
+    readonly device: "gpu" | "cpu";
+    /** Why this is the CPU engine although nobody asked for it; else null. */
+    readonly fallback: string | null;
+    /** The adapter, as far as the browser tells; `CPU`. */
+    readonly name: string;
+    readonly backend: string;
+    /** A GPU that is the CPU in disguise. */
+    readonly software: boolean;
+    /** What kernels are generated for: `f32`, `f16+subgroups32`, ... */
+    readonly tier: string;
+    /** Null on the CPU. */
+    readonly capabilities: {
+        readonly f16: boolean;
+        readonly subgroups: boolean;
+        /** The smallest and the largest, null without subgroups. */
+        readonly subgroupSizes: [number, number] | null;
+        readonly dot4I8Packed: boolean;
+        readonly timestamps: boolean;
+    } | null;
+    /** Of the device; null on the CPU. */
+    readonly limits: {
+        readonly maxBufferSize: number;
+        readonly maxStorageBufferBindingSize: number;
+        readonly maxStorageBuffersPerShaderStage: number;
+        readonly maxComputeWorkgroupStorageSize: number;
+        readonly maxComputeInvocationsPerWorkgroup: number;
+        readonly maxComputeWorkgroupsPerDimension: number;
+    } | null;
+}
+
+/** Options of a product; the default is f32 throughout and no epilogue. */
+export interface MatmulOptions {
+    /** How x enters: `int8` with a scale per row, `int8-g32` and `int8-g128` with one per group. */
+    activation?: "f32" | "f16" | "int8" | "int8-g32" | "int8-g128";
+    /** How products are summed: a ceiling on error. `f16-chunked` is f16 within a group of at most 32 values. */
+    accumulate?: "f32" | "f16" | "f16-chunked";
+    /** Applied last. */
+    function?: "identity" | "relu" | "gelu" | "silu";
+    /** [N], added to every row. */
+    bias?: Tensor | Float32Array;
+    /** [M, N], added to y. */
+    residual?: Tensor;
+    /** Element type of y. */
+    output?: DType;
+    /** Of a weight with leading dimensions: which matrix [N, K], counted in row-major order. */
+    expert?: number;
+    /** Pins the kernel by name. */
+    kernel?: string;
+}
+
+/** A handle of memory in the module or on the device. What is used after `free` is an error that says so. */
+interface Handle {
+    free(): void;
+    [Symbol.dispose](): void;
+}
+
+/** A device with its kernels, or the CPU. */
+export class Engine implements Handle {
+    private constructor();
+    static create(options?: EngineOptions): Promise<Engine>;
+    readonly info: EngineInfo;
+    /** The device; null on the CPU. */
+    readonly device: GPUDevice | null;
+
+    /** Brings numbers to the engine: a `Float32Array`, a `Float16Array`, or the bits of f16 as `Uint16Array` with `dtype: 'f16'`. */
+    tensor(data: Float32Array | Uint16Array, shape: ArrayLike<number>, options?: { dtype?: DType }): Tensor;
+    /**
+     * A buffer of the engine's device as a tensor that begins at byte `offset`, a multiple of 256. It needs the usage STORAGE, COPY_SRC to be read, and room
+     * for the shape rounded up to 16 bytes. The page keeps owning it.
+     */
+    wrap(buffer: GPUBuffer, shape: ArrayLike<number>, options?: { dtype?: DType; offset?: number }): Tensor;
+
+    /**
+     * Quantizes a weight [.., N, K] (a linear layer's [out, in]) to a scheme: `q4_0`, `int4-g128-asym`, `nf4-g64`, ... `importance` [.., K] says how much a
+     * column counts, for the schemes of GGUF that search. `name` stands in errors.
+     */
+    quantize(data: Float32Array, shape: ArrayLike<number>, scheme: string, options?: { name?: string; importance?: Float32Array }): Promise<Weight>;
+    /** Decodes a weight into a tensor on the device. */
+    dequantize(weight: Weight, options?: { dtype?: DType }): Promise<Tensor>;
+    /**
+     * `y = function(x w^T + bias + residual)`: x [.., K], w [N, K], y [.., N]. A `Float32Array` is taken as [length / K, K]. On a GPU the product is recorded
+     * and y stays there: it may be the next x, and `read` brings it back.
+     */
+    matmul(x: Tensor | Float32Array, w: Weight, options?: MatmulOptions): Promise<Tensor>;
+    /** Submits what is recorded. Needed only before commands of the page's own use results; `tensor.buffer` does it too. */
+    submit(): void;
+
+    free(): void;
+    [Symbol.dispose](): void;
+}
+
+/** A dense tensor where the engine computes. */
+export class Tensor implements Handle {
+    private constructor();
+    readonly engine: Engine;
+    readonly shape: number[];
+    readonly dtype: DType;
+    /** The numbers, f16 widened. Waits for what was recorded. */
+    read(): Promise<Float32Array>;
+    /** The elements as little-endian bytes. */
+    bytes(): Promise<Uint8Array>;
+    /** The buffer and the byte where the tensor begins, once everything recorded has been submitted; null on the CPU. It is lowbit's: valid until `free`. */
+    readonly buffer: { buffer: GPUBuffer; offset: number } | null;
+    free(): void;
+    [Symbol.dispose](): void;
+}
+
+/** A weight in a scheme where the engine computes. */
+export class Weight implements Handle {
+    private constructor();
+    readonly engine: Engine;
+    readonly shape: number[];
+    readonly scheme: string;
+    /** Bytes of memory that it takes. */
+    readonly byteLength: number;
+    /** Scales and zero-points counted. */
+    readonly bitsPerWeight: number;
+    /** As `Engine.dequantize`. */
+    dequantize(options?: { dtype?: DType }): Promise<Tensor>;
+    free(): void;
+    [Symbol.dispose](): void;
+}
