@@ -43,6 +43,8 @@ mod tests;
 
 pub use activations::Int8Rows;
 pub use dequantize::{dequantize, dequantize_rows};
+#[cfg(feature = "cli")]
+pub(crate) use dot::int_chains;
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use level::instructions;
 #[cfg(feature = "cli")]

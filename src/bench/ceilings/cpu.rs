@@ -2,7 +2,7 @@
 
 use super::{Probe, words};
 use crate::bench::file::Limit;
-use crate::cpu::{Work, vectorized, vectors};
+use crate::cpu::{Work, int_chains, vectorized, vectors};
 use crate::threads;
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,16 +111,27 @@ impl<const N: usize, const FUSED: bool> Work for Chains<N, FUSED> {
     }
 }
 
-/// f32 multiplications and additions; the other units are not measured.
-pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'static>, String> {
-    if limit != Limit::F32 {
-        return Err("not measured for the CPU engine, which multiplies in f32 unless asked for int8".into());
+/// What all chains of integers end at; NaN if they do not agree.
+fn integers() -> f32 {
+    match int_chains(STEPS).as_deref() {
+        Some([first, others @ ..]) if others.iter().all(|other| other == first) => *first as f32,
+        _ => f32::NAN,
     }
-    let (chains, work): (usize, fn() -> f32) = match vectors() {
-        (16, _) => (128, || vectorized(Chains::<128, true>)),
-        (8, _) => (64, || vectorized(Chains::<64, true>)),
-        (_, true) => (32, || vectorized(Chains::<32, true>)),
-        (_, false) => (32, || vectorized(Chains::<32, false>)),
+}
+
+/// Multiplications and additions in f32, and of int8 in i32; the other units are not measured.
+pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'static>, String> {
+    // Operations of one step of all chains, what a chain grows by, the chains.
+    let (operations, step, work): (usize, usize, fn() -> f32) = match (limit, vectors()) {
+        (Limit::F32, (16, _)) => (256, 1, || vectorized(Chains::<128, true>)),
+        (Limit::F32, (8, _)) => (128, 1, || vectorized(Chains::<64, true>)),
+        (Limit::F32, (_, true)) => (64, 1, || vectorized(Chains::<32, true>)),
+        (Limit::F32, (_, false)) => (64, 1, || vectorized(Chains::<32, false>)),
+        (Limit::IntDot, _) => match int_chains(0) {
+            Some(chains) => (8 * chains.len(), 4, integers),
+            None => return Err("no instructions for dot products of bytes are used here".into()),
+        },
+        _ => return Err("not measured for the CPU engine, which multiplies in f32 and int8".into()),
     };
     let parts = part_count();
     let found = Arc::new(Mutex::new(Vec::new()));
@@ -128,7 +139,7 @@ pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'stat
     Ok(Probe {
         limit,
         name,
-        amount: (2 * chains * STEPS * parts) as f64,
+        amount: (operations * STEPS * parts) as f64,
         run: Box::new(move || {
             steps.lock().unwrap_or_else(PoisonError::into_inner).clear();
             on_all(vec![(); parts], |()| {
@@ -139,8 +150,8 @@ pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'stat
         }),
         check: Box::new(move || {
             let found = found.lock().unwrap_or_else(PoisonError::into_inner);
-            let want = vec![STEPS as f32; parts];
-            Ok((*found != want).then(|| format!("{found:?} steps instead of {want:?}")))
+            let want = vec![(step * STEPS) as f32; parts];
+            Ok((*found != want).then(|| format!("chains end at {found:?} instead of {want:?}")))
         }),
     })
 }

@@ -149,7 +149,8 @@ mod tests {
         let of = |limit| all.iter().filter(move |c| c.limit == limit);
         assert_eq!((of(Limit::Read).count(), of(Limit::Copy).count()), (4, 4));
         for c in &all {
-            let there = c.limit.is_bandwidth() || c.limit == Limit::F32;
+            let int_dot = c.limit == Limit::IntDot && crate::cpu::int_chains(0).is_some();
+            let there = c.limit.is_bandwidth() || c.limit == Limit::F32 || int_dot;
             assert_eq!((c.rate.is_some(), c.absent.is_none()), (there, there), "{}", c.name);
             assert!(c.rate.is_none_or(|rate| rate > 1e6 && rate.is_finite()), "{}: {:?}", c.name, c.rate);
         }

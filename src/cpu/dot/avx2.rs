@@ -48,9 +48,9 @@ fn join(v: [__m256; 2]) -> f32 {
     join_lanes(lanes)
 }
 
-/// The integer kernels, given features and the dot product of four codes per lane.
+/// The integer kernels, given features, the dot product of four codes per lane, and that of four codes of seven bits.
 macro_rules! integer_kernels {
-    ($features:literal, $dot:path) => {
+    ($features:literal, $dot:path, $dot7:path) => {
         #[target_feature(enable = $features)]
         pub(in crate::cpu::dot) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
             let steps = x.steps;
@@ -196,6 +196,30 @@ macro_rules! integer_kernels {
                 }
             }
         }
+
+        /// See [`int_chains`](crate::cpu::dot::int_chains). Twelve vectors hide how long an instruction takes.
+        #[cfg(feature = "cli")]
+        #[target_feature(enable = $features)]
+        pub(in crate::cpu::dot) fn int_chains(steps: usize) -> Vec<i32> {
+            let one = _mm256_set1_epi8(std::hint::black_box(1));
+            let mut v = std::hint::black_box([_mm256_setzero_si256(); 12]);
+            for _ in 0..steps {
+                for v in &mut v {
+                    let mut w = one;
+                    // SAFETY: no instruction; w is another value to the compiler, which would multiply before the loop otherwise.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        std::arch::asm!("/* {0} */", inout(ymm_reg) w, options(nomem, nostack, preserves_flags));
+                    }
+                    *v = $dot7(*v, w, one);
+                }
+            }
+            let mut ends = vec![0i32; v.len() * HALF];
+            for (v, to) in v.into_iter().zip(ends.chunks_mut(HALF)) {
+                store_f32(bytemuck::cast_slice_mut(to), _mm256_castsi256_ps(v));
+            }
+            ends
+        }
     };
 }
 
@@ -203,7 +227,7 @@ pub(super) mod vnni {
     use super::super::{IntPanel, IntRow, IntTile, IntX};
     use super::*;
 
-    integer_kernels!("avx2,fma,avxvnni", _mm256_dpbusd_avx_epi32);
+    integer_kernels!("avx2,fma,avxvnni", _mm256_dpbusd_avx_epi32, _mm256_dpbusd_avx_epi32);
 }
 
 pub(super) mod plain {
@@ -223,7 +247,15 @@ pub(super) mod plain {
         _mm256_add_epi32(sum, _mm256_add_epi32(low, high))
     }
 
-    integer_kernels!("avx2,fma", dot);
+    /// [`dot`] where w is below 128, so that nothing saturates.
+    #[cfg(feature = "cli")]
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn dot7(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)))
+    }
+
+    integer_kernels!("avx2,fma", dot, dot7);
 }
 
 #[target_feature(enable = "avx2,fma")]

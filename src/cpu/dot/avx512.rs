@@ -428,6 +428,25 @@ fn f32_panel_of<const MR: usize>(w: &[f32], x: &[f32], out: &mut [f32], stride: 
     }
 }
 
+/// See [`super::int_chains`]. Twelve vectors hide how long an instruction takes.
+#[cfg(feature = "cli")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn int_chains(steps: usize) -> Vec<i32> {
+    let one = _mm512_set1_epi8(std::hint::black_box(1));
+    // Nobody may see that all chains are the same.
+    let mut v = std::hint::black_box([_mm512_setzero_si512(); 12]);
+    for _ in 0..steps {
+        for v in &mut v {
+            *v = _mm512_dpbusd_epi32(*v, one, one);
+        }
+    }
+    let mut ends = vec![0i32; v.len() * LANES];
+    for (v, to) in v.into_iter().zip(ends.chunks_mut(LANES)) {
+        store_i32(bytemuck::cast_slice_mut(to), v);
+    }
+    ends
+}
+
 /// 16 x 16 words at a time; `rows` are a multiple of 16, and so are `words`.
 #[target_feature(enable = "avx512f")]
 pub(super) fn transpose(rows: &[&[u8]], words: usize, out: &mut [u32]) {

@@ -296,6 +296,31 @@ pub(super) fn f32_panel(level: Level, w: &[f32], x: &[f32], mr: usize, out: &mut
     portable::f32_panel(w, x, mr, out, stride);
 }
 
+/// Chains `v += 1 * 1 + 1 * 1 + 1 * 1 + 1 * 1` side by side in registers, `steps` long, by the fewest instructions that the machine has for a dot
+/// product of bytes: what each lane ends at. None where there are no such instructions.
+#[cfg(feature = "cli")]
+pub(crate) fn int_chains(steps: usize) -> Option<Vec<i32>> {
+    int_chains_at(Level::best(), steps)
+}
+
+/// [`int_chains`] for a level.
+#[cfg(feature = "cli")]
+fn int_chains_at(level: Level, steps: usize) -> Option<Vec<i32>> {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+    #[allow(unsafe_code)]
+    unsafe {
+        match level {
+            Level::Avx512 => return Some(avx512::int_chains(steps)),
+            Level::AvxVnni => return Some(avx2::vnni::int_chains(steps)),
+            Level::Avx2 => return Some(avx2::plain::int_chains(steps)),
+            Level::Portable => {}
+        }
+    }
+    let _ = (level, steps);
+    None
+}
+
 /// Joins lanes in pairs `l += l + half`.
 #[inline(always)]
 pub(super) fn join_lanes(mut lanes: [f32; LANES]) -> f32 {
@@ -307,4 +332,21 @@ pub(super) fn join_lanes(mut lanes: [f32; LANES]) -> f32 {
         half /= 2;
     }
     lanes[0]
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_count_their_steps() {
+        for level in Level::available() {
+            match int_chains_at(level, 1000) {
+                None => assert_eq!(level, Level::Portable),
+                Some(ends) => {
+                    assert!(ends.len() >= 64 && ends.iter().all(|&v| v == 4000), "{level:?} {ends:?}")
+                }
+            }
+        }
+    }
 }
