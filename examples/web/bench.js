@@ -96,6 +96,7 @@ function show(result) {
     find("cases").replaceChildren(...rows);
     const notes = [...result.failures.map(({ case: name, why }) => `Wrong: ${name}: ${why}`), ...result.left_out.map(({ case: name, why }) => `Left out: ${name}: ${why}`)];
     find("notes").replaceChildren(...notes.map((note) => make("li", {}, note)));
+    find("notes").hidden = notes.length === 0;
     const unit = ({ limit }) => (limit === "read" || limit === "copy" ? "B/s" : "OP/s");
     const ceilings = result.ceilings.map((ceiling) => {
         const row = tableRow([ceiling.name, ceiling.rate === null ? ceiling.absent : countText(ceiling.rate) + unit(ceiling), ceiling.clock ?? "–"], ceiling.rate === null ? [] : [1]);

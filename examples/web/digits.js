@@ -1,8 +1,8 @@
 // The page of digits: a drawing or a sample -> 64 pixels -> the network in four schemes, side by side.
-import { best, CLASSES, fetchWeights, Network, SIDE } from "./network.js";
+import { best, CLASSES, CLASSIFIER, Network, SIDE } from "./network.js";
 import { pixelsOf, showPixels } from "./ink.js";
 import { Pad } from "./pad.js";
-import { fetchTensors } from "./safetensors.js";
+import { fetchSamples } from "./samples.js";
 import { bytesText, find, guarded, make, openEngine, percentText, timeText } from "./ui.js";
 
 /** The networks: how they are called, and their scheme. */
@@ -33,7 +33,7 @@ function card(name, scheme) {
         make("h2", {}, name, make("span", { className: "note" }, scheme === name ? "" : ` ${scheme}`)),
         make("p", { className: "answer" }, answer, share),
         make("ol", { className: "bars", "aria-label": "Confidence of each digit" }, ...bars.map(({ item }) => item)),
-        make("dl", { className: "facts" }, ...row("weights", size), ...row("last answer", time), ...row("reads right", right)),
+        make("dl", { className: "facts" }, ...row("weights", size), ...row("last answer", time), ...row("samples right", right)),
     );
     const show = (shares, seconds) => {
         const first = shares ? best(shares) : -1;
@@ -49,21 +49,14 @@ function card(name, scheme) {
     return { element, show, size, right };
 }
 
-/** Images that training never saw: pixels and what each shows. */
-async function fetchSamples() {
-    const { images, labels, held_out: held } = await fetchTensors("data/digits.safetensors");
-    const pixels = (i) => images.data.subarray(i * SIDE ** 2, (i + 1) * SIDE ** 2);
-    return [...labels.data].map((label, i) => ({ label, pixels: pixels(i) })).filter((_, i) => held.data[i] === 1);
-}
-
 const cards = MODELS.map(([name, scheme]) => card(name, scheme));
 find("models").append(...cards.map(({ element }) => element));
 
 const start = guarded(async () => {
     const engine = await openEngine();
-    const [tensors, samples] = await Promise.all([fetchWeights(), fetchSamples()]);
+    const [model, samples] = await Promise.all([engine.load(CLASSIFIER), fetchSamples()]);
     const networks = [];
-    for (const [, scheme] of MODELS) networks.push(await Network.create(engine, tensors, scheme));
+    for (const [, scheme] of MODELS) networks.push(await Network.create(model, scheme));
 
     let pixels = null;
     // One question at a time; of those that come meanwhile the last one counts.
@@ -128,7 +121,7 @@ const start = guarded(async () => {
         await network.answer(samples[0].pixels);
         const { shares } = await network.answer(all);
         const right = shares.filter((row, i) => best(row) === samples[i].label).length;
-        cards[i].right.textContent = `${right} of ${samples.length} samples`;
+        cards[i].right.textContent = `${right} of ${samples.length}`;
     }
     document.body.dataset.ready = "true";
 });

@@ -1,16 +1,15 @@
 // The network of data/digits in one scheme: 256 -> relu 256 -> relu 256 -> 10 scores.
 //
-//   fetchTensors(classifier) -> Network.create, once per scheme -> answer(pixels [n, 64]) -> { shares [n, 10], seconds }
-import { fetchTensors } from "./safetensors.js";
+//   engine.load(CLASSIFIER) -> Network.create, once per scheme -> answer(pixels [n, 64]) -> { shares [n, 10], seconds }
+
+/** The weights in f32, as they were trained. */
+export const CLASSIFIER = "data/classifier.safetensors";
 
 /** Pixels along a side of an image; each is repeated so often along both sides; ink of a black pixel. */
 export const SIDE = 8;
 const REPEAT = 2;
 const INK = 16;
 export const CLASSES = 10;
-
-/** The weights in f32, as they were trained. */
-export const fetchWeights = () => fetchTensors("data/classifier.safetensors");
 
 /** What the first layer reads: every pixel twice in both directions, 1 for full ink. */
 function inputs(pixels) {
@@ -40,17 +39,14 @@ export class Network {
         this.#layers = layers;
     }
 
-    static async create(engine, tensors, scheme) {
+    /** `model`: the loaded classifier. */
+    static async create(model, scheme) {
         const layers = [];
         for (const [name, activation] of [["fc1", "relu"], ["fc2", "relu"], ["fc3", "identity"]]) {
-            const [weight, bias] = [tensors[`${name}.weight`], tensors[`${name}.bias`]];
-            layers.push({
-                weight: await engine.quantize(weight.data, weight.shape, scheme, { name }),
-                bias: engine.tensor(bias.data, bias.shape),
-                function: activation,
-            });
+            const weight = await model.quantize(`${name}.weight`, scheme);
+            layers.push({ weight, bias: await model.get(`${name}.bias`), function: activation });
         }
-        return new Network(engine, layers);
+        return new Network(model.engine, layers);
     }
 
     /** Of the weights where the engine computes. */

@@ -61,12 +61,15 @@ export function roofline({ ceilings, cases }) {
     parts.push(text([14, middle], "operations per second", { "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }));
 
     const roof = Math.max(...flat.map(({ rate }) => rate), y[0]);
-    for (const { name, rate } of sloped) {
+    for (const { name, rate, regime } of sloped) {
         const [from, to] = [Math.max(x[0], y[0] / rate), Math.min(x[1], roof / rate)];
         if (from >= to) continue;
         parts.push(line("slope", [px(from), py(from * rate)], [px(to), py(to * rate)]));
-        const at = Math.sqrt(from * to);
-        parts.push(text([px(at) + 10, py(at * rate) + 14], `${name}: ${countText(rate)}B/s`, { class: "quiet" }));
+        // Memory's on the right of its line, a cache's on the left of its own, which is higher.
+        const cached = regime === "cache";
+        const at = from * (to / from) ** (cached ? 0.6 : 0.35);
+        const place = cached ? [px(at) - 12, py(at * rate) - 2] : [px(at) + 12, py(at * rate) + 12];
+        parts.push(text(place, `${name}: ${countText(rate)}B/s`, { class: "quiet", "text-anchor": cached ? "end" : "start" }));
     }
     const taken = [];
     for (const { name, rate } of flat) {

@@ -34,11 +34,13 @@ export async function openEngine() {
     return engine;
 }
 
-/** Shows what went wrong; without an error, that nothing is wrong any more. */
+/** Shows what went wrong, as a sentence; without an error, that nothing is wrong any more. */
 export function showProblem(error) {
-    const text = error ? String(error.message ?? error) : "";
-    find("problem").textContent = text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
-    find("problem").hidden = !text;
+    const text = String(error?.message ?? error ?? "");
+    // Not the names of files, which errors may begin with.
+    const begun = text.replace(/^[a-z]+(?=[ ,])/, (word) => word[0].toUpperCase() + word.slice(1));
+    find("problem").textContent = begun + (begun && !/[.!?]$/.test(begun) ? "." : "");
+    find("problem").hidden = !begun;
 }
 
 /** A handler that shows its errors; what was cancelled is none. */
