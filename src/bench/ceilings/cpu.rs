@@ -1,6 +1,6 @@
 //! Ceilings of the CPU engine: all its threads, with the vector instructions that it uses.
 
-use super::{Probe, words};
+use super::{Probe, at_once, words};
 use crate::bench::file::Limit;
 use crate::cpu::{Work, vectorized, vectors};
 use crate::threads;
@@ -55,7 +55,7 @@ pub(super) fn walk(limit: Limit, bytes: usize, total: usize) -> Probe<'static> {
                 }),
                 check: Box::new(move || {
                     let written = written.lock().unwrap_or_else(PoisonError::into_inner);
-                    Ok((*written != source).then(|| "the copy differs".into()))
+                    at_once((*written != source).then(|| "the copy differs".into()))
                 }),
             }
         }
@@ -82,7 +82,7 @@ pub(super) fn walk(limit: Limit, bytes: usize, total: usize) -> Probe<'static> {
                 }),
                 check: Box::new(move || {
                     let found = *found.lock().unwrap_or_else(PoisonError::into_inner);
-                    Ok((found != want).then(|| format!("the sum is {found} instead of {want}")))
+                    at_once((found != want).then(|| format!("the sum is {found} instead of {want}")))
                 }),
             }
         }
@@ -112,7 +112,7 @@ impl<const N: usize, const FUSED: bool> Work for Chains<N, FUSED> {
 }
 
 /// f32 multiplications and additions; the other units are not measured.
-pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'static>, String> {
+pub(super) fn arithmetic<'a>(limit: Limit, name: &'static str) -> Result<Probe<'a>, String> {
     if limit != Limit::F32 {
         return Err("not measured for the CPU engine, which multiplies in f32 unless asked for int8".into());
     }
@@ -140,7 +140,7 @@ pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'stat
         check: Box::new(move || {
             let found = found.lock().unwrap_or_else(PoisonError::into_inner);
             let want = vec![STEPS as f32; parts];
-            Ok((*found != want).then(|| format!("{found:?} steps instead of {want:?}")))
+            at_once((*found != want).then(|| format!("{found:?} steps instead of {want:?}")))
         }),
     })
 }
