@@ -24,6 +24,7 @@ const SUITES = {
     workers: ["workers.js", ["gpu"], true],
     "workers without WebGPU": ["workers.js", ["cpu"], false],
     absent: ["absent.js", [], false],
+    stopped: ["stopped.js", [], false],
     "selftest on WebGPU": ["selftest.js", ["gpu", { full: process.env.LOWBIT_FULL === "1" }], true],
     "selftest on the CPU": ["selftest.js", ["cpu", { full: process.env.LOWBIT_FULL === "1" }], false],
     "bench on WebGPU": ["bench.js", ["gpu"], true],
