@@ -399,16 +399,44 @@ fn f32_panel_of<const MR: usize>(w: &[f32], x: &[f32], out: &mut [f32], stride: 
 }
 
 #[target_feature(enable = "avx2")]
+pub(super) fn fields(width: usize, nr: usize, first_bit: usize, words: &[u32], out: &mut [u32]) {
+    let quads = 8 / width;
+    let mask = _mm256_set1_epi8(((1u32 << width) - 1) as i8);
+    let up = _mm_cvtsi32_si128(first_bit as i32);
+    for (words, out) in words.chunks_exact(nr).zip(out.chunks_exact_mut(quads * nr)) {
+        for (h, words) in words.as_chunks::<HALF>().0.iter().enumerate() {
+            let words = load_i32(words);
+            for f in 0..quads {
+                let shift = _mm_cvtsi32_si128((f * width) as i32);
+                let mut four = _mm256_and_si256(_mm256_srl_epi32(words, shift), mask);
+                let out = &mut out[f * nr + h * HALF..][..HALF];
+                if first_bit > 0 {
+                    four = _mm256_or_si256(_mm256_sll_epi32(four, up), load_i32(out));
+                }
+                store_i32(out, four);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_i32(to: &mut [u32], v: __m256i) {
+    assert!(to.len() >= HALF, "a whole vector");
+    // SAFETY: 32 writable bytes, just checked; the store needs no alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), v);
+    }
+}
+
+#[target_feature(enable = "avx2")]
 pub(super) fn map_bytes(map: &[u8; 16], words: &mut [u32]) {
     let table = spread(map);
     let (chunks, rest) = words.as_chunks_mut::<HALF>();
     for chunk in chunks {
         let v = _mm256_shuffle_epi8(table, load_i32(chunk));
-        // SAFETY: the chunk is 32 writable bytes; the store needs no alignment.
-        #[allow(unsafe_code)]
-        unsafe {
-            _mm256_storeu_si256(chunk.as_mut_ptr().cast(), v);
-        }
+        store_i32(chunk, v);
     }
     for word in rest {
         *word = u32::from_le_bytes(word.to_le_bytes().map(|b| map[usize::from(b & 15)]));

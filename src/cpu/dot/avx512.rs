@@ -513,6 +513,42 @@ fn spread(map: &[u8; 16]) -> __m512i {
     _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d))
 }
 
+#[target_feature(enable = "avx512f")]
+pub(super) fn fields(width: usize, nr: usize, first_bit: usize, words: &[u32], out: &mut [u32]) {
+    match width {
+        4 => fields_of::<4, 2>(nr, first_bit, words, out),
+        2 => fields_of::<2, 4>(nr, first_bit, words, out),
+        _ => fields_of::<1, 8>(nr, first_bit, words, out),
+    }
+}
+
+/// Written for vectors because a compiler that is left to itself takes words of several rows at once, by gathering and scattering.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fields_of<const WIDTH: usize, const QUADS: usize>(
+    nr: usize,
+    first_bit: usize,
+    words: &[u32],
+    out: &mut [u32],
+) {
+    let mask = _mm512_set1_epi8(((1u32 << WIDTH) - 1) as i8);
+    let up = _mm_cvtsi32_si128(first_bit as i32);
+    for (words, out) in words.chunks_exact(nr).zip(out.chunks_exact_mut(QUADS * nr)) {
+        for (h, words) in words.as_chunks::<LANES>().0.iter().enumerate() {
+            let words = load_i32(words);
+            for f in 0..QUADS {
+                let shift = _mm512_set1_epi32((f * WIDTH) as i32);
+                let mut four = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+                let out = &mut out[f * nr + h * LANES..][..LANES];
+                if first_bit > 0 {
+                    four = _mm512_or_si512(_mm512_sll_epi32(four, up), load_i32(out));
+                }
+                store_i32(out, four);
+            }
+        }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn map_bytes(map: &[u8; 16], words: &mut [u32]) {
     let table = spread(map);

@@ -21,7 +21,7 @@ mod avx512;
 mod portable;
 mod turn;
 
-pub(super) use turn::{map_bytes, transpose};
+pub(super) use turn::{fields, map_bytes, transpose};
 
 use super::level::Level;
 
