@@ -2,7 +2,7 @@
 # build-web.sh: the package for browsers, in pkg/.
 #
 #   cargo (wasm32, profile web) -> tools/wasm-bindgen -> wasm-opt -> pkg/lowbit_bg.wasm, lowbit_raw.js
-#   web/lowbit.js, lowbit.d.ts, README.md, package.json           -> pkg/
+#   web/*.js, lowbit.d.ts, README.md, package.json                -> pkg/
 #
 #   ./scripts/build-web.sh          the package as it is published, and its size
 #   ./scripts/build-web.sh --dev    builds in a fifth of the time, for whoever changes it: not optimised across crates, no wasm-opt
@@ -44,7 +44,7 @@ else
   cp target/web/pkg/lowbit_raw_bg.wasm pkg/lowbit_bg.wasm
 fi
 sed 's/lowbit_raw_bg\.wasm/lowbit_bg.wasm/' target/web/pkg/lowbit_raw.js >pkg/lowbit_raw.js
-cp web/lowbit.js web/lowbit.d.ts web/README.md LICENSE-* pkg/
+cp web/*.js web/lowbit.d.ts web/README.md LICENSE-* pkg/
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | sed -n 1p)
 node -e '
   const { devDependencies, ...manifest } = JSON.parse(require("fs").readFileSync("web/package.json", "utf8"));

@@ -37,12 +37,14 @@
 //! Features: `cli` (default; the command), `gpu` (wgpu), `parallel` (rayon), `mmap`. Without any of them the crate is the CPU engine on one thread.
 #![deny(unsafe_code)]
 
-#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
-// Without the command only what tuning takes of it is used.
+#[cfg(all(feature = "gpu", any(not(target_arch = "wasm32"), feature = "web")))]
+// Without the command only what tuning and bindings take of it is used.
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "gpu")]
+mod clock;
 pub mod cpu;
 pub mod engine;
 pub mod error;

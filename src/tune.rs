@@ -1,14 +1,14 @@
 //! Which variant of a product's kernel is fastest here: each is verified, timed, and the winner remembered.
 //!
 //! ```text
-//! Shape -> variants that the device runs -> bench::run::contest (verify, then time) -> judge -> Winner -> Engine::remember
+//! Shape -> variants that the device runs -> bench::case::contest (verify, then time) -> judge -> Winner -> Engine::remember
 //! ```
 //!
 //! The default stays unless another is faster beyond the spread of both, so that two runs agree. Which winner is used when is
 //! `kernels::choice`'s business, the file `engine`'s. Not in browsers, which have no clock and no file for it.
 
+use crate::bench::case::{Contestant, Timed, contest};
 use crate::bench::cases::{Call, Case, FEW_ROWS, Operation, Weight};
-use crate::bench::run::{Contestant, Timed, contest};
 use crate::bench::sample::Effort;
 use crate::kernels::choice::{self, Facts, Shape, Winner};
 use crate::{Engine, Error, Result};
@@ -75,7 +75,7 @@ pub(crate) fn run(
     let call = Call { activation, accumulate, kernel: None };
     let operation = if m <= FEW_ROWS { Operation::Matvec } else { Operation::Matmul };
     let case = Case { operation, scheme, m, weight: Weight::new(n, k), call };
-    let contestants = contest(engine, &case, &variants, effort, progress)?;
+    let contestants = pollster::block_on(contest(engine, &case, &variants, effort, progress))?;
     let winner = judge(shape, &contestants)?;
     Ok(Contest { winner, contestants, left_out })
 }

@@ -34,8 +34,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("web", &["file", "train", "model", "selftest", "bench"]),
 ];
 
-/// The error, host tensors, the words of a product and threads: for everyone, and importing only each other.
-const ANYONE: &[&str] = &["error", "tensor", "product", "threads"];
+/// The error, host tensors, the words of a product, threads and the clock: for everyone, and importing only each other.
+const ANYONE: &[&str] = &["error", "tensor", "product", "threads", "clock"];
 
 /// What single files may import on top: the table of kernels names the reference of each operation.
 const EXCEPTIONS: &[(&str, &str)] = &[("kernels/mod.rs", "reference")];

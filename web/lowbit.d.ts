@@ -95,6 +95,114 @@ interface Handle {
     [Symbol.dispose](): void;
 }
 
+/** A file in memory or on a disk, or where it can be fetched. An ArrayBuffer is kept and not copied. */
+export type ModelSource = ArrayBuffer | ArrayBufferView | Blob | File | Response | Request | URL | string;
+
+export interface ReadOptions {
+    /** Hears how much has been read, of how much (null if nobody knows). */
+    progress?: (at: { loaded: number; total: number | null }) => void;
+    /** Stops: the promise is rejected with its reason. */
+    signal?: AbortSignal;
+}
+
+export interface SelftestOptions {
+    /** Only these; the default is all. */
+    kernels?: string[];
+    schemes?: string[];
+    /** Every combination of shapes, types and policies instead of pairs of them. */
+    full?: boolean;
+    /** Other random sizes and numbers. */
+    seed?: number;
+    /** Hears what is begun: `matvec q4_0`. */
+    progress?: (what: string) => void;
+}
+
+export interface SelftestReport {
+    device: string;
+    checks: number;
+    /** One line each; empty if all is right. */
+    failures: string[];
+    /** What this device does not run, and why. */
+    left_out: string[];
+    seconds: number;
+    kernels: {
+        kernel: string;
+        checks: number;
+        /** The largest error as a part of its bound. */
+        worst_part_of_bound: number;
+        worst_case: string;
+        codes_off_by_one: number;
+        codes_compared: number;
+        planted_faults_seen: number;
+    }[];
+}
+
+export interface BenchOptions {
+    /** `matvec` (M of 1 to 8), `matmul` (more), `quantize`, `dequantize` or `all`, the default. */
+    operations?: string[];
+    /** The default is q8_0 and q4_0. */
+    schemes?: string[];
+    /** `MxNxK`; the default is 1 and 128 rows of x and a weight of 2048x2048. */
+    shapes?: string[];
+    activation?: MatmulOptions["activation"];
+    accumulate?: MatmulOptions["accumulate"];
+    kernel?: string;
+    /** Shorter measurements. */
+    quick?: boolean;
+    /** Hears what is begun. */
+    progress?: (what: string) => void;
+}
+
+export interface BenchResult {
+    format: "lowbit bench";
+    version: number;
+    lowbit: string;
+    commit: string | null;
+    device: { name: string; backend: string; driver: string; software: boolean; tier: string; threads: number | null };
+    /** `rate`: bytes or operations in a second; null where `absent` says why there is none. */
+    ceilings: {
+        limit: string;
+        name: string;
+        regime: "dram" | "cache" | null;
+        bytes: number | null;
+        rate: number | null;
+        quartiles: [number, number] | null;
+        clock: "gpu" | "host" | null;
+        absent: string | null;
+    }[];
+    cases: {
+        operation: "matvec" | "matmul" | "quantize" | "dequantize";
+        scheme: string;
+        m: number | null;
+        n: number;
+        k: number;
+        /** Where the weights were: in memory, or in a cache. */
+        regime: "dram" | "cache";
+        kernel: string;
+        tile: string;
+        bytes: number;
+        flops: number;
+        median_s: number;
+        quartiles_s: [number, number];
+        samples: number;
+        runs_per_sample: number;
+        clock: "gpu" | "host";
+        gb_per_s: number;
+        tflop_per_s: number;
+        /** The ceiling that binds, and the share of it that is reached; null without one. */
+        ceiling: string | null;
+        percent: number | null;
+        /** Values compared with the reference, and the largest error as a part of its bound. */
+        verified: number;
+        worst_error: number;
+    }[];
+    left_out: { case: string; why: string }[];
+    failures: { case: string; why: string }[];
+}
+
+/** How far numbers are from their originals. */
+export function errors(reference: Float32Array, got: Float32Array): { sqnrDb: number; cosine: number; maxAbs: number; meanAbs: number };
+
 /** A device with its kernels, or the CPU. */
 export class Engine implements Handle {
     private constructor();
@@ -123,6 +231,18 @@ export class Engine implements Handle {
      * and y stays there: it may be the next x, and `read` brings it back.
      */
     matmul(x: Tensor | Float32Array, w: Weight, options?: MatmulOptions): Promise<Tensor>;
+    /**
+     * Opens a GGUF or safetensors file. Only its header is read; of a Blob, a File and a server that serves parts of files, tensors are fetched when they are
+     * asked for. From another server the whole file is fetched, and `model.note` says so. A Response is asked for its URL.
+     */
+    load(source: ModelSource, options?: ReadOptions): Promise<Model>;
+    /**
+     * Checks kernels and schemes of this engine against the reference, as `lowbit selftest`: seconds for each scheme. Failures are in the report and no
+     * errors.
+     */
+    selftest(options?: SelftestOptions): Promise<SelftestReport>;
+    /** Measures, as `lowbit bench`: what the device allows, then each case, verified before it is timed. The result is that of `lowbit bench --json`. */
+    bench(options?: BenchOptions): Promise<BenchResult>;
     /** Submits what is recorded. Needed only before commands of the page's own use results; `tensor.buffer` does it too. */
     submit(): void;
 
@@ -158,6 +278,58 @@ export class Weight implements Handle {
     readonly bitsPerWeight: number;
     /** As `Engine.dequantize`. */
     dequantize(options?: { dtype?: DType }): Promise<Tensor>;
+    free(): void;
+    [Symbol.dispose](): void;
+}
+
+/** One tensor of a file. */
+export interface ModelEntry {
+    readonly name: string;
+    readonly shape: number[];
+    /** The scheme, or the element type in lower case. */
+    readonly type: string;
+    /** Whether it is quantized. */
+    readonly packed: boolean;
+    /** Whether there is more to be had than name and size. */
+    readonly readable: boolean;
+    /** Of its data in the file. */
+    readonly bytes: number;
+    readonly bitsPerWeight: number;
+}
+
+export interface ConvertOptions {
+    /** The scheme that a tensor is to be in; null or nothing takes it as it is. */
+    type?: (entry: ModelEntry) => string | null | undefined;
+    /** The default is the model's own. */
+    format?: "gguf" | "safetensors";
+    /** Hears of each tensor when it is done; `loaded` and `total` are bytes of the model that is read. */
+    progress?: (at: { name: string; loaded: number; total: number }) => void;
+    signal?: AbortSignal;
+}
+
+/** An open file of a model. */
+export class Model implements Handle {
+    private constructor();
+    readonly engine: Engine;
+    /** The file's name, as far as it has one. */
+    readonly name: string;
+    readonly format: "gguf" | "safetensors";
+    readonly byteLength: number;
+    readonly entries: readonly ModelEntry[];
+    /** What the file says beside its tensors; long lists in words. */
+    readonly metadata: Record<string, string | number | boolean>;
+    /** Whether a tensor is fetched without the rest. */
+    readonly ranges: boolean;
+    /** Why not, in words; else null. */
+    readonly note: string | null;
+    /** A tensor on the engine: a Weight if it is quantized, else a Tensor (bf16 becomes f32). */
+    get(name: string, options?: ReadOptions): Promise<Tensor | Weight>;
+    /** A tensor as numbers in memory. */
+    read(name: string, options?: ReadOptions): Promise<Float32Array>;
+    /** A tensor quantized to a scheme by the engine. */
+    quantize(name: string, scheme: string, options?: ReadOptions): Promise<Weight>;
+    /** The model as a file, one tensor in memory at a time beside the result. */
+    convert(options?: ConvertOptions): Promise<Blob>;
     free(): void;
     [Symbol.dispose](): void;
 }

@@ -1,10 +1,11 @@
 // lowbit in the browser: what lowbit.d.ts describes, over the raw types of the wasm module (src/web).
 //
 //   init: lowbit_bg.wasm, once for the page            Engine.create: GPUAdapter, prepared -> raw engine, or the CPU engine and why
-//   Engine -> Tensor (dense), Weight (quantized)       handles of device memory: free(), `using`
+//   Engine -> Tensor (dense), Weight (quantized), Model (a file)       handles of memory: free(), `using`
 //
 // Arguments are checked here, where a mistake still has its name; what the module throws passes as it is.
 import initModule, * as raw from "./lowbit_raw.js";
+import { HEAD, open } from "./source.js";
 
 let loading;
 
@@ -88,6 +89,16 @@ function wasCut(buffer) {
     }
 }
 
+/** A length that does not fit its shape, in the words of the caller. */
+function matching(array, shape, what) {
+    const count = shape.reduce((n, d) => n * d, 1);
+    if (array.length !== count) {
+        const message = `${what}: ${array.length} numbers for the shape [${shape.join(", ")}], which has ${count}`;
+        throw Object.assign(new RangeError(message), { code: "Shape" });
+    }
+    return array;
+}
+
 /** The module stops when its memory ends, so that it is asked beforehand. */
 function room(bytes, what) {
     if (!raw.hasRoom(bytes)) {
@@ -168,14 +179,14 @@ export class Engine extends Handle {
     tensor(data, shape, { dtype } = {}) {
         const size = dimensions(shape, "shape");
         if (data instanceof Float32Array && (dtype ?? "f32") === "f32") {
-            return new Tensor(this, this[RAW].upload(numbers(data, Float32Array, "data"), size));
+            return new Tensor(this, this[RAW].upload(matching(numbers(data, Float32Array, "data"), size, "data"), size));
         }
         const half = globalThis.Float16Array;
         const type = half && data instanceof half ? half : Uint16Array;
         if (type === Uint16Array && dtype !== "f16") {
             throw mistake(`data: expected a Float32Array, a Float16Array, or a Uint16Array with dtype 'f16', got ${shown(data)}`);
         }
-        const { buffer, byteOffset, byteLength } = numbers(data, type, "data");
+        const { buffer, byteOffset, byteLength } = matching(numbers(data, type, "data"), size, "data");
         return new Tensor(this, this[RAW].uploadBytes(new Uint8Array(buffer, byteOffset, byteLength), size, "f16"));
     }
 
@@ -188,8 +199,9 @@ export class Engine extends Handle {
     async quantize(data, shape, scheme, { name = "weight", importance } = {}) {
         const engine = this[RAW];
         const weights = importance === undefined ? undefined : numbers(importance, Float32Array, "importance");
-        const values = numbers(data, Float32Array, "data");
-        return new Weight(this, await engine.quantize(values, dimensions(shape, "shape"), String(scheme), String(name), weights));
+        const size = dimensions(shape, "shape");
+        const values = matching(numbers(data, Float32Array, "data"), size, "data");
+        return new Weight(this, await engine.quantize(values, size, String(scheme), String(name), weights));
     }
 
     async dequantize(weight, { dtype = "f32" } = {}) {
@@ -230,6 +242,134 @@ export class Engine extends Handle {
 
     submit() {
         this[RAW].submit();
+    }
+
+    async selftest({ progress = () => {}, ...options } = {}) {
+        return JSON.parse(await this[RAW].selftest(JSON.stringify(options), progress));
+    }
+
+    async bench({ progress = () => {}, ...options } = {}) {
+        return JSON.parse(await this[RAW].bench(JSON.stringify(options), progress));
+    }
+
+    async load(source, options) {
+        this[RAW]; // A freed engine says so before anything is fetched.
+        const file = await open(source, options);
+        let [model, length] = [undefined, Math.min(HEAD, file.size)];
+        while (model === undefined) {
+            model = raw.openHead(file.name, copied(await file.read(0, length, { signal: options?.signal }), file.name), file.size);
+            // What is in all of the file and still not enough is an error of the header.
+            length = Math.min(2 * length, file.size);
+        }
+        return new Model(this, model, file);
+    }
+}
+
+/** Bytes that the module takes a copy of. */
+function copied(bytes, what) {
+    room(bytes.byteLength, what);
+    return bytes;
+}
+
+/** How far numbers are from their originals. */
+export function errors(reference, got) {
+    const [sqnrDb, cosine, maxAbs, meanAbs] = raw.errors(numbers(reference, Float32Array, "reference"), numbers(got, Float32Array, "got"));
+    return { sqnrDb, cosine, maxAbs, meanAbs };
+}
+
+export class Model extends Handle {
+    #engine;
+    #file;
+    #entries;
+    #numbers;
+
+    constructor(engine, model, file) {
+        super(model);
+        this.#engine = engine;
+        this.#file = file;
+        this.#entries = JSON.parse(model.entries).map(Object.freeze);
+        this.#numbers = new Map(this.#entries.map(({ name }, number) => [name, number]));
+        this.format = model.format;
+        this.metadata = JSON.parse(model.metadata);
+        this.name = file.name;
+        this.byteLength = file.size;
+        this.ranges = file.ranges;
+        this.note = file.note;
+    }
+
+    get engine() {
+        return this.#engine;
+    }
+
+    get entries() {
+        return this.#entries;
+    }
+
+    /** An entry's number and its bytes, of all its ranges. */
+    async #fetch(name, options) {
+        const model = this[RAW];
+        const number = this.#numbers.get(name);
+        if (number === undefined) throw mistake(`there is no tensor '${name}' in ${this.name}`);
+        const [ranges, total] = [model.ranges(number), this.#entries[number].bytes];
+        const pieces = [];
+        let before = 0;
+        const progress = options?.progress && (({ loaded }) => options.progress({ loaded: before + loaded, total }));
+        for (let i = 0; i < ranges.length; i += 2) {
+            pieces.push(await this.#file.read(ranges[i], ranges[i + 1], { ...options, progress }));
+            before += pieces.at(-1).byteLength;
+        }
+        if (pieces.length === 1) return [number, copied(pieces[0], `tensor '${name}'`)];
+        room(total, `tensor '${name}'`);
+        const all = new Uint8Array(total);
+        pieces.reduce((at, piece) => (all.set(piece, at), at + piece.byteLength), 0);
+        return [number, all];
+    }
+
+    async get(name, options) {
+        const [number, bytes] = await this.#fetch(name, options);
+        const engine = this.#engine[RAW];
+        if (this.#entries[number].packed) return new Weight(this.#engine, this[RAW].weight(number, bytes, engine));
+        return new Tensor(this.#engine, this[RAW].tensor(number, bytes, engine));
+    }
+
+    async read(name, options) {
+        const [number, bytes] = await this.#fetch(name, options);
+        return this[RAW].values(number, bytes);
+    }
+
+    async quantize(name, scheme, options) {
+        const [number, bytes] = await this.#fetch(name, options);
+        return new Weight(this.#engine, await this[RAW].quantize(number, bytes, this.#engine[RAW], String(scheme)));
+    }
+
+    async convert({ type = () => null, format = this.format, progress, signal } = {}) {
+        const types = this.#entries.map((entry) => type(entry) ?? "");
+        const writer = this[RAW].writer(format, types.map(String));
+        const parts = [writer.take()];
+        const total = this.#entries.reduce((sum, { bytes }) => sum + bytes, 0);
+        let loaded = 0;
+        try {
+            for (let name = writer.next; name !== undefined; name = writer.next) {
+                signal?.throwIfAborted();
+                const number = this.#numbers.get(name);
+                if (types[number] === "") {
+                    const [, bytes] = await this.#fetch(name, { signal });
+                    if (this.#entries[number].packed) writer.packed(this[RAW], number, bytes);
+                    else writer.dense(bytes);
+                } else {
+                    const weight = await this.quantize(name, types[number], { signal });
+                    await writer.weight(weight[RAW]).finally(() => weight.free());
+                }
+                parts.push(writer.take());
+                loaded += this.#entries[number].bytes;
+                progress?.({ name, loaded, total });
+            }
+            writer.finish();
+            parts.push(writer.take());
+        } finally {
+            writer.free();
+        }
+        return new Blob(parts, { type: "application/octet-stream" });
     }
 }
 

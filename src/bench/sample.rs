@@ -5,8 +5,9 @@
 //! ```
 
 use super::file::Clock;
+use crate::clock::now;
 use crate::{Engine, Result};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Dispatches are submitted by themselves after 256; a sample of up to eight per run stays below, so that no submission lies within one.
 const MOST_RUNS: f64 = 32.0;
@@ -63,31 +64,31 @@ pub struct Times {
 ///
 /// # Errors
 /// Those of `run` and of the device.
-pub fn sample(engine: &Engine, effort: &Effort, mut run: impl FnMut() -> Result<()>) -> Result<Times> {
-    let mut time = |n: u64| time(engine, || (0..n).try_for_each(|_| run()));
-    time(1)?;
-    let (once, clock) = time(1)?;
+pub async fn sample(engine: &Engine, effort: &Effort, mut run: impl FnMut() -> Result<()>) -> Result<Times> {
+    let mut time = async |n: u64| time(engine, || (0..n).try_for_each(|_| run())).await;
+    time(1).await?;
+    let (once, clock) = time(1).await?;
     let runs = (effort.sample / once.max(1e-9)).clamp(1.0, MOST_RUNS) as u64;
-    let started = Instant::now();
+    let started = now();
     let mut all = Vec::new();
-    while all.len() < effort.least || (all.len() < effort.most && started.elapsed() < effort.budget) {
-        all.push(time(runs)?.0 / runs as f64);
+    while all.len() < effort.least || (all.len() < effort.most && now() - started < effort.budget) {
+        all.push(time(runs).await?.0 / runs as f64);
     }
     all.sort_by(f64::total_cmp);
     let [q1, median, q3] = [0.25, 0.5, 0.75].map(|part| quantile(&all, part));
     Ok(Times { median, quartiles: [q1, q3], samples: all.len(), runs, clock })
 }
 
-fn time(engine: &Engine, work: impl FnOnce() -> Result<()>) -> Result<(f64, Clock)> {
+async fn time(engine: &Engine, work: impl FnOnce() -> Result<()>) -> Result<(f64, Clock)> {
     match engine.gpu() {
         Some(gpu) => {
-            let ((), elapsed) = pollster::block_on(gpu.time(work))?;
+            let ((), elapsed) = gpu.time(work).await?;
             Ok((elapsed.time.as_secs_f64(), elapsed.clock.into()))
         }
         None => {
-            let start = Instant::now();
+            let start = now();
             work()?;
-            Ok((start.elapsed().as_secs_f64(), Clock::Host))
+            Ok(((now() - start).as_secs_f64(), Clock::Host))
         }
     }
 }
@@ -119,7 +120,7 @@ mod tests {
             count += 1;
             Ok(())
         };
-        let times = sample(&Engine::cpu(), &effort, run).unwrap();
+        let times = pollster::block_on(sample(&Engine::cpu(), &effort, run)).unwrap();
         // Two to begin with, then one for each sample.
         assert_eq!((times.samples, times.runs, count), (3, 1, 5));
         assert!(times.quartiles[0] <= times.median && times.median <= times.quartiles[1]);

@@ -9,11 +9,11 @@ use super::open_engine;
 use super::output::{Output, write_text};
 use super::print::{self, Align, Table};
 use super::products::{self, ProductArgs, Products};
+use crate::bench;
 use crate::bench::cases::{self, Call, Case, FEW_ROWS, Operation};
 use crate::bench::ceilings;
-use crate::bench::file::{self, Ceiling, Change, Comparison, Device, File, Note, Regime, Verdict};
+use crate::bench::file::{self, Ceiling, Change, Comparison, File, Note, Regime, Verdict};
 use crate::bench::plot;
-use crate::bench::run::measure;
 use crate::bench::sample::Effort;
 use crate::{Engine, Error, Result};
 use std::path::{Path, PathBuf};
@@ -72,28 +72,12 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let cases = asked.cases(&engine)?;
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
 
-    let mut file = File::new(describe(&engine));
     let bar = print::progress((ceilings::COUNT + cases.len()) as u64, "bench");
-    (file.ceilings, file.failures) = ceilings::measure(&engine, &effort, |name| {
-        print::at(&bar, name);
+    let progress = |what: &str| {
+        print::at(&bar, what);
         bar.inc(1);
-    })?;
-    for case in &cases {
-        print::at(&bar, &case.to_string());
-        let note = |why: &Error| Note { case: case.to_string(), why: why.to_string() };
-        match measure(&engine, case, &file.ceilings, &effort) {
-            Ok(measured) => file.cases.extend(measured),
-            Err(
-                why @ (Error::Unsupported { .. }
-                | Error::TooLarge { .. }
-                | Error::OutOfMemory { .. }
-                | Error::GroupMismatch { .. }),
-            ) => file.left_out.push(note(&why)),
-            Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
-            Err(why) => file.failures.push(note(&why)),
-        }
-        bar.inc(1);
-    }
+    };
+    let file = pollster::block_on(bench::run(&engine, &cases, &effort, progress))?;
     bar.finish_and_clear();
     outputs.write(&file)?;
     match file.failures.as_slice() {
@@ -162,19 +146,6 @@ impl Asked {
             }
             all => Ok(all),
         }
-    }
-}
-
-fn describe(engine: &Engine) -> Device {
-    let info = engine.info();
-    let threads = engine.is_cpu().then(|| std::thread::available_parallelism().map_or(1, usize::from));
-    Device {
-        name: info.name,
-        backend: info.backend,
-        driver: info.driver,
-        software: info.software,
-        tier: info.tier,
-        threads,
     }
 }
 

@@ -2,11 +2,10 @@
 
 use super::open_engine;
 use super::print::{self, Align, Table};
-use crate::kernels::KERNELS;
+use crate::kernels::{self, KERNELS};
 use crate::scheme::preset::samples;
 use crate::selftest::{self, Options, Report};
 use crate::{Error, Result, Scheme};
-use serde_json::{Value, json};
 use std::time::Instant;
 
 /// Check every kernel and scheme of a device against the reference
@@ -40,10 +39,7 @@ pub struct Args {
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let schemes = args.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
-    if let Some(name) = args.kernels.iter().find(|name| !KERNELS.iter().any(|k| k.name == **name)) {
-        let names: Vec<&str> = KERNELS.iter().map(|k| k.name).collect();
-        return Err(Error::Usage(format!("no kernel '{name}'; there are {}", names.join(", "))));
-    }
+    kernels::check_names(&args.kernels)?;
     let engine = pollster::block_on(open_engine(device))?;
     let info = engine.info();
     let all = if schemes.is_empty() { samples().len() } else { schemes.len() };
@@ -60,7 +56,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let backend = format!("{} {}", info.backend, info.driver);
     let device = format!("{} ({}; {})", info.name, backend.trim_end(), info.tier);
     if args.json {
-        print::json(&to_json(&device, &report, seconds))?;
+        print::json(&report.to_json(&device, seconds))?;
     } else {
         print::stdout(&to_text(&device, &report, seconds))?;
     }
@@ -109,17 +105,4 @@ fn to_text(device: &str, report: &Report, seconds: f64) -> String {
         n => format!("{n} failed"),
     };
     text + &format!("{} in {seconds:.1} s: {verdict}\n", print::count(report.checks(), "check"))
-}
-
-fn to_json(device: &str, report: &Report, seconds: f64) -> Value {
-    let kernels: Vec<Value> = report
-        .kernels
-        .iter()
-        .map(|(kernel, t)| {
-            json!({"kernel": kernel, "checks": t.checks, "worst_part_of_bound": t.worst, "worst_case": t.worst_case,
-                   "codes_off_by_one": t.off_by_one.0, "codes_compared": t.off_by_one.1, "planted_faults_seen": t.teeth})
-        })
-        .collect();
-    json!({"device": device, "kernels": kernels, "checks": report.checks(), "failures": report.failures,
-           "left_out": report.left_out, "seconds": seconds})
 }

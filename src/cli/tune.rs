@@ -8,7 +8,7 @@ use super::open_engine;
 use super::output::{Output, write_text};
 use super::print::{self, Align, Table};
 use super::products::{ProductArgs, Products};
-use crate::bench::run::{Contestant, Timed};
+use crate::bench::case::{Contestant, Timed};
 use crate::bench::sample::Effort;
 use crate::kernels::choice::Shape;
 use crate::tune::{self, Contest};

@@ -74,7 +74,7 @@ pub fn instructions() -> &'static str {
 }
 
 /// How wide f32 vectors are on the best level, and whether one instruction multiplies and adds.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) fn vectors() -> (usize, bool) {
     match Level::best() {
         Level::Avx512 => (16, true),

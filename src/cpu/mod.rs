@@ -47,6 +47,6 @@ pub use dequantize::{dequantize, dequantize_rows};
 pub(crate) use dot::int_chains;
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use level::instructions;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use level::{Work, vectorized, vectors};
 pub use matmul::{matmul, matmul_int8, matmul_to_int8, summation};

@@ -1,12 +1,13 @@
 //! The bytes of a file, mapped or loaded, and a cursor over them that names what it reads.
 //!
 //! ```text
-//! path -> load -> Bytes -> Cursor: take, u32, string, ...  -> "FILE: FIELD at byte N: what is wrong"
+//! path -> load -> Bytes ─┬─> Cursor: take, u32, string, ...  -> "FILE: FIELD at byte N: what is wrong"
+//! first bytes of a file ─┘
 //! ```
 //!
 //! With the feature `mmap` a file is mapped, so that only what is read takes memory; a file that another process shortens
-//! meanwhile then ends the program (the operating system's rule for maps). Without it the file is loaded whole. No format is known
-//! here.
+//! meanwhile then ends the program (the operating system's rule for maps). Without it the file is loaded whole. Of a file whose parts are fetched when
+//! they are asked for, as in a browser, only the beginning is here. No format is known here.
 
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -22,6 +23,8 @@ pub(super) enum Bytes {
     #[cfg(feature = "mmap")]
     Map(Arc<memmap2::Mmap>),
     Memory(Arc<Cow<'static, [u8]>>),
+    /// The beginning of a file, and the length of all of it.
+    Head(Arc<Vec<u8>>, u64),
 }
 
 impl AsRef<[u8]> for Bytes {
@@ -41,22 +44,36 @@ impl Bytes {
             #[cfg(feature = "mmap")]
             Self::Map(map) => map,
             Self::Memory(bytes) => bytes,
+            Self::Head(bytes, _) => bytes,
         }
     }
 
-    /// A part of them that outlives this, none of it copied; nothing where there is no such part.
-    pub fn share(&self, range: &Range<usize>) -> bytes::Bytes {
-        match self.get().get(range.clone()) {
-            Some(_) => bytes::Bytes::from_owner(self.clone()).slice(range.clone()),
+    /// Bytes of the whole file.
+    pub fn file_len(&self) -> u64 {
+        match self {
+            Self::Head(_, len) => *len,
+            _ => self.get().len() as u64,
+        }
+    }
+
+    /// A part of them; nothing where there is no such part here.
+    pub fn slice(&self, range: &Range<u64>) -> &[u8] {
+        in_memory(range).and_then(|range| self.get().get(range)).unwrap_or(&[])
+    }
+
+    /// A part of them that outlives this, none of it copied; nothing where there is no such part here.
+    pub fn share(&self, range: &Range<u64>) -> bytes::Bytes {
+        match in_memory(range).filter(|range| self.get().get(range.clone()).is_some()) {
+            Some(range) => bytes::Bytes::from_owner(self.clone()).slice(range),
             None => bytes::Bytes::new(),
         }
     }
 
     /// Lets the operating system take back the memory behind a part of a map that has been read and will not be soon: else a model that is gone through once
     /// would count as being in memory in the end. It stays readable.
-    pub fn release(&self, range: &Range<usize>) {
+    pub fn release(&self, range: &Range<u64>) {
         #[cfg(all(feature = "mmap", unix))]
-        if let Self::Map(map) = self {
+        if let (Self::Map(map), Some(range)) = (self, in_memory(range)) {
             let len = range.end.saturating_sub(range.start);
             let advice = memmap2::UncheckedAdvice::DontNeed;
             // Whether it helps is not looked at: only memory is at stake.
@@ -67,6 +84,11 @@ impl Bytes {
         #[cfg(not(all(feature = "mmap", unix)))]
         let _ = range;
     }
+}
+
+/// A part of a file as one of memory, if it can be.
+fn in_memory(range: &Range<u64>) -> Option<Range<usize>> {
+    Some(range.start.try_into().ok()?..range.end.try_into().ok()?)
 }
 
 pub(super) fn bad(path: &Path, what: impl Into<String>) -> Error {
@@ -106,12 +128,30 @@ pub(super) fn load(path: &Path) -> Result<Bytes> {
 pub(super) struct Cursor<'a> {
     path: &'a Path,
     bytes: &'a [u8],
+    /// Of the file, which may go on behind `bytes`.
+    len: u64,
     at: usize,
+    short: bool,
 }
 
 impl<'a> Cursor<'a> {
     pub fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
-        Self { path, bytes, at: 0 }
+        Self::of_head(path, bytes, bytes.len() as u64)
+    }
+
+    /// Over the beginning of a file of `len` bytes.
+    pub fn of_head(path: &'a Path, head: &'a [u8], len: u64) -> Self {
+        Self { path, bytes: head, len, at: 0, short: false }
+    }
+
+    /// Whether what was asked for last is in the file but beyond its beginning here.
+    pub fn short(&self) -> bool {
+        self.short
+    }
+
+    /// Bytes of the file.
+    pub fn file_len(&self) -> u64 {
+        self.len
     }
 
     /// The offset of the next byte.
@@ -119,8 +159,13 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
-    /// Bytes that are left.
-    pub fn left(&self) -> usize {
+    /// Bytes of the file that are left.
+    pub fn left(&self) -> u64 {
+        self.len.saturating_sub(self.at as u64)
+    }
+
+    /// Bytes that are left of those that are here: what may be allocated by a length that was read.
+    pub fn left_here(&self) -> usize {
         self.bytes.len().saturating_sub(self.at)
     }
 
@@ -138,6 +183,7 @@ impl<'a> Cursor<'a> {
                 Ok(taken)
             }
             None => {
+                self.short = n as u64 <= self.left();
                 let what = format!("truncated: it takes {n} bytes, {} are left", self.left());
                 Err(self.error(field, self.at, what))
             }

@@ -172,7 +172,7 @@ fn checked(cursor: &Cursor, field: &str, start: usize, bytes: &[u8]) -> Result<V
 fn older(cursor: &mut Cursor) -> Result<Imatrix> {
     let at = cursor.at();
     let n = cursor.i32("entry count")?;
-    let room = cursor.left().checked_div(LEAST_ENTRY).unwrap_or(0);
+    let room = cursor.left_here().checked_div(LEAST_ENTRY).unwrap_or(0);
     let Some(n) = usize::try_from(n).ok().filter(|n| (1..=room).contains(n)) else {
         let what = format!("{n} are announced, there is room for 1 to {room}: not an importance matrix");
         return Err(cursor.error("entry count", at, what));

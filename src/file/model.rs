@@ -17,6 +17,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One file of a model.
 pub(super) struct Shard {
@@ -28,8 +29,19 @@ pub(super) struct Shard {
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub shard: usize,
-    /// Inside the file: checked when the header was read.
-    pub range: Range<usize>,
+    /// Inside the file: checked when the header was read. A file may be longer than memory.
+    pub range: Range<u64>,
+}
+
+impl Part {
+    /// A part of bytes that are in memory.
+    pub fn of_memory(shard: usize, range: Range<usize>) -> Self {
+        Self { shard, range: range.start as u64..range.end as u64 }
+    }
+
+    fn len(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
 }
 
 /// What an entry holds.
@@ -70,7 +82,7 @@ impl Entry {
         format: &'static Format,
         parts: Vec<Part>,
     ) -> Self {
-        let bytes = parts.iter().map(|p| p.range.len() as u64).fold(0, u64::saturating_add);
+        let bytes = parts.iter().map(Part::len).fold(0, u64::saturating_add);
         Self { name, shape, content, bytes, fixed: false, format, parts, mapped: None }
     }
 
@@ -87,9 +99,9 @@ impl Entry {
         self.mapped.as_ref().map_or(&self.name, |m| &m.from)
     }
 
-    /// Number of elements.
+    /// Number of elements, as far as can be counted here.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
     /// Whether there are no elements.
@@ -307,12 +319,12 @@ impl Model {
     /// Bytes of all tensors as they lie in the files, before any of them is mapped.
     pub fn stored_bytes(&self) -> u64 {
         let parts = self.entries().iter().flat_map(|e| &e.parts);
-        parts.map(|part| part.range.len() as u64).fold(0, u64::saturating_add)
+        parts.map(Part::len).fold(0, u64::saturating_add)
     }
 
     fn slice(&self, part: &Part) -> &[u8] {
         // Ranges were checked against the file when the header was read.
-        self.shard(part).and_then(|s| s.bytes.get().get(part.range.clone())).unwrap_or(&[])
+        self.shard(part).map_or(&[], |s| s.bytes.slice(&part.range))
     }
 
     /// As [`Self::slice`], to be kept.
@@ -348,11 +360,53 @@ impl Model {
         }
     }
 
-    /// The file of an entry and the byte at which its data starts.
+    /// The file of an entry, which is in memory, and the byte at which its data starts.
     pub(super) fn place(&self, entry: &Entry) -> (&Path, usize) {
         let part = entry.parts.first();
         let path = part.and_then(|p| self.shard(p)).map_or(Path::new(""), |s| s.path.as_path());
-        (path, part.map_or(0, |p| p.range.start))
+        (path, part.map_or(0, |p| p.range.start as usize))
+    }
+
+    /// A model of which the first bytes are here and the others are fetched when they are asked for: see [`Self::ranges`]. GGUF and safetensors. None if the
+    /// header goes on behind `head`, of which more is wanted then; `len` is the length of the file, `label` stands for the path in errors.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_head(label: impl Into<PathBuf>, head: Vec<u8>, len: u64) -> Result<Option<Self>> {
+        let path = label.into();
+        let bytes = Bytes::Head(Arc::new(head), len);
+        let ends = match bytes.get() {
+            head if head.starts_with(gguf::MAGIC) => gguf::read::is_whole(&path, &bytes),
+            _ => safetensors::read::is_whole(&path, &bytes)?,
+        };
+        if !ends {
+            return Ok(None);
+        }
+        let open =
+            if bytes.get().starts_with(gguf::MAGIC) { gguf::read::open } else { safetensors::read::open };
+        Self::build(open(&path, bytes)?).map(Some)
+    }
+
+    /// Where the data of an entry lies in its file: what [`Self::packed_of`] and [`Self::tensor_of`] want of a model from [`Self::from_head`].
+    pub fn ranges(&self, entry: &Entry) -> Vec<Range<u64>> {
+        entry.parts.iter().map(|part| part.range.clone()).collect()
+    }
+
+    /// As [`Self::tensor`], of the bytes of the entry's ranges.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`]; [`Error::Shape`] for other bytes than its shape says.
+    pub fn tensor_of(&self, entry: &Entry, data: Vec<u8>) -> Result<Tensor> {
+        Tensor::from_bytes(entry.shape.clone(), dense(entry)?, data)
+    }
+
+    /// As [`Self::packed`], of the bytes of the entry's ranges.
+    ///
+    /// # Errors
+    /// As [`Self::packed`].
+    pub fn packed_of(&self, entry: &Entry, data: &[&[u8]]) -> Result<PackedTensor> {
+        let scheme = packed_in(entry)?;
+        Ok(entry.format.read(scheme, &entry.shape, data, false)?.0)
     }
 
     /// A dense f32, f16 or bf16 entry as a tensor.
@@ -360,12 +414,7 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`] for other entries.
     pub fn tensor(&self, entry: &Entry) -> Result<Tensor> {
-        let dtype = entry.float().ok_or_else(|| {
-            Error::unsupported(
-                format!("tensor '{}' of type {}", entry.name, entry.scheme_name()),
-                "f32, f16 and bf16 are read as numbers",
-            )
-        })?;
+        let dtype = dense(entry)?;
         let bytes = match self.data(entry)? {
             Cow::Owned(bytes) => bytes.into(),
             Cow::Borrowed(_) => entry.parts.first().map(|part| self.share(part)).unwrap_or_default(),
@@ -378,13 +427,7 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`] for other entries; [`Error::Plane`] if planes do not belong to the scheme.
     pub fn packed(&self, entry: &Entry) -> Result<PackedTensor> {
-        entry.readable()?;
-        let Content::Packed { scheme, .. } = entry.content else {
-            return Err(Error::unsupported(
-                format!("tensor '{}' as packed", entry.name),
-                "it is a dense one",
-            ));
-        };
+        let scheme = packed_in(entry)?;
         let packed = match self.layers(entry) {
             Some(checkpoint) => checkpoint.packed(entry.name_in_file())?,
             None => entry.format.read(scheme, &entry.shape, &self.data_of(entry), false)?.0,
@@ -432,6 +475,25 @@ impl Model {
             return Err(Error::Check { what });
         }
         Ok(packed)
+    }
+}
+
+/// The element type of an entry that is read as numbers.
+fn dense(entry: &Entry) -> Result<DType> {
+    entry.float().ok_or_else(|| {
+        Error::unsupported(
+            format!("tensor '{}' of type {}", entry.name, entry.scheme_name()),
+            "f32, f16 and bf16 are read as numbers",
+        )
+    })
+}
+
+/// The scheme of a packed entry.
+fn packed_in(entry: &Entry) -> Result<Scheme> {
+    entry.readable()?;
+    match entry.content {
+        Content::Packed { scheme, .. } => Ok(scheme),
+        _ => Err(Error::unsupported(format!("tensor '{}' as packed", entry.name), "it is a dense one")),
     }
 }
 

@@ -97,7 +97,7 @@ pub struct Capabilities {
     pub int_dot: bool,
     /// Cooperative matrix shapes. Empty where the feature is absent or was not asked for.
     pub coop: Vec<wgpu::CooperativeMatrixProperties>,
-    /// Timestamps between recorded commands ([`Gpu::time`](super::Gpu::time) uses wall time without them).
+    /// Timestamps around recorded commands ([`Gpu::time`](super::Gpu::time) uses wall time without them).
     pub timestamps: bool,
     /// The limits in force: the adapter's for a listed adapter, the device's own for an open one.
     pub limits: wgpu::Limits,
@@ -120,7 +120,10 @@ impl Capabilities {
         info: &wgpu::AdapterInfo,
         coop: Vec<wgpu::CooperativeMatrixProperties>,
     ) -> Self {
-        let timestamps = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+        let timestamps = match super::recorder::BETWEEN_COMMANDS {
+            true => wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS,
+            false => wgpu::Features::TIMESTAMP_QUERY,
+        };
         let cooperative = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         Self {
             f16: features.contains(wgpu::Features::SHADER_F16),

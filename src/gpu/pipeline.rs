@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use super::device::{Counters, Gpu};
 use super::fault::lock;
 use super::groups;
+use super::template::PACKED;
 use crate::error::{Error, Result};
 
 /// How a kernel uses a storage binding.
@@ -166,13 +167,18 @@ impl Gpu {
         Ok(Pipeline { spec: spec.clone(), number: groups::number(), raw, layout })
     }
 
+    /// A text as browsers want it, to whom wgpu hands it as it is: with the feature said that naga has no word for, and without what the
+    /// language lacks there.
+    fn for_browsers(&self, wgsl: String) -> String {
+        let caps = self.capabilities();
+        let enable = if caps.subgroups { "enable subgroups;\n" } else { "" };
+        let packed = if caps.int_dot { "" } else { PACKED };
+        format!("{enable}{wgsl}\n{packed}")
+    }
+
     #[allow(unsafe_code)]
     fn module(&self, name: &str, wgsl: String, unchecked: bool) -> wgpu::ShaderModule {
-        // Browsers want it said; wgpu hands them the text as it is, and natively has no such word.
-        let wgsl = match cfg!(target_arch = "wasm32") && self.capabilities().subgroups {
-            true => format!("enable subgroups;\n{wgsl}"),
-            false => wgsl,
-        };
+        let wgsl = if cfg!(target_arch = "wasm32") { self.for_browsers(wgsl) } else { wgsl };
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(wgsl.into()) };
         if !unchecked {

@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 /// Uniform buffers kept by content. An engine's products over a model of fixed shapes need a few dozen.
 const UNIFORMS_KEPT: usize = 1024;
 
+/// Whether timestamps are written between commands. Browsers have them at the ends of passes only.
+pub(super) const BETWEEN_COMMANDS: bool = cfg!(not(target_arch = "wasm32"));
+
 /// Where commands go.
 pub enum Target<'a> {
     /// The pending recording of the [`Gpu`].
@@ -57,6 +60,8 @@ pub(super) struct Recorder {
     // Declared (so dropped) before the encoder, which has to outlive it.
     pass: Option<wgpu::ComputePass<'static>>,
     encoder: Option<wgpu::CommandEncoder>,
+    /// Where the next passes leave the time: begun by the first of them in query 0, ended by each in query 1.
+    measured: Option<Measured>,
     dispatches: u32,
 }
 
@@ -71,10 +76,50 @@ impl Recorder {
 
     fn pass(&mut self, device: &wgpu::Device) -> &mut wgpu::ComputePass<'static> {
         if self.pass.is_none() {
-            let pass = self.encoder(device).begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.pass = Some(pass.forget_lifetime());
+            let mut measured = self.measured.take();
+            let timestamp_writes = measured.as_mut().map(|measured| wgpu::ComputePassTimestampWrites {
+                query_set: &measured.queries,
+                beginning_of_pass_write_index: (!std::mem::replace(&mut measured.begun, true)).then_some(0),
+                end_of_pass_write_index: Some(1),
+            });
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            self.pass = Some(self.encoder(device).begin_compute_pass(&descriptor).forget_lifetime());
+            self.measured = measured;
         }
         self.pass.as_mut().expect("the pass was opened above")
+    }
+}
+
+/// Queries 0 and 1 of a set.
+struct Measured {
+    queries: wgpu::QuerySet,
+    begun: bool,
+}
+
+impl Recorder {
+    /// Has the time from here to [`Recorder::end_time`] measured.
+    pub(super) fn begin_time(&mut self, device: &wgpu::Device, queries: &wgpu::QuerySet) {
+        if BETWEEN_COMMANDS {
+            self.encoder(device).write_timestamp(queries, 0);
+        } else {
+            self.pass = None;
+            self.measured = Some(Measured { queries: queries.clone(), begun: false });
+        }
+    }
+
+    /// Ends what [`Recorder::begin_time`] began, and has both times written to a buffer.
+    pub(super) fn end_time(
+        &mut self,
+        device: &wgpu::Device,
+        queries: &wgpu::QuerySet,
+        resolved: &wgpu::Buffer,
+    ) {
+        self.measured = None;
+        let encoder = self.encoder(device);
+        if BETWEEN_COMMANDS {
+            encoder.write_timestamp(queries, 1);
+        }
+        encoder.resolve_query_set(queries, 0..2, resolved, 0);
     }
 }
 

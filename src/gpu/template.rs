@@ -21,6 +21,9 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
+/// Functions that a language extension of WGSL has, for browsers that lack it.
+pub(super) const PACKED: &str = include_str!("../../shaders/lib/packed.wgsl");
+
 /// Every file under `shaders/`, by its path there.
 pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/convert.wgsl", include_str!("../../shaders/kernel/convert.wgsl")),
@@ -48,6 +51,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
     ("lib/int8_fields.wgsl", include_str!("../../shaders/lib/int8_fields.wgsl")),
     ("lib/k_range.wgsl", include_str!("../../shaders/lib/k_range.wgsl")),
+    ("lib/packed.wgsl", PACKED),
     ("lib/product_bindings.wgsl", include_str!("../../shaders/lib/product_bindings.wgsl")),
     ("lib/product_fields.wgsl", include_str!("../../shaders/lib/product_fields.wgsl")),
     ("lib/steps.wgsl", include_str!("../../shaders/lib/steps.wgsl")),

@@ -4,7 +4,7 @@
 //! time(|| record) = submit what is pending, [timestamp] recorded commands [timestamp], submit, wait
 //! ```
 //!
-//! With timestamps between commands (Vulkan, DX12, OpenGL, Metal outside Apple's own GPUs) the device's clock is read; otherwise
+//! With timestamps between commands (Vulkan, DX12, OpenGL, Metal outside Apple's own GPUs), in browsers at the ends of passes, the device's clock is read; otherwise
 //! the host's, from the recording to the end of the wait, which includes the way there and back: record many dispatches
 //! then. Compile pipelines before, and do nothing but record in between; work of other threads is measured along.
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::buffer::Buffer;
 use super::device::Gpu;
 use super::fault::lock;
+use crate::clock::now;
 use crate::error::{Error, Result};
 
 /// Which clock measured.
@@ -66,14 +67,10 @@ impl Gpu {
             });
             (queries, resolved)
         })?;
-        lock(&shared.recorder).encoder(&shared.device).write_timestamp(&queries, 0);
-        let value = record()?;
-        {
-            let mut recorder = lock(&shared.recorder);
-            let encoder = recorder.encoder(&shared.device);
-            encoder.write_timestamp(&queries, 1);
-            encoder.resolve_query_set(&queries, 0..2, &resolved, 0);
-        }
+        lock(&shared.recorder).begin_time(&shared.device, &queries);
+        let value = record();
+        lock(&shared.recorder).end_time(&shared.device, &queries, &resolved);
+        let value = value?;
         let bytes = self.read(&Buffer::from_wgpu(resolved)).await?;
         let ticks = |at: usize| {
             let word = bytes.get(at..at + 8).and_then(|b| b.try_into().ok());
@@ -96,15 +93,4 @@ impl Gpu {
         self.read(&word).await?;
         Ok((value, Elapsed { time: now() - start, clock: Clock::Wall }))
     }
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-fn now() -> Duration {
-    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
-    START.elapsed()
-}
-
-#[cfg(target_arch = "wasm32")]
-fn now() -> Duration {
-    Duration::from_secs_f64(wgpu::web_sys::js_sys::Date::now() * 1e-3)
 }

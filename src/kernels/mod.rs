@@ -39,7 +39,7 @@ pub use weights::{DeviceWeights, Part};
 use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
 use crate::product::{Accumulate, Int8Group, Int8Scale, Product};
 use crate::reference::{self, matmul::Added};
-use crate::{PackedTensor, Result, Scheme};
+use crate::{Error, PackedTensor, Result, Scheme};
 use bytemuck::Pod;
 use serde::Serialize;
 use std::fmt::Debug;
@@ -421,6 +421,20 @@ pub static KERNELS: &[Kernel] = &[
         shaders: convert::shaders,
     },
 ];
+
+/// Whether all of these are names of [`KERNELS`].
+///
+/// # Errors
+/// [`Error::Usage`] with the names there are.
+pub fn check_names(names: &[String]) -> Result<()> {
+    match names.iter().find(|name| !KERNELS.iter().any(|kernel| kernel.name == **name)) {
+        None => Ok(()),
+        Some(name) => {
+            let known: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+            Err(Error::Usage(format!("no kernel '{name}'; there are {}", known.join(", "))))
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -24,6 +24,7 @@ use crate::product::Accumulate;
 use crate::scheme::preset::samples;
 use crate::{DType, Engine, PackedTensor, Plan, Result, Scheme, reference};
 use data::Random;
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// How much to run.
@@ -69,6 +70,16 @@ impl Report {
     /// Comparisons made in all.
     pub fn checks(&self) -> usize {
         self.kernels.values().map(|t| t.checks).sum()
+    }
+
+    /// For other programs. `device` and `seconds` say where and how long it ran.
+    pub fn to_json(&self, device: &str, seconds: f64) -> serde_json::Value {
+        let kernels = self.kernels.iter().map(|(kernel, t)| {
+            json!({"kernel": kernel, "checks": t.checks, "worst_part_of_bound": t.worst, "worst_case": t.worst_case,
+                   "codes_off_by_one": t.off_by_one.0, "codes_compared": t.off_by_one.1, "planted_faults_seen": t.teeth})
+        });
+        json!({"device": device, "kernels": kernels.collect::<Vec<_>>(), "checks": self.checks(), "failures": self.failures,
+               "left_out": self.left_out, "seconds": seconds})
     }
 
     fn fail(&mut self, what: String) {

@@ -92,7 +92,7 @@ impl RawOptions {
 
 /// A device with its kernels, or the CPU.
 #[wasm_bindgen]
-pub struct RawEngine(Engine);
+pub struct RawEngine(pub(super) Engine);
 
 #[wasm_bindgen]
 impl RawEngine {

@@ -13,10 +13,14 @@
 //! | `engine` | opening a device, operations |
 //! | `browser` | objects of the page's own (adapter, device, buffers) as wgpu's |
 //! | `arrays` | tensors where the engine computes |
+//! | `measure` | the differential suite, the bench |
+//! | `model` | files: opened from their first bytes, read by ranges, written |
 
 mod arrays;
 mod browser;
 mod engine;
+mod measure;
+mod model;
 
 use crate::Error;
 use js_sys::{Promise, Reflect};

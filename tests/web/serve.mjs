@@ -1,8 +1,9 @@
 // A server of files on a free port of 127.0.0.1, as small as a static host: types, ranges, and hosts without ranges.
 //
-//   serve({ "/": folder, "/pkg/": folder }) -> { url, requests, close }        requests: what was asked for and how many bytes went out
+//   serve({ "/": folder, "/pkg/": folder }) -> { url, close }
 //
-// A path that begins with /no-ranges/ is served whole whatever is asked.
+// A path that begins with /no-ranges/ is served whole whatever is asked, one with /cut/ ends a third of the way. /requests answers with what was asked for
+// since it was read last, and how many bytes went out.
 import { createReadStream, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
@@ -36,8 +37,12 @@ export function serve(folders) {
     const requests = [];
     const server = createServer((request, response) => {
         let path = decodeURIComponent(new URL(request.url, "http://127.0.0.1").pathname);
-        const modes = ["no-ranges"].filter((mode) => path.startsWith(`/${mode}/`));
+        const modes = ["no-ranges", "cut"].filter((mode) => path.startsWith(`/${mode}/`));
         modes.forEach((mode) => (path = path.slice(mode.length + 1)));
+        if (path === "/requests") {
+            response.writeHead(200, { "content-type": TYPES[".json"] }).end(JSON.stringify(requests.splice(0)));
+            return;
+        }
         const found = find(folders, path);
         const entry = { path, range: request.headers.range ?? null, bytes: 0 };
         requests.push(entry);
@@ -68,7 +73,12 @@ export function serve(folders) {
             return;
         }
         entry.bytes = end - start + 1;
-        createReadStream(found.file, { start, end, highWaterMark: 1 << 16 }).pipe(response);
+        if (modes.includes("cut")) {
+            const part = createReadStream(found.file, { start, end: start + Math.floor((end - start) / 3) });
+            part.on("end", () => response.destroy()).pipe(response, { end: false });
+            return;
+        }
+        createReadStream(found.file, { start, end }).pipe(response);
     });
     return new Promise((resolve) => {
         server.listen(0, "127.0.0.1", () => {
@@ -77,7 +87,7 @@ export function serve(folders) {
                 server.closeAllConnections();
                 server.close(done);
             });
-            resolve({ url, requests, close });
+            resolve({ url, close });
         });
     });
 }

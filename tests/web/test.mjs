@@ -1,15 +1,21 @@
 // The package in Chromium: every suite of page/ in a fresh page, with WebGPU and without, and nothing in the console.
 //
 //   node test.mjs PKG [SUITE]        PKG: the built package; run by scripts/test-web.sh from a folder with playwright-core
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { launch } from "./browser.mjs";
+import { files } from "./page/models.js";
 import { serve } from "./serve.mjs";
 
 const [pkg, only] = process.argv.slice(2);
 const here = dirname(fileURLToPath(import.meta.url));
 
-// Suites by name: the module of page/, what its `suite` is called with, and whether the browser has WebGPU.
+// What the browser itself says of servers that fail on purpose.
+const SERVERS = /^console: Failed to load resource: .*(416|ERR_CONTENT_LENGTH_MISMATCH|ERR_UNSAFE_PORT)/;
+
+// Suites by name: the module of page/, what its `suite` is called with, whether the browser has WebGPU, and complaints that belong to it.
 const SUITES = {
     "api on WebGPU": ["api.js", [{}, "gpu"], true],
     "api on the CPU": ["api.js", [{ device: "cpu" }, "cpu"], true],
@@ -18,13 +24,21 @@ const SUITES = {
     workers: ["workers.js", ["gpu"], true],
     "workers without WebGPU": ["workers.js", ["cpu"], false],
     absent: ["absent.js", [], false],
+    "selftest on WebGPU": ["selftest.js", ["gpu", { full: process.env.LOWBIT_FULL === "1" }], true],
+    "selftest on the CPU": ["selftest.js", ["cpu", { full: process.env.LOWBIT_FULL === "1" }], false],
+    "bench on WebGPU": ["bench.js", ["gpu"], true],
+    "bench on the CPU": ["bench.js", ["cpu"], false],
+    "files on WebGPU": ["files.js", [{ device: "gpu" }], true, SERVERS],
+    "files on the CPU": ["files.js", [{ device: "cpu" }], false, SERVERS],
 };
 
-const server = await serve({ "/pkg/": resolve(pkg), "/": join(here, "page") });
+const models = mkdtempSync(join(tmpdir(), "lowbit-models-"));
+for (const [name, bytes] of Object.entries(files())) writeFileSync(join(models, name), bytes);
+const server = await serve({ "/pkg/": resolve(pkg), "/files/": models, "/": join(here, "page") });
 const browsers = new Map();
 let failed = 0;
 let passed = 0;
-for (const [name, [module, given, webgpu]] of Object.entries(SUITES)) {
+for (const [name, [module, given, webgpu, expected]] of Object.entries(SUITES)) {
     if (only && !name.includes(only)) continue;
     if (!browsers.has(webgpu)) browsers.set(webgpu, await launch({ webgpu }));
     const start = Date.now();
@@ -40,14 +54,17 @@ for (const [name, [module, given, webgpu]] of Object.entries(SUITES)) {
     // Errors of the console arrive a little later than the page's answer.
     await page.waitForTimeout(100);
     await page.close();
+    const unexpected = complaints.filter((complaint) => !expected?.test(complaint));
     const wrong = results.filter(({ why }) => why !== null);
     console.log(`${name}: ${results.length - wrong.length} of ${results.length} passed in ${((Date.now() - start) / 1000).toFixed(1)} s`);
+    results.filter(({ note }) => note).forEach(({ name, note }) => console.log(`  ${name}: ${note}`));
     wrong.forEach(({ name, why }) => console.log(`  FAILED ${name}: ${why}`));
-    complaints.forEach((complaint) => console.log(`  COMPLAINT ${complaint}`));
-    failed += wrong.length + complaints.length;
+    unexpected.forEach((complaint) => console.log(`  COMPLAINT ${complaint}`));
+    failed += wrong.length + unexpected.length;
     passed += results.length - wrong.length;
 }
 for (const browser of browsers.values()) await browser.close();
 await server.close();
+rmSync(models, { recursive: true });
 console.log(`browser: ${passed} tests passed, ${failed} failed`);
 process.exit(failed > 0 || passed === 0 ? 1 : 0);

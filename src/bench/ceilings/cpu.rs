@@ -1,6 +1,6 @@
 //! Ceilings of the CPU engine: all its threads, with the vector instructions that it uses.
 
-use super::{Probe, words};
+use super::{Probe, at_once, words};
 use crate::bench::file::Limit;
 use crate::cpu::{Work, int_chains, vectorized, vectors};
 use crate::threads;
@@ -55,7 +55,7 @@ pub(super) fn walk(limit: Limit, bytes: usize, total: usize) -> Probe<'static> {
                 }),
                 check: Box::new(move || {
                     let written = written.lock().unwrap_or_else(PoisonError::into_inner);
-                    Ok((*written != source).then(|| "the copy differs".into()))
+                    at_once((*written != source).then(|| "the copy differs".into()))
                 }),
             }
         }
@@ -82,7 +82,7 @@ pub(super) fn walk(limit: Limit, bytes: usize, total: usize) -> Probe<'static> {
                 }),
                 check: Box::new(move || {
                     let found = *found.lock().unwrap_or_else(PoisonError::into_inner);
-                    Ok((found != want).then(|| format!("the sum is {found} instead of {want}")))
+                    at_once((found != want).then(|| format!("the sum is {found} instead of {want}")))
                 }),
             }
         }
@@ -120,7 +120,7 @@ fn integers() -> f32 {
 }
 
 /// Multiplications and additions in f32, and of int8 in i32; the other units are not measured.
-pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'static>, String> {
+pub(super) fn arithmetic<'a>(limit: Limit, name: &'static str) -> Result<Probe<'a>, String> {
     // Operations of one step of all chains, what a chain grows by, the chains.
     let (operations, step, work): (usize, usize, fn() -> f32) = match (limit, vectors()) {
         (Limit::F32, (16, _)) => (256, 1, || vectorized(Chains::<128, true>)),
@@ -151,7 +151,7 @@ pub(super) fn arithmetic(limit: Limit, name: &'static str) -> Result<Probe<'stat
         check: Box::new(move || {
             let found = found.lock().unwrap_or_else(PoisonError::into_inner);
             let want = vec![(step * STEPS) as f32; parts];
-            Ok((*found != want).then(|| format!("chains end at {found:?} instead of {want:?}")))
+            at_once((*found != want).then(|| format!("chains end at {found:?} instead of {want:?}")))
         }),
     })
 }

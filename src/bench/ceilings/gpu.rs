@@ -9,7 +9,6 @@ use crate::selftest::data::Random;
 use crate::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use half::f16;
-use pollster::block_on;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -104,29 +103,34 @@ impl<'a> Dispatch<'a> {
     }
 
     /// The last buffer of each dispatch.
-    fn results<T: Pod>(&self) -> Result<Vec<Vec<T>>> {
-        let last = |buffers: &Vec<Buffer>| -> Result<Vec<T>> {
+    async fn results<T: Pod>(&self) -> Result<Vec<Vec<T>>> {
+        let mut all = Vec::with_capacity(self.bindings.len());
+        for buffers in &self.bindings {
             let buffer = buffers.last().ok_or_else(|| Error::Check { what: "no operands".into() })?;
-            Ok(bytemuck::pod_collect_to_vec(&block_on(self.gpu.read(buffer))?))
-        };
-        self.bindings.iter().map(last).collect()
+            all.push(bytemuck::pod_collect_to_vec(&self.gpu.read(buffer).await?));
+        }
+        Ok(all)
     }
 
-    fn probe(
+    /// `wrong` says what is wrong with the results, if anything is.
+    fn probe<T: Pod>(
         self,
         limit: Limit,
         name: &'static str,
         amount: f64,
-        check: impl Fn(&Self) -> Result<Option<String>> + 'a,
+        wrong: impl Fn(Vec<Vec<T>>) -> Option<String> + 'a,
     ) -> Probe<'a> {
-        let dispatch = Arc::new(self);
+        let (dispatch, wrong) = (Arc::new(self), Arc::new(wrong));
         let run = dispatch.clone();
         Probe {
             limit,
             name,
             amount,
             run: Box::new(move || run.run()),
-            check: Box::new(move || check(&dispatch)),
+            check: Box::new(move || {
+                let (dispatch, wrong) = (dispatch.clone(), wrong.clone());
+                Box::pin(async move { Ok(wrong(dispatch.results().await?)) })
+            }),
         }
     }
 }
@@ -171,10 +175,8 @@ pub(super) fn walk(gpu: &Gpu, limit: Limit, order: Order, bytes: u64, total: u64
     let context = json!({ "workgroup": WORKGROUP });
     if copies {
         let dispatch = Dispatch::new(gpu, ("copy", COPY, context), &accesses, bindings, params, workgroups)?;
-        let check = move |dispatch: &Dispatch| {
-            Ok((dispatch.results::<u64>()? != data).then(|| "the copy differs".into()))
-        };
-        return Ok(dispatch.probe(limit, "copy", 2.0 * amount, check));
+        let wrong = move |copied: Vec<Vec<u64>>| (copied != data).then(|| "the copy differs".into());
+        return Ok(dispatch.probe(limit, "copy", 2.0 * amount, wrong));
     }
     let total_of = |words: &Vec<u64>| {
         let halves: &[u32] = bytemuck::cast_slice(words);
@@ -182,12 +184,11 @@ pub(super) fn walk(gpu: &Gpu, limit: Limit, order: Order, bytes: u64, total: u64
     };
     let want: Vec<u32> = data.iter().map(total_of).collect();
     let dispatch = Dispatch::new(gpu, ("read", READ, context), &accesses, bindings, params, workgroups)?;
-    let check = move |dispatch: &Dispatch| {
-        let sums = dispatch.results::<u32>()?;
+    let wrong = move |sums: Vec<Vec<u32>>| {
         let got: Vec<u32> = sums.iter().map(|s| s.iter().fold(0, |a: u32, b| a.wrapping_add(*b))).collect();
-        Ok((got != want).then(|| format!("the sums are {got:?} instead of {want:?}")))
+        (got != want).then(|| format!("the sums are {got:?} instead of {want:?}"))
     };
-    Ok(dispatch.probe(limit, "read", amount, check))
+    Ok(dispatch.probe(limit, "read", amount, wrong))
 }
 
 /// A rate of arithmetic, or why there is none.
@@ -231,14 +232,14 @@ fn chains<'a>(gpu: &'a Gpu, limit: Limit, name: &'static str, float: &str) -> Re
     let dispatch = Dispatch::new(gpu, context, &[Access::ReadWrite], bindings, params, workgroups)?;
     let steps = ROUNDS * UNROLL;
     let amount = f64::from(2 * 4 * CHAINS * steps) * f64::from(workgroups * WORKGROUP);
-    let check = move |dispatch: &Dispatch| {
+    let wrong = move |ends: Vec<Vec<f32>>| {
         let want = |at: usize| {
             let first = (at / 4 % WORKGROUP as usize + at % 4) as u32;
             (0..CHAINS).map(|c| ((first + c) & 7) + steps).sum::<u32>() as f32
         };
-        Ok(first_wrong(&dispatch.results::<f32>()?.concat(), want))
+        first_wrong(&ends.concat(), want)
     };
-    Ok(dispatch.probe(limit, name, amount, check))
+    Ok(dispatch.probe(limit, name, amount, wrong))
 }
 
 fn dots<'a>(gpu: &'a Gpu, limit: Limit, name: &'static str) -> Result<Probe<'a>> {
@@ -254,11 +255,11 @@ fn dots<'a>(gpu: &'a Gpu, limit: Limit, name: &'static str) -> Result<Probe<'a>>
     // The lowest byte counts, its sign comes along, one is added last.
     let end = |start: u32| (0..steps).fold(start as i32, |v, _| i32::from(v as i8) + 1);
     let ends: Vec<i32> = (0..8).map(end).collect();
-    let check = move |dispatch: &Dispatch| {
+    let wrong = move |found: Vec<Vec<i32>>| {
         let want = |at: usize| (0..2 * CHAINS as usize).map(|c| ends[(at + c) & 7]).sum::<i32>();
-        Ok(first_wrong(&dispatch.results::<i32>()?.concat(), want))
+        first_wrong(&found.concat(), want)
     };
-    Ok(dispatch.probe(limit, name, amount, check))
+    Ok(dispatch.probe(limit, name, amount, wrong))
 }
 
 /// Where a result is not what it should be. NaN is wrong too.
@@ -321,16 +322,16 @@ fn matrices<'a>(gpu: &'a Gpu, limit: Limit, name: &'static str, sizes: (u32, u32
     let subgroups = workgroups * (COOP_WORKGROUP / subgroup);
     let amount = f64::from(subgroups) * f64::from(count) * (8 * 2 * n * n * n) as f64;
     let written = subgroups.min(PLACES) as usize * 8 * area;
-    let check = move |dispatch: &Dispatch| {
+    let wrong = move |sums: Vec<Vec<f32>>| {
         let want = |at: usize| {
             let (tile, row, col) = (at / area % 8, at / n % n, at % n);
             let (a, b) = (&a[tile / 4 * area..], &b[tile % 4 * area..]);
             let product: i32 = (0..n).map(|k| a[row * n + k] * b[k * n + col]).sum();
             (start[at % (8 * area)] + count as i32 * product) as f32
         };
-        Ok(first_wrong(&dispatch.results::<f32>()?.concat()[..written], want))
+        first_wrong(&sums.concat()[..written], want)
     };
-    Ok(dispatch.probe(limit, name, amount, check))
+    Ok(dispatch.probe(limit, name, amount, wrong))
 }
 
 #[cfg(test)]

@@ -13,9 +13,11 @@ mod gpu;
 
 use super::file::{Ceiling, Limit, Note, Regime};
 use super::sample::{CACHE_BYTES, Effort, dram_bytes, sample};
+use crate::gpu::Gpu;
 use crate::selftest::data::Random;
 use crate::{Engine, Error, Result};
 use gpu::Order;
+use std::pin::Pin;
 
 /// A kernel ready to run.
 struct Probe<'a> {
@@ -25,18 +27,26 @@ struct Probe<'a> {
     amount: f64,
     run: Box<dyn Fn() -> Result<()> + 'a>,
     /// After a run: what is wrong with what it left, in words.
-    check: Box<dyn Fn() -> Result<Option<String>> + 'a>,
+    check: Box<dyn Fn() -> Checked<'a> + 'a>,
+}
+
+/// What a check will say.
+type Checked<'a> = Pin<Box<dyn Future<Output = Result<Option<String>>> + 'a>>;
+
+/// A check that waits for nothing.
+fn at_once<'a>(why: Option<String>) -> Checked<'a> {
+    Box::pin(std::future::ready(Ok(why)))
 }
 
 impl Probe<'_> {
     /// # Errors
     /// [`Error::Check`] if the result is wrong; those of the device.
-    fn measure(&self, engine: &Engine, effort: &Effort) -> Result<Ceiling> {
+    async fn measure(&self, engine: &Engine, effort: &Effort) -> Result<Ceiling> {
         (self.run)()?;
-        if let Some(wrong) = (self.check)()? {
+        if let Some(wrong) = (self.check)().await? {
             return Err(Error::Check { what: format!("not to be trusted: {wrong}") });
         }
-        let times = sample(engine, effort, &self.run)?;
+        let times = sample(engine, effort, &self.run).await?;
         Ok(Ceiling::measured(self.limit, self.name, self.amount, &times))
     }
 }
@@ -46,7 +56,7 @@ impl Probe<'_> {
 ///
 /// # Errors
 /// Errors of the device.
-pub fn measure(
+pub async fn measure(
     engine: &Engine,
     effort: &Effort,
     mut progress: impl FnMut(&str),
@@ -69,13 +79,8 @@ pub fn measure(
             };
             progress(&name);
             let measured = match engine.gpu() {
-                Some(gpu) => {
-                    let of = |order| gpu::walk(gpu, limit, order, bytes, total)?.measure(engine, effort);
-                    // The better one is the ceiling.
-                    of(Order::Together)
-                        .and_then(|a| of(Order::Apart).map(|b| if a.rate > b.rate { a } else { b }))
-                }
-                None => cpu::walk(limit, bytes as usize, total as usize).measure(engine, effort),
+                Some(gpu) => better_walk(gpu, engine, limit, bytes, total, effort).await,
+                None => cpu::walk(limit, bytes as usize, total as usize).measure(engine, effort).await,
             };
             let ceiling = note(limit, &name, measured)?;
             all.push(Ceiling { name, ..ceiling.over(regime, bytes) });
@@ -87,13 +92,28 @@ pub fn measure(
             Some(gpu) => gpu::arithmetic(gpu, limit, name),
             None => Ok(cpu::arithmetic(limit, name)),
         };
-        let measured = probe.and_then(|probe| match probe {
-            Ok(probe) => probe.measure(engine, effort),
-            Err(why) => Ok(Ceiling::absent(limit, name, why)),
-        });
+        let measured = match probe {
+            Ok(Ok(probe)) => probe.measure(engine, effort).await,
+            Ok(Err(why)) => Ok(Ceiling::absent(limit, name, why)),
+            Err(error) => Err(error),
+        };
         all.push(note(limit, name, measured)?);
     }
     Ok((all, failures))
+}
+
+/// A walk in both orders of threads: the better one is the ceiling.
+async fn better_walk(
+    gpu: &Gpu,
+    engine: &Engine,
+    limit: Limit,
+    bytes: u64,
+    total: u64,
+    effort: &Effort,
+) -> Result<Ceiling> {
+    let together = gpu::walk(gpu, limit, Order::Together, bytes, total)?.measure(engine, effort).await?;
+    let apart = gpu::walk(gpu, limit, Order::Apart, bytes, total)?.measure(engine, effort).await?;
+    Ok(if together.rate > apart.rate { together } else { apart })
 }
 
 /// Rates of arithmetic and their names.
@@ -116,6 +136,7 @@ fn words(n: usize) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pollster::block_on;
     use std::cell::Cell;
 
     #[test]
@@ -131,20 +152,20 @@ mod tests {
             }),
             check: Box::new({
                 let wrong = wrong.map(str::to_string);
-                move || Ok(wrong.clone())
+                move || at_once(wrong.clone())
             }),
         };
         let engine = Engine::cpu();
-        let error = probe(Some("7 instead of 8")).measure(&engine, &Effort::QUICK).unwrap_err();
+        let error = block_on(probe(Some("7 instead of 8")).measure(&engine, &Effort::QUICK)).unwrap_err();
         assert!(error.to_string().contains("7 instead of 8"), "{error}");
         assert_eq!(runs.get(), 1);
-        assert!(probe(None).measure(&engine, &Effort::QUICK).unwrap().rate > Some(0.0));
+        assert!(block_on(probe(None).measure(&engine, &Effort::QUICK)).unwrap().rate > Some(0.0));
     }
 
     #[test]
     fn the_cpu_has_its_ceilings() {
         let mut begun = 0;
-        let (all, failures) = measure(&Engine::cpu(), &Effort::QUICK, |_| begun += 1).unwrap();
+        let (all, failures) = block_on(measure(&Engine::cpu(), &Effort::QUICK, |_| begun += 1)).unwrap();
         assert_eq!((begun, all.len(), failures.len()), (COUNT, COUNT, 0));
         let of = |limit| all.iter().filter(move |c| c.limit == limit);
         assert_eq!((of(Limit::Read).count(), of(Limit::Copy).count()), (4, 4));

@@ -31,19 +31,19 @@ struct Info {
     /// Outermost first.
     shape: Vec<usize>,
     kind: &'static Type,
-    range: Range<usize>,
+    range: Range<u64>,
 }
 
 /// Bytes of the shortest key-value: an empty key, a kind, one byte.
-const LEAST_KEY_VALUE: usize = 13;
+const LEAST_KEY_VALUE: u64 = 13;
 /// Bytes of the shortest info: an empty name, rank, type, offset.
-const LEAST_INFO: usize = 24;
+const LEAST_INFO: u64 = 24;
 /// So many missing shards are named, the others counted.
 const NAMED: usize = 5;
 
 /// Opens the bytes of `path`, and the other shards if it is one of several.
 pub fn open(path: &Path, bytes: Bytes) -> Result<Parsed> {
-    let first = parse(path, bytes.get())?;
+    let first = parse_all(path, &bytes)?;
     let Some(split) = Split::of(path, &first)? else {
         return join(vec![(Shard { path: path.to_path_buf(), bytes }, first)], None);
     };
@@ -61,7 +61,7 @@ pub fn open(path: &Path, bytes: Bytes) -> Result<Parsed> {
     let mut shards = Vec::with_capacity(paths.len());
     for (number, path) in (0u64..).zip(paths) {
         let bytes = load(&path)?;
-        let header = parse(&path, bytes.get())?;
+        let header = parse_all(&path, &bytes)?;
         match Split::of(&path, &header)? {
             Some(s) if s.count == split.count && s.number == number => {}
             other => {
@@ -159,8 +159,17 @@ fn join(shards: Vec<(Shard, Header)>, tensors: Option<u64>) -> Result<Parsed> {
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
-    let mut cursor = Cursor::new(path, bytes);
+/// Whether all of the header is in the bytes that are here, or what is wrong with it.
+pub fn is_whole(path: &Path, bytes: &Bytes) -> bool {
+    let mut cursor = Cursor::of_head(path, bytes.get(), bytes.file_len());
+    parse(&mut cursor).is_ok() || !cursor.short()
+}
+
+fn parse_all(path: &Path, bytes: &Bytes) -> Result<Header> {
+    parse(&mut Cursor::of_head(path, bytes.get(), bytes.file_len()))
+}
+
+fn parse(cursor: &mut Cursor) -> Result<Header> {
     let magic = cursor.take(MAGIC.len(), "magic")?;
     if magic != MAGIC {
         return Err(cursor.error("magic", 0, format!("not a GGUF file: {magic:02x?} instead of \"GGUF\"")));
@@ -183,7 +192,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         ("tensor count", tensors_at, n_tensors, LEAST_INFO),
         ("key-value count", pairs_at, n_pairs, LEAST_KEY_VALUE),
     ] {
-        let room = cursor.left().checked_div(least).unwrap_or(0) as u64;
+        let room = cursor.left().checked_div(least).unwrap_or(0);
         if n > room {
             let what =
                 format!("{n} are announced, the {} bytes that follow have room for {room}", cursor.left());
@@ -191,20 +200,19 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         }
     }
 
-    let (metadata, alignment) = key_values(&mut cursor, n_pairs)?;
+    let (metadata, alignment) = key_values(cursor, n_pairs)?;
     let mut infos = Vec::new();
     let mut names = HashSet::new();
     for i in 0..n_tensors {
-        infos.push(info(&mut cursor, i, alignment, &mut names)?);
+        infos.push(info(cursor, i, alignment, &mut names)?);
     }
     let data = (cursor.at() as u64).checked_next_multiple_of(alignment.into());
     let mut tensors = Vec::with_capacity(infos.len());
     for (at, offset, size, mut info) in infos {
         let field = format!("offset of tensor '{}'", info.name);
         let start = data.and_then(|d| d.checked_add(offset));
-        let range =
-            start.and_then(|s| Some((usize::try_from(s).ok()?, usize::try_from(s.checked_add(size)?).ok()?)));
-        match range.filter(|(_, end)| size == 0 || *end <= bytes.len()) {
+        let range = start.and_then(|s| Some((s, s.checked_add(size)?)));
+        match range.filter(|(_, end)| size == 0 || *end <= cursor.file_len()) {
             // The data of a tensor without elements may lie anywhere.
             _ if size == 0 => info.range = 0..0,
             Some((start, end)) => info.range = start..end,
@@ -212,14 +220,14 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
                 let data = data.map_or("beyond all files".into(), |d| format!("at byte {d}"));
                 let what = format!(
                     "{offset} with {size} bytes of data, beyond the file's {} bytes (the data starts {data})",
-                    bytes.len()
+                    cursor.file_len()
                 );
                 return Err(cursor.error(field, at, what));
             }
         }
         tensors.push((at, info));
     }
-    apart(&cursor, &tensors)?;
+    apart(cursor, &tensors)?;
     let tensors = tensors.into_iter().map(|(_, info)| info).collect();
     Ok(Header { version, alignment, metadata, tensors })
 }
@@ -309,13 +317,13 @@ fn array(cursor: &mut Cursor, field: &str) -> Result<Array> {
     }
     // At least so many bytes: a length that lies is seen before anything is read by it.
     let (least, left) = (count.saturating_mul(size as u64), cursor.left());
-    let Some(least) = usize::try_from(least).ok().filter(|n| *n <= left) else {
+    let Some(least) = Some(least).filter(|n| *n <= left).and_then(|n| usize::try_from(n).ok()) else {
         let what = format!("truncated: {count} values take {least} bytes or more, {left} are left");
         return Err(cursor.error(count_field, count_at, what));
     };
     let count = count as usize;
     if kind == Kind::String {
-        let mut bytes = Vec::with_capacity(least);
+        let mut bytes = Vec::with_capacity(least.min(cursor.left_here()));
         for i in 0..count {
             let text = cursor.string(MAX_LENGTH, format_args!("string {i} of the {field}"))?;
             crate::file::metadata::put_string(&mut bytes, text);

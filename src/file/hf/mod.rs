@@ -79,7 +79,7 @@ pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
     if let Some(factors) = &factors {
         let bytes: Vec<u8> = factors.iter().flat_map(|v| v.to_le_bytes()).collect();
         let (shape, content) = (vec![factors.len()], Content::Dense(file_type(DType::F32)));
-        let parts = vec![Part { shard: shards, range: 0..bytes.len() }];
+        let parts = vec![Part::of_memory(shards, 0..bytes.len())];
         let entry = Entry::new(ROPE_FACTORS.into(), shape, content, &safetensors::FORMAT, parts);
         entries.insert(0, Entry { fixed: true, ..entry });
         let bytes = Bytes::memory(bytes);

@@ -267,12 +267,12 @@ impl Reader {
             Ok(range) => range,
             Err(why) => return Err(self.error(&format!("elements of {what}"), at, why)),
         };
-        Ok(tensor(Some(Part { shard: MADE, range })))
+        Ok(tensor(Some(Part::of_memory(MADE, range))))
     }
 
     fn part_of(&self, raw: &Slice) -> Part {
         let start = if raw.is_empty() { 0 } else { self.offset(raw) };
-        Part { shard: FILE, range: start..start.saturating_add(raw.len()) }
+        Part::of_memory(FILE, start..start.saturating_add(raw.len()))
     }
 
     /// Appends the bytes of elements that are stored as numbers; says what is wrong with them.
@@ -374,7 +374,7 @@ impl Reader {
         let index = shard.saturating_sub(MADE).saturating_sub(1);
         let has = self.external.get(index).map_or(0, |s| s.bytes.get().len());
         match start.checked_add(length).filter(|end| *end <= has) {
-            Some(end) => Ok(Part { shard, range: start..end }),
+            Some(end) => Ok(Part::of_memory(shard, start..end)),
             None => {
                 let why =
                     format!("offset {start} and length {length} are beyond the {has} bytes of '{location}'");
@@ -486,12 +486,11 @@ impl Reader {
     /// The bytes of a tensor.
     fn slice(&self, tensor: &Tensor) -> &[u8] {
         let Some(Part { shard, range }) = &tensor.part else { return &[] };
-        let bytes = match *shard {
-            FILE => self.bytes.get(),
-            MADE => &self.made,
-            n => n.checked_sub(2).and_then(|n| self.external.get(n)).map_or(&[][..], |s| s.bytes.get()),
-        };
-        bytes.get(range.clone()).unwrap_or(&[])
+        match *shard {
+            FILE => self.bytes.slice(range),
+            MADE => self.made.get(range.start as usize..range.end as usize).unwrap_or(&[]),
+            n => n.checked_sub(2).and_then(|n| self.external.get(n)).map_or(&[], |s| s.bytes.slice(range)),
+        }
     }
 
     /// What the model says beside its graph, and who made it if that was not lowbit.

@@ -4,13 +4,13 @@
 //! | u64 length | {"__metadata__": {KEY: TEXT}, NAME: {dtype, shape, data_offsets: [from, to]}, ...} | data |
 //! ```
 //!
-//! The crate `safetensors` parses one tensor's description. The list is read here: the crate keeps the last of several tensors of one name, and its
-//! errors name neither tensor nor byte.
+//! The crate `safetensors` knows the types. The list is read here: the crate keeps the last of several tensors of one name, its errors name neither
+//! tensor nor byte, and it counts bytes in words of the machine, which are short ones in a browser.
 
 use super::MAX_HEADER;
 use crate::Result;
+use crate::file::Dtype;
 use crate::file::bytes::bad;
-use ::safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::collections::HashSet;
@@ -31,13 +31,22 @@ pub struct Header {
     pub metadata: Vec<(String, String)>,
 }
 
+/// What a header says of one tensor.
+#[derive(Debug, serde::Deserialize)]
+pub struct TensorInfo {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Where its bytes begin and end, counted from the end of the header.
+    pub data_offsets: (u64, u64),
+}
+
 /// One tensor of a header.
 #[derive(Debug)]
 pub struct Tensor {
     pub name: String,
     pub info: TensorInfo,
     /// Its bytes in the file.
-    pub range: Range<usize>,
+    pub range: Range<u64>,
 }
 
 /// A JSON object as a list.
@@ -85,23 +94,34 @@ fn json_error(path: &Path, at: usize, what: &str, error: &serde_json::Error) -> 
     bad(path, format!("header, byte {}: {what}{text}", at.saturating_add(place)))
 }
 
-/// Reads the header of a file's bytes.
+/// The byte at which the header ends, from the first bytes of a file of `file_len`.
 ///
 /// # Errors
-/// [`crate::Error::Format`] with the file, the tensor and the byte.
-pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
-    let Some((len, rest)) = bytes.split_first_chunk::<LENGTH>() else {
-        let what = format!("not a safetensors file: {} bytes, the header length alone takes 8", bytes.len());
+/// [`crate::Error::Format`] if there is no such header in the file.
+pub fn end(path: &Path, head: &[u8], file_len: u64) -> Result<u64> {
+    let Some((len, _)) = head.split_first_chunk::<LENGTH>() else {
+        let what = format!("not a safetensors file: {file_len} bytes, the header length alone takes 8");
         return Err(bad(path, what));
     };
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
         return Err(bad(path, format!("not a safetensors file: a header of {len} bytes is announced")));
     }
-    let Some((header, data)) = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len)) else {
-        let what = format!("truncated: a header of {len} bytes is announced, {} bytes follow", rest.len());
+    let follow = file_len.saturating_sub(LENGTH as u64);
+    if len > follow {
+        let what = format!("truncated: a header of {len} bytes is announced, {follow} bytes follow");
         return Err(bad(path, what));
-    };
+    }
+    Ok(len.saturating_add(LENGTH as u64))
+}
+
+/// Reads the header in the first bytes of a file of `file_len`.
+///
+/// # Errors
+/// [`crate::Error::Format`] with the file, the tensor and the byte.
+pub fn parse(path: &Path, head: &[u8], file_len: u64) -> Result<Header> {
+    let data = end(path, head, file_len)?;
+    let header = usize::try_from(data).ok().and_then(|data| head.get(LENGTH..data)).unwrap_or(&[]);
     let list: Pairs<&RawValue> =
         serde_json::from_slice(header).map_err(|e| json_error(path, LENGTH, "", &e))?;
     let mut parsed = Header::default();
@@ -112,15 +132,15 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
             parsed.metadata = serde_json::from_str::<Pairs<String>>(text).map_err(wrong)?.0;
         } else {
             let info = serde_json::from_str(text).map_err(wrong)?;
-            parsed.tensors.push(Tensor { name, info, range: at..at });
+            parsed.tensors.push(Tensor { name, info, range: at as u64..at as u64 });
         }
     }
-    place(path, &mut parsed.tensors, bytes.len().saturating_sub(data.len()), data.len())?;
+    place(path, &mut parsed.tensors, data, file_len.saturating_sub(data))?;
     Ok(parsed)
 }
 
 /// Brings tensors into the order of their data and sets their places, where until now those of their descriptions are.
-fn place(path: &Path, tensors: &mut [Tensor], start: usize, len: usize) -> Result<()> {
+fn place(path: &Path, tensors: &mut [Tensor], start: u64, len: u64) -> Result<()> {
     tensors.sort_by(|a, b| (a.info.data_offsets, &a.name).cmp(&(b.info.data_offsets, &b.name)));
     let (mut end, mut before) = (0, String::new());
     for Tensor { name, info, range } in tensors.iter_mut() {
@@ -138,7 +158,7 @@ fn place(path: &Path, tensors: &mut [Tensor], start: usize, len: usize) -> Resul
             Some(bits) if bits % 8 != 0 => {
                 return Err(wrong(format!("{dtype} {shape:?} takes {bits} bits, which are no whole bytes")));
             }
-            Some(bits) if bits / 8 != bytes => {
+            Some(bits) if (bits / 8) as u64 != bytes => {
                 let need = bits / 8;
                 let what =
                     format!("data_offsets [{from}, {to}] are {bytes} bytes, {dtype} {shape:?} takes {need}");
@@ -182,15 +202,17 @@ mod tests {
     #[test]
     fn order_and_places_are_kept() {
         let text = r#"{"__metadata__":{"z":"1","a":"2"},"w":{"dtype":"F16","shape":[2],"data_offsets":[8,12]},"e":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]},"v":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}} "#;
-        let header = parse(Path::new("f"), &file(text, 12)).unwrap();
+        let bytes = file(text, 12);
+        // The data need not be here.
+        let header = parse(Path::new("f"), &bytes[..bytes.len() - 12], bytes.len() as u64).unwrap();
         assert_eq!(header.metadata, [("z", "1"), ("a", "2")].map(|(k, v)| (k.to_string(), v.to_string())));
-        let start = 8 + text.len();
+        let start = 8 + text.len() as u64;
         let tensors: Vec<_> = header.tensors.iter().map(|t| (t.name.as_str(), t.range.clone())).collect();
         assert_eq!(
             tensors,
             [("v", start..start + 8), ("e", start + 8..start + 8), ("w", start + 8..start + 12)]
         );
-        assert!(parse(Path::new("f"), &file("{}", 0)).unwrap().tensors.is_empty());
+        assert!(parse(Path::new("f"), &file("{}", 0), 10).unwrap().tensors.is_empty());
     }
 
     #[test]
@@ -247,7 +269,8 @@ mod tests {
             (format!("{{{v}}}"), 7, &["'v'", "truncated", "ends at 8 of 7 bytes"]),
             (format!("{{{v}}}"), 9, &["describes 8 bytes of data, 9 follow"]),
         ] {
-            let message = parse(Path::new("f.st"), &file(&header, data)).unwrap_err().to_string();
+            let bytes = file(&header, data);
+            let message = parse(Path::new("f.st"), &bytes, bytes.len() as u64).unwrap_err().to_string();
             assert!(message.starts_with("f.st: "), "{message}");
             for word in words {
                 assert!(message.contains(word), "{header}: no '{word}' in: {message}");

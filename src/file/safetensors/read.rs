@@ -14,6 +14,14 @@ use crate::{Error, Result, Scheme};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+/// Whether all of the header is in the bytes that are here.
+///
+/// # Errors
+/// As [`header::end`].
+pub fn is_whole(path: &Path, bytes: &Bytes) -> Result<bool> {
+    Ok(header::end(path, bytes.get(), bytes.file_len())? <= bytes.get().len() as u64)
+}
+
 /// Opens the bytes of one file.
 pub fn open(path: &Path, bytes: Bytes) -> Result<Parsed> {
     join(vec![Shard { path: path.to_path_buf(), bytes }], None)
@@ -26,7 +34,7 @@ fn join(shards: Vec<Shard>, wanted: Option<&HashMap<String, usize>>) -> Result<P
     let mut described = BTreeMap::new();
     let mut texts = BTreeMap::new();
     for (shard, Shard { path, bytes }) in shards.iter().enumerate() {
-        let header = header::parse(path, bytes.get())?;
+        let header = header::parse(path, bytes.get(), bytes.file_len())?;
         described.extend(take_own_metadata(path, &header, &mut texts, &mut parsed.metadata)?);
         for header::Tensor { name, info, range } in header.tensors {
             if wanted.and_then(|w| w.get(&name)).is_some_and(|&w| w != shard) {

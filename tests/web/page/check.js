@@ -1,6 +1,6 @@
 // Assertions, and a runner of tests that a driver asks for their results.
 //
-//   suite: [[name, async (t) => {...}], ...] -> run -> [{ name, why }]        why is null where the test passed
+//   suite: [[name, async () => {...}], ...] -> run -> [{ name, why, note }]        why is null where the test passed; note: what it returned, to be shown
 
 export class Failure extends Error {}
 
@@ -47,13 +47,13 @@ export async function run(suite) {
     const results = [];
     for (const [name, test] of suite) {
         const start = performance.now();
-        let why = null;
+        let [why, note] = [null, null];
         try {
-            await test();
+            note = (await test()) ?? null;
         } catch (error) {
             why = error instanceof Failure ? error.message : `${error.name}: ${error.message}\n${error.stack}`;
         }
-        results.push({ name, why, ms: Math.round(performance.now() - start) });
+        results.push({ name, why, note, ms: Math.round(performance.now() - start) });
     }
     return results;
 }

@@ -23,7 +23,6 @@ use crate::{
     Array, DType, Engine, Error, MatmulOptions, PackedArray, PackedTensor, Plan, Result, Tensor, cpu,
 };
 use half::f16;
-use pollster::block_on;
 use std::ops::Range;
 
 /// Rows of random weights before they repeat.
@@ -39,8 +38,13 @@ const X_ROWS: usize = 12;
 ///
 /// # Errors
 /// [`Error::Check`] if the engine computes something else than the reference; what the engine cannot do; errors of the device.
-pub fn measure(engine: &Engine, case: &Case, ceilings: &[Ceiling], effort: &Effort) -> Result<Vec<Measured>> {
-    Subject::new(engine, case)?.measure(ceilings, effort)
+pub async fn measure(
+    engine: &Engine,
+    case: &Case,
+    ceilings: &[Ceiling],
+    effort: &Effort,
+) -> Result<Vec<Measured>> {
+    Subject::new(engine, case)?.measure(ceilings, effort).await
 }
 
 /// A variant with its times, or why it has none.
@@ -62,7 +66,7 @@ pub struct Timed {
 ///
 /// # Errors
 /// What the engine cannot do with any of them; the loss of the device.
-pub fn contest(
+pub async fn contest(
     engine: &Engine,
     case: &Case,
     variants: &[&'static str],
@@ -77,10 +81,7 @@ pub fn contest(
         if let Operands::Product(_, _, options) = &mut subject.operands {
             options.kernel = Some(variant);
         }
-        let timed = subject.verify_all().and_then(|verified| {
-            Ok(Timed { times: subject.time(copies, effort)?, regime, verified: verified.values })
-        });
-        match timed {
+        match subject.timed(regime, copies, effort).await {
             Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
             outcome => all.push(Contestant { variant, outcome }),
         }
@@ -176,7 +177,7 @@ impl<'a> Subject<'a> {
         match &self.operands {
             Operands::Product(all, x, options) => self.engine.matmul(x, &all[copy], options).map(drop),
             Operands::Decode(all) => self.engine.dequantize(&all[copy], DType::F32).map(drop),
-            Operands::Encode(all) => block_on(self.engine.quantize(&all[copy], &self.case.scheme)).map(drop),
+            Operands::Encode(all) => at_once(self.engine.quantize(&all[copy], &self.case.scheme)).map(drop),
             Operands::DeviceDecode(all) => {
                 let (gpu, (w, y)) = (self.gpu()?, &all[copy]);
                 kernels::dequantize::record(gpu, &mut Target::Recorder, w, (y, 0), DType::F32)
@@ -190,23 +191,23 @@ impl<'a> Subject<'a> {
     }
 
     /// Runs the operation on one of the copies and brings the result.
-    fn output(&self, copy: usize) -> Result<Output> {
-        let dense = |y: Array| Ok(Output::Dense(block_on(y.read())?.to_f32().into_owned()));
+    async fn output(&self, copy: usize) -> Result<Output> {
+        let dense = async |y: Array| Ok(Output::Dense(y.read().await?.to_f32().into_owned()));
         match &self.operands {
-            Operands::Product(all, x, options) => dense(self.engine.matmul(x, &all[copy], options)?),
-            Operands::Decode(all) => dense(self.engine.dequantize(&all[copy], DType::F32)?),
+            Operands::Product(all, x, options) => dense(self.engine.matmul(x, &all[copy], options)?).await,
+            Operands::Decode(all) => dense(self.engine.dequantize(&all[copy], DType::F32)?).await,
             Operands::Encode(all) => {
-                let packed = block_on(self.engine.quantize(&all[copy], &self.case.scheme))?;
-                Ok(Output::Packed(block_on(packed.into_packed())?))
+                let packed = self.engine.quantize(&all[copy], &self.case.scheme).await?;
+                Ok(Output::Packed(packed.into_packed().await?))
             }
             Operands::DeviceDecode(all) => {
                 self.run(copy)?;
-                let bytes = block_on(self.gpu()?.read(&all[copy].1))?;
+                let bytes = self.gpu()?.read(&all[copy].1).await?;
                 Ok(Output::Dense(bytemuck::pod_collect_to_vec(&bytes)))
             }
             Operands::DeviceEncode(all) => {
                 self.run(copy)?;
-                Ok(Output::Packed(block_on(all[copy].weights.read(self.gpu()?))?))
+                Ok(Output::Packed(all[copy].weights.read(self.gpu()?).await?))
             }
         }
     }
@@ -225,11 +226,11 @@ impl<'a> Subject<'a> {
         Error::Check { what: why }
     }
 
-    fn measure(&self, ceilings: &[Ceiling], effort: &Effort) -> Result<Vec<Measured>> {
-        let verified = self.verify_all()?;
+    async fn measure(&self, ceilings: &[Ceiling], effort: &Effort) -> Result<Vec<Measured>> {
+        let verified = self.verify_all().await?;
         let mut all = Vec::new();
         for (regime, copies) in self.regimes() {
-            let times = self.time(copies, effort)?;
+            let times = self.time(copies, effort).await?;
             all.push(self.result(ceilings, regime, copies, &times, verified)?);
         }
         Ok(all)
@@ -242,22 +243,29 @@ impl<'a> Subject<'a> {
         dram.into_iter().chain(cache).collect()
     }
 
-    fn time(&self, copies: usize, effort: &Effort) -> Result<Times> {
+    /// Verified first.
+    async fn timed(&self, regime: Regime, copies: usize, effort: &Effort) -> Result<Timed> {
+        let verified = self.verify_all().await?.values;
+        Ok(Timed { times: self.time(copies, effort).await?, regime, verified })
+    }
+
+    async fn time(&self, copies: usize, effort: &Effort) -> Result<Times> {
         let mut next = 0;
-        sample(self.engine, effort, || {
+        let run = || {
             next = (next + 1) % copies;
             self.run(next)
-        })
+        };
+        sample(self.engine, effort, run).await
     }
 
     /// Compares the results for the first copy and the last.
-    fn verify_all(&self) -> Result<Verified> {
-        let mut verified = self.verify(0)?;
+    async fn verify_all(&self) -> Result<Verified> {
+        let mut verified = self.verify(0).await?;
         if self.copies() > 1 {
-            verified = verified.and(self.verify(self.copies() - 1)?);
+            verified = verified.and(self.verify(self.copies() - 1).await?);
         }
         if self.case.operation.is_product() && self.case.call.accumulate != Accumulate::F32 {
-            verified = verified.and(self.verify_exact()?);
+            verified = verified.and(self.verify_exact().await?);
         }
         match verified.values {
             0 => Err(self.wrong("nothing could be compared".into())),
@@ -333,8 +341,8 @@ impl<'a> Subject<'a> {
     ///
     /// # Errors
     /// [`Error::Check`] if it is wrong; those of the device.
-    fn verify(&self, copy: usize) -> Result<Verified> {
-        match (&self.truth, self.output(copy)?) {
+    async fn verify(&self, copy: usize) -> Result<Verified> {
+        match (&self.truth, self.output(copy).await?) {
             (Truth::Product(w, x), Output::Dense(y)) => self.verify_product(w, x, &y),
             (Truth::Decode(w), Output::Dense(y)) => self.verify_decoded(w, &y),
             (Truth::Encode(x), Output::Packed(w)) => self.verify_encoded(x, &w),
@@ -361,7 +369,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Small numbers, few of which are not zero: no sum is rounded, and results are equal.
-    fn verify_exact(&self) -> Result<Verified> {
+    async fn verify_exact(&self) -> Result<Verified> {
         let (Truth::Product(w, _), Operands::Product(all, _, options)) = (&self.truth, &self.operands) else {
             return Err(self.wrong("no product".into()));
         };
@@ -370,7 +378,7 @@ impl<'a> Subject<'a> {
         let x = data::activations(m, k, Some(EXACT_TERMS), &mut rng);
         let tensor = self.engine.upload(&Tensor::from_f32([m, k], x.clone())?)?;
         let y = self.engine.matmul(&tensor, &all[0], options)?;
-        self.verify_rows(w, &x, &block_on(y.read())?.to_f32(), |_| 0.0)
+        self.verify_rows(w, &x, &y.read().await?.to_f32(), |_| 0.0)
     }
 
     /// Compares rows of y with the reference; `bound` of the magnitudes of all terms of a sum is how far it may be off.
@@ -488,6 +496,12 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// What the CPU engine does: all of it in the call.
+fn at_once<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let waits = || Error::unsupported("a measurement that waits", "only the CPU engine is called like this");
+    futures::FutureExt::now_or_never(work).ok_or_else(waits)?
+}
+
 /// A weight [n, k] with random codes and scales.
 fn random_weight(case: &Case) -> Result<PackedTensor> {
     let (n, k) = (case.weight.n, case.weight.k);
@@ -574,6 +588,7 @@ fn encode(engine: &Engine, case: &Case, copies: usize) -> Result<(Operands, Trut
 mod tests {
     use super::*;
     use crate::bench::cases::{Weight, all};
+    use pollster::block_on;
     use std::time::Duration;
 
     const ONCE: Effort = Effort { sample: 0.0, budget: Duration::ZERO, least: 1, most: 1 };
@@ -590,7 +605,7 @@ mod tests {
         for scheme in ["q4_0", "int4-g32", "nf4-g64", "int8-tensor", "codebook4-g64", "nvfp4-global", "f16"] {
             for case in cases(scheme) {
                 let mut subject = Subject::new(&engine, &case).unwrap();
-                let times = subject.measure(&[], &ONCE).unwrap();
+                let times = block_on(subject.measure(&[], &ONCE)).unwrap();
                 assert!(times.iter().all(|m| m.verified > 0 && m.worst_error <= 1.0), "{case}");
                 assert_eq!(times.len(), 1, "{case}: small enough for a cache, too small for memory");
                 match &mut subject.truth {
@@ -606,7 +621,7 @@ mod tests {
                         *x = Tensor::from_f32([300, 128], values).unwrap();
                     }
                 }
-                let error = subject.measure(&[], &ONCE).unwrap_err();
+                let error = block_on(subject.measure(&[], &ONCE)).unwrap_err();
                 assert!(matches!(error, Error::Check { .. }), "{case}: {error}");
             }
         }
@@ -622,7 +637,7 @@ mod tests {
             weight: Weight::new(1024, 1024),
             call: Call { activation: Activation::F16, ..Call::default() },
         };
-        let all = measure(&engine, &case, &[], &ONCE).unwrap();
+        let all = block_on(super::measure(&engine, &case, &[], &ONCE)).unwrap();
         let regimes: Vec<_> = all.iter().map(|m| (m.regime, m.copies > 1)).collect();
         assert_eq!(regimes, [(Regime::Dram, true), (Regime::Cache, false)]);
         let packed = Layout::new(&case.scheme, 1024, 1024).len() as u64;

@@ -1,0 +1,175 @@
+// Files from memory, blobs and servers, tensors of them, and files written: against the numbers that models.js put into them.
+import { Engine, errors } from "/pkg/lowbit.js";
+import { check, random } from "./check.js";
+import { K, N, contents, files } from "./models.js";
+import { matmul, q4_0, sumBound } from "./reference.js";
+
+const url = (name, mode = "") => new URL(`${mode}/files/${name}`, location.href).href;
+const sent = async () => (await (await fetch("/requests")).json()).filter(({ path }) => path.startsWith("/files/")).reduce((sum, { bytes }) => sum + bytes, 0);
+
+export function suite(options) {
+    let engine;
+    const is = contents();
+    const bytes = files();
+    const size = (name) => bytes[name].byteLength;
+
+    /** Everything that a model of both formats should say. */
+    async function holds(model, what) {
+        check.equal(model.entries.map(({ name }) => name).toSorted(), Object.keys(is), `${what}: names`);
+        for (const name of Object.keys(is)) check.same(await model.read(name), is[name], `${what}: ${name}`);
+        const entry = model.entries.find(({ name }) => name === "b.weight");
+        check.equal([entry.shape, entry.packed, entry.readable], [[N, K], model.format === "gguf", true], `${what}: entry`);
+        if (model.format === "gguf") check.equal([entry.type, entry.bitsPerWeight, entry.bytes], ["q4_0", 4.5, (N * K * 18) / 32], `${what}: type`);
+    }
+
+    return [
+        ["from memory, a blob, a file, a response, a URL", async () => {
+            engine = await Engine.create(options);
+            for (const name of ["model.gguf", "model.safetensors"]) {
+                const shifted = new Uint8Array(size(name) + 3);
+                shifted.set(bytes[name], 3);
+                const sources = {
+                    buffer: bytes[name].buffer,
+                    view: shifted.subarray(3),
+                    blob: new Blob([bytes[name]]),
+                    file: new File([bytes[name]], name),
+                    response: await fetch(url(name)),
+                    "made response": new Response(bytes[name]),
+                    url: url(name),
+                    URL: new URL(url(name)),
+                    path: `/files/${name}`,
+                };
+                for (const [kind, source] of Object.entries(sources)) {
+                    using model = await engine.load(source);
+                    check.equal([model.byteLength, model.format], [size(name), name.split(".")[1]], kind);
+                    check.equal(model.ranges, kind !== "made response", `${kind}: ranges`);
+                    await holds(model, `${kind} of ${name}`);
+                }
+            }
+            using model = await engine.load(new File([bytes["model.gguf"]], "mine.gguf"));
+            check.equal([model.name, model.metadata["general.name"]], ["mine.gguf", "a file of the tests"], "name");
+            using other = await engine.load(bytes["model.safetensors"]);
+            check.equal(other.metadata.from, "a test", "metadata of safetensors");
+        }],
+        ["one tensor of a large file without the rest", async () => {
+            for (const name of ["model.gguf", "model.safetensors"]) {
+                for (const source of [url(name), await fetch(url(name), { method: "HEAD" }).then(() => url(name))]) {
+                    await sent();
+                    const seen = [];
+                    using model = await engine.load(source);
+                    check.ok(model.ranges && model.note === null, `${name}: ranges`);
+                    check.same(await model.read("norm.weight", { progress: (at) => seen.push(at) }), is["norm.weight"], "norm.weight");
+                    const out = await sent();
+                    check.ok(out < size(name) / 4, `${name}: ${out} of ${size(name)} bytes were sent`);
+                    check.ok(seen.length === 0 || seen.at(-1).loaded === K * 4, `${name}: progress ${JSON.stringify(seen)}`);
+                }
+            }
+        }],
+        ["progress and interruption", async () => {
+            const seen = [];
+            using model = await engine.load(url("model.gguf"));
+            await model.read("z.large", { progress: (at) => seen.push(at) });
+            check.ok(seen.length > 1 && seen.every(({ total }) => total === 8_000_000), `${seen.length} reports`);
+            check.equal(seen.at(-1), { loaded: 8_000_000, total: 8_000_000 }, "the last one");
+            check.ok(seen.every(({ loaded }, i) => i === 0 || loaded > seen[i - 1].loaded), "it grows");
+            const stop = new AbortController();
+            const reading = model.read("z.large", { signal: stop.signal, progress: () => stop.abort() });
+            const why = await reading.then(() => null, (error) => error.name);
+            check.equal(why, "AbortError", "stopped");
+            check.same(await model.read("norm.weight"), is["norm.weight"], "afterwards");
+        }],
+        ["a server without ranges", async () => {
+            for (const source of [url("model.gguf", "/no-ranges"), await fetch(url("model.gguf", "/no-ranges"))]) {
+                await sent();
+                const seen = [];
+                using model = await engine.load(source, { progress: (at) => seen.push(at) });
+                check.ok(!model.ranges && /does not serve parts of files: all \d+ bytes were fetched/.test(model.note), `${model.note}`);
+                check.equal(seen.at(-1), { loaded: size("model.gguf"), total: size("model.gguf") }, "progress");
+                await holds(model, "whole");
+                check.equal(await sent(), size("model.gguf"), "bytes sent, once");
+            }
+        }],
+        ["a header longer than the first read", async () => {
+            for (const source of [url("vocabulary.gguf"), new Blob([bytes["vocabulary.gguf"]])]) {
+                using model = await engine.load(source);
+                check.ok(/300000/.test(model.metadata["tokenizer.ggml.tokens"]), `${model.metadata["tokenizer.ggml.tokens"]}`);
+                await holds(model, "after a long header");
+            }
+        }],
+        ["weights and tensors of a file in products", async () => {
+            const x = random(5)(2 * K);
+            using model = await engine.load(bytes["model.gguf"]);
+            using w = await model.get("b.weight");
+            check.equal([w.scheme, w.shape], ["q4_0", [N, K]], "a packed entry");
+            const want = matmul(x, is["b.weight"], K);
+            using y = await engine.matmul(x, w);
+            check.near(await y.read(), want.y, sumBound(K, want.size), "its product");
+            using dense = await model.get("a.weight");
+            check.same(await dense.read(), is["a.weight"], "a dense entry");
+            using quantized = await model.quantize("a.weight", "q4_0");
+            using decoded = await quantized.dequantize();
+            check.same(await decoded.read(), q4_0(is["a.weight"]), "quantized");
+            const { sqnrDb, maxAbs, cosine, meanAbs } = errors(is["a.weight"], await decoded.read());
+            const differences = q4_0(is["a.weight"]).map((v, i) => Math.abs(v - is["a.weight"][i]));
+            const power = (values) => values.reduce((sum, v) => sum + v * v, 0);
+            check.near([sqnrDb], [10 * Math.log10(power(is["a.weight"]) / power(differences))], () => 1e-4, "SQNR");
+            check.equal(maxAbs, Math.max(...differences), "largest difference");
+            check.ok(cosine > 0.9 && cosine < 1 && meanAbs > 0 && meanAbs < maxAbs, "cosine and mean");
+        }],
+        ["files written", async () => {
+            const quantizes = ({ name, shape }) => (shape.length === 2 ? (name === "a.weight" ? "q4_0" : null) : null);
+            const formats = ["gguf", "safetensors"];
+            for (const from of formats) {
+                for (const format of formats) {
+                    const seen = [];
+                    using model = await engine.load(bytes[`model.${from}`]);
+                    const blob = await model.convert({ format, type: quantizes, progress: (at) => seen.push(at) });
+                    check.equal(seen.length, model.entries.length, "progress");
+                    using written = await engine.load(blob);
+                    check.equal(written.format, format, "format");
+                    const types = Object.fromEntries(written.entries.map(({ name, type }) => [name, type]));
+                    check.equal([types["a.weight"], types["b.weight"]], ["q4_0", from === "gguf" ? "q4_0" : "f32"], `${from} to ${format}`);
+                    for (const name of Object.keys(is)) {
+                        const want = name === "a.weight" ? q4_0(is[name]) : is[name];
+                        check.same(await written.read(name), want, `${from} to ${format}: ${name}`);
+                    }
+                }
+            }
+            using model = await engine.load(bytes["model.gguf"]);
+            const again = await model.convert();
+            using taken = await engine.load(again);
+            await holds(taken, "a file taken as it is");
+            const third = await taken.convert();
+            check.same(new Uint8Array(await third.arrayBuffer()), new Uint8Array(await again.arrayBuffer()), "its bytes");
+            const packed = await model.convert({ type: ({ name }) => (name === "b.weight" ? "q8_0" : null) });
+            using recoded = await engine.load(packed);
+            check.equal(recoded.entries[1].type, "q8_0", "a packed entry quantized again");
+            await check.rejects(() => model.convert({ format: "zip" }), "Usage", /file format 'zip': there are gguf and safetensors/, "format");
+            await check.rejects(() => model.convert({ type: () => "q4_9" }), "Tensor", /'a.weight': unknown scheme 'q4_9'/, "type");
+            await check.rejects(() => model.convert({ type: () => "nf4-g64" }), "Tensor", /tensor 'a.weight'/, "a scheme that GGUF does not hold");
+        }],
+        ["files that are none, and servers that fail", async () => {
+            await check.rejects(() => engine.load(url("garbage.bin")), "Format", /garbage.bin: not a safetensors file/, "garbage");
+            await check.rejects(() => engine.load(new Blob([bytes["garbage.bin"]])), "Format", /the blob: not a safetensors file/, "a blob of garbage");
+            await check.rejects(() => engine.load(url("empty.bin")), "Format", /empty.bin: not a safetensors file: 0 bytes/, "empty");
+            await check.rejects(() => engine.load(new ArrayBuffer(5)), "Format", /not a safetensors file: 5 bytes/, "five bytes");
+            for (const source of [url("truncated.gguf"), bytes["truncated.gguf"]]) {
+                await check.rejects(() => engine.load(source), "Format", /'z.large' at byte \d+: \d+ with 8000000 bytes of data, beyond the file's 3000000 bytes/, "truncated");
+            }
+            await check.rejects(() => engine.load(bytes["model.gguf"].slice(0, 100)), "Format", /at byte \d+/, "cut within its header");
+            await check.rejects(() => engine.load(url("unknown.gguf")), "Format", /unknown.gguf: type of tensor 'w' at byte \d+/, "type");
+            await check.rejects(() => engine.load(url("model.gguf", "/cut")), "Io", /model.gguf: it ended after \d+ of 1048576 bytes/, "cut off");
+            await check.rejects(async () => engine.load(await fetch(url("model.gguf", "/cut"))), "Io", /model.gguf: it ended after \d+ of/, "cut off");
+            await check.rejects(() => engine.load("http://127.0.0.1:9/none.gguf"), "Io", /none.gguf: the server cannot be reached/, "no server");
+            await check.rejects(() => engine.load(42), "Usage", /source: expected an ArrayBuffer, Blob, File, Response or URL, got 42/, "no source");
+            using model = await engine.load(bytes["model.gguf"].slice().buffer);
+            await check.rejects(() => model.get("c.weight"), "Usage", /no tensor 'c.weight' in the buffer/, "name");
+            const moved = bytes["model.gguf"].slice().buffer;
+            using gone = await engine.load(moved);
+            structuredClone(moved, { transfer: [moved] });
+            await check.rejects(() => gone.read("a.weight"), "Usage", /it is detached/, "detached");
+            model.free();
+            await check.rejects(() => model.read("a.weight"), "Usage", /this Model has been freed/, "freed");
+        }],
+    ];
+}

@@ -1,0 +1,170 @@
+// Where a model's bytes come from: memory, a Blob, a server with or without ranges. One interface for all.
+//
+//   open(source) -> { name, size, ranges, note, read(start, end, { progress, signal }) -> Uint8Array }
+//
+// `ranges` says whether a part is had without the rest. A server that does not serve parts is asked for the whole file once, which is then in memory, and
+// `note` says so.
+
+/** Bytes of the first read: enough for the header of most files. */
+export const HEAD = 1 << 20;
+
+function problem(code, message) {
+    return Object.assign(new Error(message), { code });
+}
+
+const io = (name, what) => problem("Io", `${name}: ${what}`);
+
+function shown(value) {
+    if (value === null || typeof value !== "object") return String(value);
+    return value.constructor?.name ?? "an object";
+}
+
+/** @returns the source as one of ranges. */
+export async function open(source, options) {
+    if (typeof Blob !== "undefined" && source instanceof Blob) return ofBlob(source);
+    if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return ofMemory(source, "the buffer");
+    if (typeof Response !== "undefined" && source instanceof Response) return ofResponse(source, options);
+    if (typeof source === "string" || source instanceof URL || (typeof Request !== "undefined" && source instanceof Request)) return ofUrl(source, options);
+    throw problem("Usage", `source: expected an ArrayBuffer, Blob, File, Response or URL, got ${shown(source)}`);
+}
+
+function ofMemory(source, name, note = null) {
+    const bytes = ArrayBuffer.isView(source) ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength) : new Uint8Array(source);
+    const size = bytes.byteLength;
+    const read = async (start, end, { progress } = {}) => {
+        if (bytes.byteLength !== size) throw problem("Usage", `${name}: it is detached (it was transferred elsewhere)`);
+        progress?.({ loaded: end - start, total: end - start });
+        return bytes.subarray(start, end);
+    };
+    return { name, size, ranges: note === null, note, read };
+}
+
+function ofBlob(blob) {
+    const name = blob.name || "the blob";
+    const read = async (start, end, options) => {
+        try {
+            return await collect(blob.slice(start, end).stream(), end - start, name, options);
+        } catch (error) {
+            // A file that was changed or removed since it was chosen.
+            if (error.name === "NotReadableError" || error.name === "NotFoundError") throw io(name, `it can no longer be read (${error.message})`);
+            throw error;
+        }
+    };
+    return { name, size: blob.size, ranges: true, note: null, read };
+}
+
+/** The last part of a URL's path. */
+function nameOf(url) {
+    const path = new URL(url, globalThis.location?.href).pathname;
+    return decodeURIComponent(path.slice(path.lastIndexOf("/") + 1)) || url;
+}
+
+async function request(name, url, options, range) {
+    const headers = range ? { Range: `bytes=${range[0]}-${range[1] - 1}` } : {};
+    try {
+        return await fetch(url, { headers, signal: options?.signal });
+    } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw io(name, `the server cannot be reached (${error.message})`);
+    }
+}
+
+function refuse(name, response) {
+    if (!response.ok) throw io(name, `the server answered ${response.status} ${response.statusText}`.trim());
+}
+
+/** The length that a partial answer says the file has, or null. */
+function lengthOf(response) {
+    const match = /^bytes \d+-\d+\/(\d+)$/.exec(response.headers.get("content-range") ?? "");
+    return match ? Number(match[1]) : null;
+}
+
+async function ofUrl(source, options) {
+    const url = source instanceof URL ? source.href : typeof source === "string" ? source : source.url;
+    const name = nameOf(url);
+    const response = await request(name, url, options, [0, HEAD]);
+    // An empty file has no first byte.
+    if (response.status === 416) return ofMemory(new ArrayBuffer(0), name);
+    refuse(name, response);
+    const size = response.status === 206 ? lengthOf(response) : null;
+    if (size === null) return whole(response, name, "the server does not serve parts of files", options);
+    const head = await collect(response.body, Math.min(HEAD, size), name, options);
+    return ofServer(name, url, size, response.headers.get("etag"), head);
+}
+
+async function ofResponse(response, options) {
+    const name = response.url ? nameOf(response.url) : "the response";
+    if (response.type === "opaque") throw io(name, "the server does not let this page read it (CORS)");
+    refuse(name, response);
+    if (response.bodyUsed) throw problem("Usage", `${name}: its body has been read already`);
+    if (/^https?:/.test(response.url) && response.status === 200) {
+        // Asked for one byte, because the page may not see what the server says of ranges.
+        const probe = await request(name, response.url, options, [0, 1]).catch(() => null);
+        const size = probe?.status === 206 ? lengthOf(probe) : null;
+        await probe?.body?.cancel();
+        if (size !== null) {
+            await response.body?.cancel();
+            return ofServer(name, response.url, size, probe.headers.get("etag"), new Uint8Array(0));
+        }
+        return whole(response, name, "the server does not serve parts of files", options);
+    }
+    return whole(response, name, "the response has no address to ask for parts", options);
+}
+
+async function whole(response, name, why, options) {
+    const announced = Number(response.headers.get("content-length")) || null;
+    const bytes = await collect(response.body, announced, name, options, response.headers.has("content-encoding"));
+    return ofMemory(bytes, name, `${why}: all ${bytes.byteLength} bytes were fetched`);
+}
+
+function ofServer(name, url, size, etag, head) {
+    const read = async (start, end, options) => {
+        if (end <= head.byteLength) return head.subarray(start, end);
+        const response = await request(name, url, options, [start, end]);
+        refuse(name, response);
+        if (response.status !== 206 || lengthOf(response) !== size || response.headers.get("etag") !== etag) {
+            await response.body?.cancel();
+            throw io(name, "the file on the server has changed since it was opened");
+        }
+        return collect(response.body, end - start, name, options);
+    };
+    return { name, size, ranges: true, note: null, read };
+}
+
+/** The bytes of a stream; `total` of them if it is known. */
+async function collect(stream, total, name, { progress, signal } = {}, encoded = false) {
+    const cut = (loaded) => io(name, `it ended after ${loaded} of ${total} bytes`);
+    const room = encoded ? null : total;
+    let bytes = allocate(room ?? HEAD, name);
+    let loaded = 0;
+    const reader = stream?.getReader();
+    try {
+        for (;;) {
+            signal?.throwIfAborted();
+            const { done, value } = (await reader?.read()) ?? { done: true };
+            if (done) break;
+            if (loaded + value.byteLength > bytes.byteLength) {
+                const longer = allocate(Math.max(2 * bytes.byteLength, loaded + value.byteLength), name);
+                longer.set(bytes);
+                bytes = longer;
+            }
+            bytes.set(value, loaded);
+            loaded += value.byteLength;
+            progress?.({ loaded, total: room });
+        }
+    } catch (error) {
+        await reader?.cancel().catch(() => {});
+        if (error instanceof TypeError) throw cut(loaded);
+        throw error;
+    }
+    if (room !== null && loaded !== room) throw cut(loaded);
+    return bytes.subarray(0, loaded);
+}
+
+function allocate(bytes, name) {
+    try {
+        return new Uint8Array(bytes);
+    } catch {
+        throw problem("OutOfMemory", `${name}: ${bytes} bytes are more than this page may have at once`);
+    }
+}
