@@ -23,9 +23,14 @@ use crate::scheme::{Value, Zero};
 use crate::threads;
 use std::ops::Range;
 
-/// Up to this many rows of x are multiplied row by row. Panels of bytes are made sooner than those of codes that have to be taken apart.
-fn few_rows(w: &Weights) -> usize {
-    if w.scheme.bits == 8 { 2 } else { 4 }
+/// Up to this many rows of x are multiplied row by row, in passes of [`ROWS_MR`]. Panels of bytes are made sooner than those of codes that have to be
+/// taken apart; a row that is one segment is scaled only once.
+fn few_rows(w: &Weights, segments: &[Segment]) -> usize {
+    match (segments, w.scheme.bits) {
+        ([_], _) => 8,
+        (_, 8) => 4,
+        _ => 6,
+    }
 }
 
 /// How codes become bytes.
@@ -82,7 +87,7 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if x.rows <= few_rows(w) {
+    if x.rows <= few_rows(w, &shared.segments) {
         let few = Few::new(shared);
         threads::for_each_with(
             tasks,
