@@ -28,4 +28,9 @@ fetch_node_packages tests/web target/web-test || leave_out "npm could not fetch 
 # Node looks for packages beside the script.
 rm -rf target/web-test/page
 cp -r tests/web/page tests/web/*.mjs target/web-test
-LOWBIT_CHROMIUM=$(chromium_program) node target/web-test/test.mjs pkg "$@"
+LOWBIT_CHROMIUM=$(chromium_program)
+export LOWBIT_CHROMIUM
+failed=0
+node target/web-test/test.mjs pkg "$@" || failed=1
+node target/web-test/pages.mjs . "$@" || failed=1
+exit "$failed"

@@ -1,4 +1,4 @@
-// A server of files on a free port of 127.0.0.1, as small as a static host: types, ranges, and hosts without ranges.
+// A server of files on 127.0.0.1, on a free port or a given one, as small as a static host: types, ranges, and hosts without ranges.
 //
 //   serve({ "/": folder, "/pkg/": folder }) -> { url, close }
 //
@@ -33,7 +33,10 @@ function find(folders, path) {
     return null;
 }
 
-export function serve(folders) {
+/** What the pages of examples/web consist of, in a checkout. */
+export const pages = (root) => ({ "/": join(root, "examples/web"), "/pkg/": join(root, "pkg"), "/data/": join(root, "data/digits") });
+
+export function serve(folders, port = 0) {
     const requests = [];
     const server = createServer((request, response) => {
         let path = decodeURIComponent(new URL(request.url, "http://127.0.0.1").pathname);
@@ -80,8 +83,9 @@ export function serve(folders) {
         }
         createReadStream(found.file, { start, end }).pipe(response);
     });
-    return new Promise((resolve) => {
-        server.listen(0, "127.0.0.1", () => {
+    return new Promise((resolve, reject) => {
+        server.on("error", reject);
+        server.listen(port, "127.0.0.1", () => {
             const url = `http://127.0.0.1:${server.address().port}`;
             const close = () => new Promise((done) => {
                 server.closeAllConnections();
