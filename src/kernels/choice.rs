@@ -651,6 +651,13 @@ mod tests {
         let [run, not] = names(MATRICES, 512, F16);
         assert_eq!(sorted(&[&run]), sorted(&[&tiles, &split, &coop]));
         assert_eq!(sorted(&[&not]), sorted(&[&few]));
+        // One scale for a row is not enough: x has to be int8.
+        for activation in [Activation::F32, Activation::F16] {
+            let rows =
+                Shape { activation, scheme: "int8-row".parse().unwrap(), ..shape(512, Accumulate::F32) };
+            let run = candidates(&Facts { tier: MATRICES, info: &info }, &rows);
+            assert!(run.iter().all(|(name, choice)| !name.starts_with("dot_") || choice.is_err()), "{run:?}");
+        }
         let [run, not] = names(MATRICES, 512, Accumulate::F32);
         assert_eq!(sorted(&[&run]), sorted(&[&tiles, &split]));
         assert!(not.len() == 5 && few.iter().chain(&["coop"]).all(|name| not.contains(name)), "{not:?}");
