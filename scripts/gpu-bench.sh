@@ -115,6 +115,10 @@ if [ "$quick" = no ]; then
   say "== the whole self-test"
   timeout "$WHOLE_SECONDS" "$binary" selftest --device "$adapter" 2>&1 | tee "$out/selftest.txt" ||
     die "the whole self-test failed, or took more than $WHOLE_SECONDS s: see $out/selftest.txt"
+  say
+  say "== the portable tier"
+  timeout "$WHOLE_SECONDS" "$binary" selftest --device "$adapter" --portable 2>&1 | tee "$out/selftest-portable.txt" ||
+    die "the portable tier failed, or took more than $WHOLE_SECONDS s: see $out/selftest-portable.txt"
 fi
 say
 say "kept: $out"

@@ -9,8 +9,32 @@ import { HEAD, open } from "./source.js";
 
 let loading;
 
+/** Who waits for the module: it would be for ever if the module stopped meanwhile, at a bug or at the end of its memory. */
+const waiting = new Set();
+let stopped;
+
+function promised(promise) {
+    return new Promise((resolve, reject) => {
+        waiting.add(reject);
+        promise.then(resolve, reject).finally(() => waiting.delete(reject));
+    });
+}
+
+/** What ends the module in the middle of its own work is an uncaught error of the page, and nobody else's answer. */
+function hear(event) {
+    const { error } = event;
+    const ours = error?.code === "Bug" || (error instanceof WebAssembly.RuntimeError && /lowbit_bg/.test(error.stack ?? ""));
+    if (!ours || waiting.size === 0) return;
+    event.preventDefault();
+    stopped = Object.assign(new Error(`lowbit stopped (${error.message}): a bug, or no memory left; the page has to be loaded again`, { cause: error }), { code: "Bug" });
+    for (const reject of waiting) reject(stopped);
+    waiting.clear();
+}
+globalThis.addEventListener?.("error", hear);
+
 /** Loads the module once; a failed attempt may be repeated. */
 export function init(module) {
+    if (stopped) return Promise.reject(stopped);
     loading ??= initModule(module === undefined ? undefined : { module_or_path: module }).catch((error) => {
         loading = undefined;
         throw error;
@@ -42,6 +66,7 @@ class Handle {
     }
 
     get [RAW]() {
+        if (stopped) throw stopped;
         if (this.#raw === undefined) throw mistake(`this ${this.constructor.name} has been freed`);
         return this.#raw;
     }
@@ -160,7 +185,8 @@ export class Engine extends Handle {
             if (device !== "auto") throw Object.assign(new Error(`no GPU: ${why}`), { code: "NoAdapter" });
             return new Engine(raw.RawEngine.cpu(), why);
         }
-        return new Engine(await raw.RawEngine.open(prepare(adapter, own, without), own !== undefined, without), null);
+        const opened = raw.RawEngine.open(prepare(adapter, own, without), own !== undefined, without);
+        return new Engine(await promised(opened), null);
     }
 
     constructor(engine, why) {
@@ -201,7 +227,7 @@ export class Engine extends Handle {
         const weights = importance === undefined ? undefined : numbers(importance, Float32Array, "importance");
         const size = dimensions(shape, "shape");
         const values = matching(numbers(data, Float32Array, "data"), size, "data");
-        return new Weight(this, await engine.quantize(values, size, String(scheme), String(name), weights));
+        return new Weight(this, await promised(engine.quantize(values, size, String(scheme), String(name), weights)));
     }
 
     async dequantize(weight, { dtype = "f32" } = {}) {
@@ -245,11 +271,11 @@ export class Engine extends Handle {
     }
 
     async selftest({ progress = () => {}, ...options } = {}) {
-        return JSON.parse(await this[RAW].selftest(JSON.stringify(options), progress));
+        return JSON.parse(await promised(this[RAW].selftest(JSON.stringify(options), progress)));
     }
 
     async bench({ progress = () => {}, ...options } = {}) {
-        return JSON.parse(await this[RAW].bench(JSON.stringify(options), progress));
+        return JSON.parse(await promised(this[RAW].bench(JSON.stringify(options), progress)));
     }
 
     async load(source, options) {
@@ -339,7 +365,7 @@ export class Model extends Handle {
 
     async quantize(name, scheme, options) {
         const [number, bytes] = await this.#fetch(name, options);
-        return new Weight(this.#engine, await this[RAW].quantize(number, bytes, this.#engine[RAW], String(scheme)));
+        return new Weight(this.#engine, await promised(this[RAW].quantize(number, bytes, this.#engine[RAW], String(scheme))));
     }
 
     async convert({ type = () => null, format = this.format, progress, signal } = {}) {
@@ -358,7 +384,7 @@ export class Model extends Handle {
                     else writer.dense(bytes);
                 } else {
                     const weight = await this.quantize(name, types[number], { signal });
-                    await writer.weight(weight[RAW]).finally(() => weight.free());
+                    await promised(writer.weight(weight[RAW])).finally(() => weight.free());
                 }
                 parts.push(writer.take());
                 loaded += this.#entries[number].bytes;
@@ -394,11 +420,11 @@ export class Tensor extends Handle {
     }
 
     async read() {
-        return this[RAW].read();
+        return promised(this[RAW].read());
     }
 
     async bytes() {
-        return this[RAW].bytes();
+        return promised(this[RAW].bytes());
     }
 
     get buffer() {

@@ -8,6 +8,8 @@
 /** Bytes of the first read: enough for the header of most files. */
 export const HEAD = 1 << 20;
 
+const NO_PARTS = "the server does not serve parts of files";
+
 function problem(code, message) {
     return Object.assign(new Error(message), { code });
 }
@@ -59,10 +61,10 @@ function nameOf(url) {
     return decodeURIComponent(path.slice(path.lastIndexOf("/") + 1)) || url;
 }
 
-async function request(name, url, options, range) {
+async function request(name, url, options, range, method = "GET") {
     const headers = range ? { Range: `bytes=${range[0]}-${range[1] - 1}` } : {};
     try {
-        return await fetch(url, { headers, signal: options?.signal });
+        return await fetch(url, { headers, method, signal: options?.signal });
     } catch (error) {
         if (error.name === "AbortError") throw error;
         throw io(name, `the server cannot be reached (${error.message})`);
@@ -79,6 +81,14 @@ function lengthOf(response) {
     return match ? Number(match[1]) : null;
 }
 
+/** The length of a file of which the server has sent a part, or null: another origin need not show a page what the part is of. */
+async function lengthAround(response, name, url, options) {
+    const said = lengthOf(response);
+    if (said !== null) return said;
+    const { headers } = await request(name, url, options, undefined, "HEAD");
+    return headers.has("content-encoding") ? null : Number(headers.get("content-length")) || null;
+}
+
 async function ofUrl(source, options) {
     const url = source instanceof URL ? source.href : typeof source === "string" ? source : source.url;
     const name = nameOf(url);
@@ -86,8 +96,14 @@ async function ofUrl(source, options) {
     // An empty file has no first byte.
     if (response.status === 416) return ofMemory(new ArrayBuffer(0), name);
     refuse(name, response);
-    const size = response.status === 206 ? lengthOf(response) : null;
-    if (size === null) return whole(response, name, "the server does not serve parts of files", options);
+    if (response.status !== 206) return whole(response, name, NO_PARTS, options);
+    const size = await lengthAround(response, name, url, options);
+    if (size === null) {
+        await response.body?.cancel();
+        const all = await request(name, url, options);
+        refuse(name, all);
+        return whole(all, name, "the server does not say how long the file is", options);
+    }
     const head = await collect(response.body, Math.min(HEAD, size), name, options);
     return ofServer(name, url, size, response.headers.get("etag"), head);
 }
@@ -100,13 +116,13 @@ async function ofResponse(response, options) {
     if (/^https?:/.test(response.url) && response.status === 200) {
         // Asked for one byte, because the page may not see what the server says of ranges.
         const probe = await request(name, response.url, options, [0, 1]).catch(() => null);
-        const size = probe?.status === 206 ? lengthOf(probe) : null;
+        const size = probe?.status === 206 ? await lengthAround(probe, name, response.url, options) : null;
         await probe?.body?.cancel();
         if (size !== null) {
             await response.body?.cancel();
             return ofServer(name, response.url, size, probe.headers.get("etag"), new Uint8Array(0));
         }
-        return whole(response, name, "the server does not serve parts of files", options);
+        return whole(response, name, NO_PARTS, options);
     }
     return whole(response, name, "the response has no address to ask for parts", options);
 }
@@ -122,7 +138,8 @@ function ofServer(name, url, size, etag, head) {
         if (end <= head.byteLength) return head.subarray(start, end);
         const response = await request(name, url, options, [start, end]);
         refuse(name, response);
-        if (response.status !== 206 || lengthOf(response) !== size || response.headers.get("etag") !== etag) {
+        const same = response.status === 206 && (lengthOf(response) ?? size) === size && response.headers.get("etag") === etag;
+        if (!same) {
             await response.body?.cancel();
             throw io(name, "the file on the server has changed since it was opened");
         }

@@ -66,6 +66,7 @@ impl Level {
 pub fn instructions() -> &'static str {
     match Level::best() {
         Level::Portable if cfg!(target_arch = "x86_64") => "x86-64",
+        Level::Portable if cfg!(target_feature = "simd128") => "wasm32 with SIMD",
         Level::Portable => std::env::consts::ARCH,
         Level::Avx2 => "AVX2",
         Level::AvxVnni => "AVX2 with VNNI",

@@ -28,12 +28,9 @@ use wasm_bindgen::prelude::*;
 
 /// An error as JavaScript has it: the message, and the variant's name as `code`.
 fn thrown(error: Error) -> JsValue {
-    let thrown = js_sys::Error::new(&error.to_string());
     let debug = format!("{error:?}");
     let code = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-    // An object of our own takes any property.
-    let _ = Reflect::set(&thrown, &"code".into(), &code.into());
-    thrown.into()
+    js_error(&error.to_string(), code)
 }
 
 /// A promise of what `work` gives.
@@ -46,12 +43,18 @@ fn shape_of(shape: &[u32]) -> Vec<usize> {
     shape.iter().map(|&d| d as usize).collect()
 }
 
-/// A panic is a bug of lowbit's own: it becomes a JavaScript error with its message before the module stops.
+/// A panic is a bug of lowbit's own: it becomes a JavaScript error with its message and the code `Bug`, and the module stops. `lowbit.js` tells whoever
+/// waits.
 #[wasm_bindgen(start)]
 fn start() {
-    std::panic::set_hook(Box::new(|info| {
-        wasm_bindgen::throw_val(js_sys::Error::new(&format!("lowbit stopped, this is a bug: {info}")).into());
-    }));
+    std::panic::set_hook(Box::new(|info| wasm_bindgen::throw_val(js_error(&info.to_string(), "Bug"))));
+}
+
+fn js_error(message: &str, code: &str) -> JsValue {
+    let error = js_sys::Error::new(message);
+    // An object of our own takes any property.
+    let _ = Reflect::set(&error, &"code".into(), &code.into());
+    error.into()
 }
 
 /// This version of lowbit.

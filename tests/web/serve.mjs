@@ -67,6 +67,8 @@ export function serve(folders, port = 0) {
             "content-type": TYPES[extname(found.file)] ?? "application/octet-stream",
             "content-length": end - start + 1,
             "cache-control": "no-store",
+            // For pages of other origins, which are shown no content-range then.
+            "access-control-allow-origin": "*",
             "accept-ranges": ranges ? "bytes" : "none",
         };
         if (status === 206) headers["content-range"] = `bytes ${start}-${end}/${found.size}`;
