@@ -11,7 +11,7 @@ const SHAPES = ["1x1024x1024", "16x1024x1024", "1x2048x2048", "128x2048x2048", "
 const SMALL = SHAPES.slice(0, 2);
 const LARGE = SHAPES.slice(4, 6);
 
-const state = { remote: null, result: null, cancelled: false };
+const state = { remote: null, opened: null, result: null, cancelled: false };
 
 function offer(id, values, chosen) {
     const boxes = values.map((value) => make("label", { className: "choice" }, make("input", { type: "checkbox", value, checked: chosen.includes(value) }), value.replaceAll("x", id === "shapes" ? " × " : "x")));
@@ -59,6 +59,7 @@ async function run() {
     find("status").textContent = "Measuring the ceilings of this device …";
     let begun = 0;
     try {
+        await state.opened;
         const result = await state.remote.call("bench", options, (what) => {
             if (OPERATIONS.some((name) => what.startsWith(`${name} `))) begun += 1;
             if (begun > 0) find("progress").value = Math.min(1, (begun - 1) / total);
@@ -111,9 +112,10 @@ function show(result) {
 const text = () => `${JSON.stringify(state.result, null, 2)}\n`;
 
 /** A worker with an engine, which a cancelled run takes along. */
-async function open() {
+function open() {
     state.remote = new Remote("bench-worker.js");
-    return state.remote.call("start", wantedDevice());
+    state.opened = state.remote.call("start", wantedDevice());
+    return state.opened;
 }
 
 const start = guarded(async () => {

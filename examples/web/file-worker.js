@@ -81,7 +81,7 @@ async function fits(k, scheme) {
         (await engine.quantize(new Float32Array(k), [1, k], scheme)).free();
         return true;
     } catch (error) {
-        if (error.code === "Shape") return false;
+        if (error.code === "GroupMismatch") return false;
         throw error;
     }
 }

@@ -167,7 +167,7 @@ async function convert() {
         state.link = URL.createObjectURL(blob);
         const name = `${state.model.name.replace(/\.[^.]*$/, "")}-${scheme}.${format}`;
         const { byteLength } = state.model;
-        const words = `${quantized} tensors in ${scheme}, ${kept} as they were: ${bytesText(byteLength)} became ${bytesText(blob.size)}. `;
+        const words = `${quantized} in ${scheme}, ${kept} as before: ${bytesText(byteLength)} became ${bytesText(blob.size)}. `;
         find("result").replaceChildren(words, make("a", { className: "button main", href: state.link, download: name }, `Download ${name}`));
     } catch (error) {
         if (error.name === "AbortError") find("result").textContent = "Cancelled.";

@@ -1,7 +1,7 @@
 // A histogram as SVG: how many weights lie where.
 import { countText, draw } from "./ui.js";
 
-const [WIDTH, HEIGHT, BELOW] = [640, 220, 24];
+const [WIDTH, HEIGHT, BELOW] = [460, 200, 24];
 
 const short = (value) => (value === 0 ? "0" : Number(value.toPrecision(3)).toString());
 

@@ -6,6 +6,8 @@ import { countText, draw } from "./ui.js";
 const [WIDTH, HEIGHT] = [900, 520];
 const BOX = { left: 78, right: WIDTH - 24, top: 16, bottom: HEIGHT - 52 };
 const SERIES = 7;
+/** How wide the label of a slope is, and the number of a point beside it. */
+const LABEL = 190;
 
 export const intensity = ({ flops, bytes }) => flops / bytes;
 const rateOf = ({ tflop_per_s: rate }) => rate * 1e12;
@@ -61,14 +63,21 @@ export function roofline({ ceilings, cases }) {
     parts.push(text([14, middle], "operations per second", { "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }));
 
     const roof = Math.max(...flat.map(({ rate }) => rate), y[0]);
+    const marks = points.map(({ one }) => [px(intensity(one)), py(rateOf(one))]);
     for (const { name, rate, regime } of sloped) {
         const [from, to] = [Math.max(x[0], y[0] / rate), Math.min(x[1], roof / rate)];
         if (from >= to) continue;
         parts.push(line("slope", [px(from), py(from * rate)], [px(to), py(to * rate)]));
-        // Memory's on the right of its line, a cache's on the left of its own, which is higher.
+        // Memory's on the right of its line, a cache's on the left of its own, which is higher; where no case and no flat line is.
         const cached = regime === "cache";
-        const at = from * (to / from) ** (cached ? 0.6 : 0.35);
-        const place = cached ? [px(at) - 12, py(at * rate) - 2] : [px(at) + 12, py(at * rate) + 12];
+        const side = cached ? -1 : 1;
+        const along = (part) => {
+            const at = from * (to / from) ** part;
+            return [px(at) + 12 * side, py(at * rate) + (cached ? -2 : 12)];
+        };
+        const covers = ([x, y]) => marks.some((mark) => Math.abs(mark[1] - y) < 16 && side * (mark[0] - x) > -16 && side * (mark[0] - x) < LABEL);
+        const crosses = ([, y]) => flat.some((ceiling) => Math.abs(py(ceiling.rate) - y) < 18);
+        const place = [0.35, 0.5, 0.25, 0.6, 0.15].map(along).find((at) => !covers(at) && !crosses(at)) ?? along(0.35);
         parts.push(text(place, `${name}: ${countText(rate)}B/s`, { class: "quiet", "text-anchor": cached ? "end" : "start" }));
     }
     const taken = [];
@@ -81,10 +90,9 @@ export function roofline({ ceilings, cases }) {
     }
     const series = seriesOf(cases);
     const numbers = [];
-    for (const { one, number } of points) {
-        const at = [px(intensity(one)), py(rateOf(one))];
+    for (const [i, { one, number }] of points.entries()) {
+        const [cx, cy] = marks[i];
         const title = draw("title", {}, `${number}: ${one.operation} ${one.scheme} ${one.m}x${one.n}x${one.k}, ${countText(rateOf(one))}OP/s`);
-        const [cx, cy] = at;
         parts.push(draw("circle", { class: `point ${one.regime} ${series(one)}`, cx, cy, r: 6 }, title));
         const free = [[15, 5], [-15, 5], [0, -11], [0, 21], [32, 5], [-32, 5]].map(([dx, dy]) => [cx + dx, cy + dy]);
         const place = free.find((p) => numbers.every((q) => Math.abs(p[0] - q[0]) > 16 || Math.abs(p[1] - q[1]) > 13)) ?? free[0];
