@@ -104,16 +104,21 @@ bench() {
 
 bench bench
 bench bench-f16 matmul --activation f16 --accumulate f16 --scheme f16 --scheme q8_0 --scheme q4_0 --scheme q4_k
+bench bench-rows matvec --scheme q4_0 --scheme q8_0 --shape 1x11008x4096 --shape 4x11008x4096 --shape 8x11008x4096 --shape 16x11008x4096
 bench bench-int8 matvec matmul --activation int8 --scheme int8-row --scheme q8_0 --scheme q4_0
 say
 say "== tune"
-"$binary" tune --device "$adapter" --dry-run --shape 1x4096x4096 --shape 16x4096x4096 --shape 512x4096x4096 --scheme q4_0 --scheme q8_0 2>&1 |
+"$binary" tune --device "$adapter" --dry-run --shape 1x4096x4096 --shape 16x4096x4096 --shape 512x4096x4096 --shape 1x512x16384 --scheme q4_0 --scheme q8_0 2>&1 |
   tee "$out/tune.txt"
 if [ "$quick" = no ]; then
   say
   say "== the whole self-test"
   timeout "$WHOLE_SECONDS" "$binary" selftest --device "$adapter" 2>&1 | tee "$out/selftest.txt" ||
     die "the whole self-test failed, or took more than $WHOLE_SECONDS s: see $out/selftest.txt"
+  say
+  say "== the portable tier"
+  timeout "$WHOLE_SECONDS" "$binary" selftest --device "$adapter" --portable 2>&1 | tee "$out/selftest-portable.txt" ||
+    die "the portable tier failed, or took more than $WHOLE_SECONDS s: see $out/selftest-portable.txt"
 fi
 say
 say "kept: $out"

@@ -192,7 +192,9 @@ fn check_device(shader: &Shader) -> Result<Parsed<'_>, String> {
     if needs.f16 && front_end(&shader.wgsl, Tier { f16: false, ..needs }).is_ok() {
         return Err("declares f16 and passes without".into());
     }
-    if needs.subgroup > 0 && front_end(&shader.wgsl, Tier { subgroup: 0, ..needs }).is_ok() {
+    // Where there are matrices there are subgroups, if of no fixed size.
+    if needs.subgroup > 0 && needs.coop == 0 && front_end(&shader.wgsl, Tier { subgroup: 0, ..needs }).is_ok()
+    {
         return Err("declares subgroups and passes without".into());
     }
     if needs.coop > 0 && front_end(&shader.wgsl, Tier { coop: 0, ..needs }).is_ok() {
@@ -391,7 +393,7 @@ fn spirv(parsed: &Parsed, lang_version: (u8, u8), checked: bool) -> Result<Vec<u
     if parsed.shader.needs.f16 {
         capabilities.push(Float16);
     }
-    if parsed.shader.needs.subgroup > 0 {
+    if parsed.shader.needs.subgroup > 0 || parsed.shader.needs.coop > 0 {
         capabilities.extend([
             GroupNonUniform,
             GroupNonUniformVote,

@@ -12,6 +12,7 @@ use super::sample::Times;
 use crate::product::{Accumulate, Activation};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// What the first member of a result file says.
 const FORMAT: &str = "lowbit bench";
@@ -61,6 +62,15 @@ pub enum Clock {
     Gpu,
     /// The host's; on a GPU recording, submission and wait are included.
     Host,
+}
+
+impl Clock {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gpu => "device",
+            Self::Host => "host",
+        }
+    }
 }
 
 impl From<crate::gpu::Clock> for Clock {
@@ -288,12 +298,20 @@ impl File {
         if head.version != VERSION {
             return Err(format!("version {}, this lowbit reads {VERSION}", head.version));
         }
-        serde_json::from_str(text).map_err(|e| e.to_string())
+        let file: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        for case in &file.cases {
+            let [low, high] = case.quartiles_s;
+            let times = [low, case.median_s, high];
+            if !(low > 0.0 && times.is_sorted() && high.is_finite()) {
+                return Err(format!("{}: times of {times:?} s (quartile, median, quartile)", case.key()));
+            }
+        }
+        Ok(file)
     }
 }
 
-/// The commit this was built from: what the build was told in `LOWBIT_COMMIT`, else that of the sources, if they are still there and git
-/// knows them.
+/// The commit this was built from: what the build was told in `LOWBIT_COMMIT`, else that of the sources, if they are still there, git knows them, and
+/// the program is younger than the last commit, checkout or merge in them.
 fn commit() -> Option<String> {
     if let Some(told) = option_env!("LOWBIT_COMMIT").filter(|told| !told.is_empty()) {
         return Some(told.into());
@@ -305,6 +323,12 @@ fn commit() -> Option<String> {
     };
     // A copy of the sources inside another repository is not of that one's commit.
     git(&["ls-files", "--error-unmatch", "Cargo.toml"])?;
+    let moved =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(git(&["rev-parse", "--git-path", "logs/HEAD"])?.trim());
+    let age = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+    if age(&std::env::current_exe().ok()?)? < age(&moved)? {
+        return None;
+    }
     let head = git(&["rev-parse", "--short=12", "HEAD"])?;
     let dirty = if git(&["diff", "--quiet", "HEAD"]).is_none() { "-dirty" } else { "" };
     Some(format!("{}{dirty}", head.trim()))
@@ -362,8 +386,11 @@ pub struct Comparison {
 /// # Errors
 /// [`Error::Usage`] if they are of different devices or clocks and `force` is not set.
 pub fn compare(a: &File, b: &File, force: bool) -> Result<Comparison> {
-    let device =
-        |file: &File| format!("{} ({}, {})", file.device.name, file.device.backend, file.device.tier);
+    let device = |file: &File| {
+        let Device { name, backend, tier, threads, .. } = &file.device;
+        let threads = threads.map_or(String::new(), |n| format!(", {n} threads"));
+        format!("{name} ({backend}, {tier}{threads})")
+    };
     if !force && device(a) != device(b) {
         let what = format!("A is of {}, B of {}; --force compares them all the same", device(a), device(b));
         return Err(Error::Usage(what));
@@ -387,6 +414,15 @@ pub fn compare(a: &File, b: &File, force: bool) -> Result<Comparison> {
     for before in &a.cases {
         match b.cases.iter().find(|after| after.key() == before.key()) {
             None => result.only_a.push(before.key()),
+            Some(after) if !force && after.clock != before.clock => {
+                let what = format!(
+                    "{} was timed by the clock of the {} in A and of the {} in B; --force compares them all the same",
+                    before.key(),
+                    before.clock.name(),
+                    after.clock.name()
+                );
+                return Err(Error::Usage(what));
+            }
             Some(after) => {
                 let kernel = |case: &Measured| format!("{} ({})", case.kernel, case.tile);
                 let rates = |case: &Measured| [1.0 / case.quartiles_s[1], 1.0 / case.quartiles_s[0]];
@@ -591,8 +627,20 @@ pub(super) mod tests {
         );
         let verdicts: Vec<_> = result.ceilings.iter().map(|c| c.verdict).collect();
         assert_eq!((verdicts.len(), verdicts[0], verdicts[1]), (6, Verdict::Faster, Verdict::Same));
+        let mut by_host = a.clone();
+        by_host.cases[1].clock = Clock::Host;
+        let mut threads = a.clone();
+        threads.device.threads = Some(64);
         b.device.name = "another".into();
-        assert!(matches!(compare(&a, &b, false), Err(Error::Usage(_))));
-        assert!(compare(&a, &b, true).is_ok());
+        for other in [b, by_host, threads] {
+            assert!(matches!(compare(&a, &other, false), Err(Error::Usage(_))));
+            assert!(compare(&a, &other, true).is_ok());
+        }
+        // Times that nothing takes.
+        for quartiles in [[0.0, 1.0], [-1.0, 1.0], [1.0, 1e-9]] {
+            let mut wrong = a.clone();
+            wrong.cases[0].quartiles_s = quartiles;
+            assert!(File::parse(&serde_json::to_string(&wrong).unwrap()).is_err(), "{quartiles:?}");
+        }
     }
 }

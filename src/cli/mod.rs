@@ -33,6 +33,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::file::hf::{self, Weights};
 use crate::file::write::{FORMATS, Format};
 use crate::file::{Model, checkpoint};
+use crate::gpu::Disable;
 use crate::{DType, Error, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
@@ -149,8 +150,13 @@ fn open_for(input: &Path, format: &Format, weights: Weights) -> Result<Model> {
 
 /// The engine that `--device` names.
 async fn open_engine(device: Option<&str>) -> Result<Engine> {
+    open_engine_without(device, Disable::default()).await
+}
+
+/// The engine that `--device` names, doing without capabilities of it.
+async fn open_engine_without(device: Option<&str>, disable: Disable) -> Result<Engine> {
     let device = device.filter(|d| !d.eq_ignore_ascii_case("auto")).map(str::to_string);
-    let engine = Engine::open(&EngineOptions { device, ..EngineOptions::default() }).await?;
+    let engine = Engine::open(&EngineOptions { device, disable, ..EngineOptions::default() }).await?;
     engine.warnings().iter().for_each(|warning| print::note(&format!("lowbit: {warning}")));
     Ok(engine)
 }

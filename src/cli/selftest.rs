@@ -1,7 +1,8 @@
 //! `lowbit selftest`: the differential suite on a user's own device.
 
-use super::open_engine;
+use super::open_engine_without;
 use super::print::{self, Align, Table};
+use crate::gpu::Disable;
 use crate::kernels::{self, KERNELS};
 use crate::scheme::preset::samples;
 use crate::selftest::{self, Options, Report};
@@ -27,6 +28,9 @@ pub struct Args {
     /// Every combination of shapes, types and policies instead of pairs of them; takes long
     #[arg(long)]
     full: bool,
+    /// Without f16, subgroups and whatever else WebGPU does not promise
+    #[arg(long)]
+    portable: bool,
     /// Other random sizes and numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -40,7 +44,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let schemes = args.schemes.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
     kernels::check_names(&args.kernels)?;
-    let engine = pollster::block_on(open_engine(device))?;
+    let disable = if args.portable { Disable::all() } else { Disable::default() };
+    let engine = pollster::block_on(open_engine_without(device, disable))?;
     let info = engine.info();
     let all = if schemes.is_empty() { samples().len() } else { schemes.len() };
     let kernels = if args.kernels.is_empty() { KERNELS.len() } else { args.kernels.len() };

@@ -91,20 +91,26 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    if !args.dry_run {
-        let winners: Vec<_> = contests.iter().map(|contest| contest.winner.clone()).collect();
-        engine.remember(&winners)?;
-    }
+    let remembered = match args.dry_run || contests.is_empty() {
+        true => Ok(()),
+        false => {
+            let winners: Vec<_> = contests.iter().map(|contest| contest.winner.clone()).collect();
+            engine.remember(&winners)
+        }
+    };
+    // What was measured is told, wherever it could not be kept.
+    let kept = !args.dry_run && !contests.is_empty() && remembered.is_ok();
     match (output, &args.json) {
         (Some(output), _) => {
-            let text = serde_json::to_string_pretty(&to_json(&engine, &contests, &left_out, args.dry_run));
+            let text = serde_json::to_string_pretty(&to_json(&engine, &contests, &left_out, kept));
             let text = text.map_err(|e| Error::Check { what: e.to_string() })?;
             write_text(output, &(text + "\n"))?;
-            print::stdout(&to_text(&engine, &contests, &left_out, args.dry_run))?;
+            print::stdout(&to_text(&engine, &contests, &left_out, kept))?;
         }
-        (None, Some(_)) => print::json(&to_json(&engine, &contests, &left_out, args.dry_run))?,
-        (None, None) => print::stdout(&to_text(&engine, &contests, &left_out, args.dry_run))?,
+        (None, Some(_)) => print::json(&to_json(&engine, &contests, &left_out, kept))?,
+        (None, None) => print::stdout(&to_text(&engine, &contests, &left_out, kept))?,
     }
+    remembered?;
     match contests.iter().find_map(wrong) {
         Some((shape, variant, why)) => Err(Error::Check { what: format!("{shape}: {variant}: {why}") }),
         None if contests.is_empty() => {
@@ -159,14 +165,14 @@ fn wrong(contest: &Contest) -> Option<(Shape, &'static str, &Error)> {
 }
 
 /// Where winners are, in words.
-fn place(engine: &Engine, dry_run: bool) -> String {
-    match engine.tuning_file().filter(|_| !dry_run) {
+fn place(engine: &Engine, kept: bool) -> String {
+    match engine.tuning_file().filter(|_| kept) {
         Some(path) => format!("remembered in {}", path.display()),
-        None => "nothing was remembered (--dry-run)".into(),
+        None => "nothing was remembered".into(),
     }
 }
 
-fn to_text(engine: &Engine, contests: &[Contest], left_out: &[(Shape, Error)], dry_run: bool) -> String {
+fn to_text(engine: &Engine, contests: &[Contest], left_out: &[(Shape, Error)], kept: bool) -> String {
     let info = engine.info();
     let mut text = format!("{} ({} {}; {})\n\n", info.name, info.backend, info.driver, info.tier);
     let right = Align::Right;
@@ -218,7 +224,7 @@ fn to_text(engine: &Engine, contests: &[Contest], left_out: &[(Shape, Error)], d
     for (shape, why) in left_out {
         text += &format!("left out: {shape}: {why}\n");
     }
-    text + &format!("{}: {}\n", print::count(contests.len(), "product"), place(engine, dry_run))
+    text + &format!("{}: {}\n", print::count(contests.len(), "product"), place(engine, kept))
 }
 
 /// An error without what it is about, which stands beside it.
@@ -229,7 +235,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-fn to_json(engine: &Engine, contests: &[Contest], left_out: &[(Shape, Error)], dry_run: bool) -> Value {
+fn to_json(engine: &Engine, contests: &[Contest], left_out: &[(Shape, Error)], kept: bool) -> Value {
     let product = |contest: &Contest| {
         let (winner, shape) = (&contest.winner, &contest.winner.shape);
         let timed = contest.contestants.iter().map(|Contestant { variant, outcome }| match outcome {
@@ -254,7 +260,7 @@ fn to_json(engine: &Engine, contests: &[Contest], left_out: &[(Shape, Error)], d
     json!({
         "device": {"name": info.name, "backend": info.backend, "driver": info.driver, "tier": info.tier},
         "file": engine.tuning_file(),
-        "remembered": !dry_run,
+        "remembered": kept,
         "products": contests.iter().map(product).collect::<Vec<_>>(),
         "left_out": left_out.iter().map(|(shape, why)| json!({"product": shape.to_string(), "why": why.to_string()})).collect::<Vec<_>>(),
     })

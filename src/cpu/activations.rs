@@ -19,8 +19,10 @@ use crate::{Error, Result, Tensor};
 
 /// Rows of codes are padded to this many values, zeros.
 pub(super) const PAD: usize = 64;
-/// Longest run of products that is summed in integers: 512 * 255 * 127 is below 2^24, so that the sum is exact in f32.
+/// Longest run of products that is summed in integers where a row has several: 512 * 255 * 127 is below 2^24, so that the sum is exact in f32.
 const MAX_SEGMENT: usize = 512;
+/// Longest row that is summed in integers where neither operand has groups: 65536 * 255 * 128 is below 2^31. Its sum is rounded to f32 once.
+const MAX_WHOLE: usize = 1 << 16;
 
 /// All of x as f32, `[M, K]`, each value rounded to f16 where `f16`.
 pub(super) fn float_rows(x: &Tensor, f16: bool) -> Vec<f32> {
@@ -218,6 +220,9 @@ pub(super) struct Segment {
 pub(super) fn segments(k: usize, w_group: usize, x_group: usize) -> Vec<Segment> {
     let mut all = Vec::new();
     let mut start = 0;
+    if w_group.min(x_group) >= k && k <= MAX_WHOLE {
+        return vec![Segment { start, end: k, w_group: 0, x_group: 0 }];
+    }
     while start < k {
         let next = |group: usize| (start / group + 1) * group;
         let end = next(w_group).min(next(x_group)).min(start + MAX_SEGMENT).min(k);
@@ -244,6 +249,8 @@ mod tests {
             }
         }
         assert_eq!(segments(100, 20, 32).len(), 8);
+        assert_eq!(segments(65536, 65536, 65536).len(), 1);
+        assert_eq!(segments(65540, 65540, 65540).len(), 129);
     }
 
     #[test]

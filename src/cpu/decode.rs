@@ -11,6 +11,7 @@ use super::half_float::{widen_bf16, widen_f16, widen_f32};
 use crate::PackedTensor;
 use crate::scheme::{Float, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero, codes};
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A packed tensor seen as rows `[rows, k]`, its planes at hand.
 pub struct Weights<'a> {
@@ -110,6 +111,12 @@ impl<'a> Weights<'a> {
     /// The bytes of a row of the low code plane, padding included.
     pub fn low(&self, row: usize) -> &'a [u8] {
         self.low.row(row)
+    }
+
+    /// The low code plane of some rows, and the bytes from one to the next.
+    pub fn low_rows(&self, rows: Range<usize>) -> (&'a [u8], usize) {
+        let stride = self.low.stride;
+        (&self.low.bytes[rows.start * stride..rows.end * stride], stride)
     }
 
     /// The bytes of a row of the high code plane; empty if there is none.

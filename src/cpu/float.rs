@@ -126,7 +126,7 @@ impl<'a> Few<'a> {
         for (n, row) in rows.enumerate() {
             let own = n * entries..(n + 1) * entries;
             let code_row = CodeRow {
-                codes: lanes.codes(level, w, row, codes),
+                codes: lanes.codes(level, w, row..row + 1, codes),
                 fields: lanes.fields,
                 table: self.codes.table.as_ref(),
                 lanes_per_scale: lanes.lanes_per_scale,

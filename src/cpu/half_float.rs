@@ -1,4 +1,4 @@
-//! f16 and bf16 to f32 and back over slices, in code that vectorises without special instructions.
+//! f16 and bf16 to f32 and back over slices, in code that vectorises without special instructions; x86's own one widens f16.
 //!
 //! `half` converts one value at a time, or slices through run-time detection per call; rows of weights want neither.
 
@@ -57,11 +57,39 @@ pub fn f16_saturating(v: f32) -> u16 {
     f32_to_f16(v.clamp(-65504.0, 65504.0))
 }
 
-/// Little-endian f16 bytes to f32.
+/// Little-endian f16 bytes to f32. NaN may become quiet.
 #[inline(always)]
 pub fn widen_f16(bytes: &[u8], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    let (bytes, out) = if std::arch::is_x86_feature_detected!("f16c") {
+        let whole = (bytes.len() / 16).min(out.len() / 8);
+        let ((whole_bytes, bytes), (whole_out, out)) =
+            (bytes.split_at(16 * whole), out.split_at_mut(8 * whole));
+        // SAFETY: the machine has just been asked for the feature.
+        #[allow(unsafe_code)]
+        unsafe {
+            widen_by_eight(whole_bytes, whole_out);
+        }
+        (bytes, out)
+    } else {
+        (bytes, out)
+    };
     for (b, o) in bytes.as_chunks::<2>().0.iter().zip(out) {
         *o = f16_to_f32(u16::from_le_bytes(*b));
+    }
+}
+
+/// Eight by an instruction of their own, which the compiler does not find in [`f16_to_f32`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "f16c")]
+fn widen_by_eight(bytes: &[u8], out: &mut [f32]) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+    for (from, to) in bytes.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<8>().0) {
+        // SAFETY: 16 readable and 32 writable bytes, neither of which needs to be aligned.
+        #[allow(unsafe_code)]
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())));
+        }
     }
 }
 
@@ -85,6 +113,20 @@ pub fn widen_f32(bytes: &[u8], out: &mut [f32]) {
 mod tests {
     use super::*;
     use half::{bf16, f16};
+
+    #[test]
+    fn slices_widen_like_values() {
+        for n in [0, 1, 7, 8, 9, 31, 1 << 16] {
+            let bytes: Vec<u8> = (0..n).flat_map(|i| (i as u16).wrapping_mul(40_503).to_le_bytes()).collect();
+            let mut out = vec![-1.0; n + 1];
+            widen_f16(&bytes, &mut out[..n]);
+            for (v, b) in out.iter().zip(bytes.as_chunks::<2>().0) {
+                let want = f16_to_f32(u16::from_le_bytes(*b));
+                assert!(v.to_bits() == want.to_bits() || (v.is_nan() && want.is_nan()), "{v} {want}");
+            }
+            assert_eq!(out[n], -1.0);
+        }
+    }
 
     #[test]
     fn all_f16_widen_and_come_back() {

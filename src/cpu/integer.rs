@@ -5,7 +5,8 @@
 //! w = scale * value + bias             a float zero is the bias -(scale * zero)
 //! sum_k w q a = sum over segments of  scale * a * (sum u q - offset sum q)  +  bias * (a sum q)
 //!
-//! few rows of x:   row by row, lanes along K, x laid out as the words of the code plane want it     (dot::int_rows)
+//! few rows of x:   row by row, lanes along K, x laid out as the words of the code plane want it     (dot::int_rows; dot::int_sums with one
+//!                  segment)
 //! many:            panels of weight rows, transposed in words of four codes                          (dot::int_panel)
 //! ```
 //!
@@ -13,7 +14,7 @@
 
 use super::activations::{Int8Rows, Segment, segments};
 use super::decode::Weights;
-use super::dot::{self, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR, ROWS_NW, Words};
+use super::dot::{self, IntPanel, IntRows, IntTile, IntX, LANES, ROWS_MR, Words};
 use super::float::BLOCK;
 use super::lanes::{Lanes, RowBlock, Wanted, bias_entries};
 use super::level::Level;
@@ -22,9 +23,14 @@ use crate::scheme::{Value, Zero};
 use crate::threads;
 use std::ops::Range;
 
-/// Up to this many rows of x are multiplied row by row. Panels of bytes are made sooner than those of codes that have to be taken apart.
-fn few_rows(w: &Weights) -> usize {
-    if w.scheme.bits == 8 { 2 } else { 4 }
+/// Up to this many rows of x are multiplied row by row, in passes of [`ROWS_MR`]. Panels of bytes are made sooner than those of codes that have to be
+/// taken apart; a row that is one segment is scaled only once.
+fn few_rows(w: &Weights, segments: &[Segment]) -> usize {
+    match (segments, w.scheme.bits) {
+        ([_], _) => 8,
+        (_, 8) => 4,
+        _ => 6,
+    }
 }
 
 /// How codes become bytes.
@@ -81,12 +87,12 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if x.rows <= few_rows(w) {
+    if x.rows <= few_rows(w, &shared.segments) {
         let few = Few::new(shared);
         threads::for_each_with(
             tasks,
             work,
-            <(RowBlock, [Vec<u32>; ROWS_NW])>::default,
+            <(RowBlock, Vec<u32>)>::default,
             |(entries, codes), (out, rows)| few.block(entries, codes, rows, out),
         );
     } else {
@@ -106,12 +112,14 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
 struct Few<'a> {
     shared: Shared<'a>,
     lanes: Lanes,
-    /// `[M, steps, fields]`, `[M, steps]` and `[M, steps]`, see [`IntX`].
+    /// `[M, steps, fields]`, `[M, steps]` and `[M, entries]`, see [`IntX`].
     codes: Vec<Words>,
     init: Vec<Words>,
-    scale: Vec<Words>,
+    scale: Vec<f32>,
     /// `[M, bias_entries]`: x summed over each group of the weights.
     sum: Vec<f32>,
+    /// `[M]`: what the one segment's sum starts from, where there is one.
+    whole: Option<Vec<i32>>,
 }
 
 impl<'a> Few<'a> {
@@ -119,8 +127,10 @@ impl<'a> Few<'a> {
         let (x, w) = (shared.x, shared.w);
         let lanes = Lanes::of(w, x.group);
         let words = |per_step: usize| Vec::with_capacity(x.rows * lanes.steps * per_step);
-        let (codes, init, scale) = (words(lanes.fields), words(1), words(1));
-        let mut few = Self { lanes, codes, init, scale, sum: Vec::new(), shared };
+        let (codes, init) = (words(lanes.fields), words(1));
+        let scale = Vec::with_capacity(x.rows * lanes.entries());
+        let whole = (shared.segments.len() == 1).then(Vec::new);
+        let mut few = Self { lanes, codes, init, scale, sum: Vec::new(), whole, shared };
         for m in 0..x.rows {
             let (codes, scales) = x.row(m);
             let quads = codes.as_chunks::<4>().0;
@@ -134,10 +144,13 @@ impl<'a> Few<'a> {
                     few.codes.push(Words(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8)))));
                 }
                 few.init.push(Words(sums.map(|sum| few.shared.init(sum) as u32)));
-                // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
-                let group = |l: usize| (first + l) * lanes.values() / x.group;
-                let scale = |l: usize| scales.get(group(l)).copied().unwrap_or(0.0);
-                few.scale.push(Words(std::array::from_fn(|l| scale(l).to_bits())));
+            }
+            // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
+            let group = |entry: usize| entry * lanes.lanes_per_scale * lanes.values() / x.group;
+            let scale = |entry: usize| scales.get(group(entry)).copied().unwrap_or(0.0);
+            few.scale.extend((0..lanes.entries()).map(scale));
+            if let Some(whole) = &mut few.whole {
+                whole.push(few.shared.init(code_sum(codes)));
             }
             if w.has_correction() {
                 let first = few.sum.len();
@@ -150,54 +163,57 @@ impl<'a> Few<'a> {
         few
     }
 
-    fn block(
-        &self,
-        of_rows: &mut RowBlock,
-        codes: &mut [Vec<u32>; ROWS_NW],
-        rows: Range<usize>,
-        out: &mut [f32],
-    ) {
+    fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
         let Shared { level, w, bytes, x, .. } = self.shared;
         let Lanes { fields, lanes_per_scale, steps, .. } = self.lanes;
-        let entries = self.lanes.entries();
+        let (entries, groups) = (self.lanes.entries(), bias_entries(w));
         let wanted = Wanted { unit: bytes.unit, minus: false, bias: false };
         of_rows.prepare(level, w, &self.lanes, rows.clone(), wanted);
-        let groups = bias_entries(w);
-        let RowBlock { scale, zero, group_bias, .. } = of_rows;
-        let int_row = |n: usize| IntRow {
-            codes: &[],
-            fields,
-            map: bytes.map.as_ref(),
-            lanes_per_scale,
-            scale: &scale[n * entries..(n + 1) * entries],
-            zero: zero.get(n * entries..(n + 1) * entries).unwrap_or_default(),
-            bias: &group_bias[n * groups..(n + 1) * groups],
-        };
-        // Some at a time; a last few are filled up with the last of them, which is not kept.
-        for n in (0..rows.len()).step_by(ROWS_NW) {
-            let count = (rows.len() - n).min(ROWS_NW);
-            let mut i = n;
-            let some = codes.each_mut().map(|scratch| {
-                let at = i.min(rows.len() - 1);
-                i += 1;
-                IntRow { codes: self.lanes.codes(level, w, rows.start + at, scratch), ..int_row(at) }
-            });
-            for m in (0..x.rows).step_by(ROWS_MR) {
-                let mr = (x.rows - m).min(ROWS_MR);
+        for n in threads::ranges(rows.len(), self.lanes.rows_at_once(w, rows.len())) {
+            let of = |size: usize| n.start * size..n.end * size;
+            let some = IntRows {
+                rows: n.len(),
+                codes: self.lanes.codes(level, w, rows.start + n.start..rows.start + n.end, codes),
+                fields,
+                map: bytes.map.as_ref(),
+                lanes_per_scale,
+                scale: &of_rows.scale[of(entries)],
+                zero: of_rows.zero.get(of(entries)).unwrap_or_default(),
+                bias: &of_rows.group_bias[of(groups)],
+            };
+            for m in threads::ranges(x.rows, ROWS_MR) {
+                let of = |size: usize| m.start * size..m.end * size;
                 let part = IntX {
                     steps,
-                    codes: &self.codes[m * steps * fields..(m + mr) * steps * fields],
-                    init: &self.init[m * steps..(m + mr) * steps],
-                    scale: &self.scale[m * steps..(m + mr) * steps],
-                    sum: &self.sum[m * groups..(m + mr) * groups],
+                    codes: &self.codes[of(steps * fields)],
+                    init: &self.init[of(steps)],
+                    scale: &self.scale[of(entries)],
+                    sum: &self.sum[of(groups)],
                 };
-                let mut y = [[0f32; ROWS_MR]; ROWS_NW];
-                dot::int_rows(level, &some[..count], part, mr, &mut y[..count]);
-                for (i, y) in y[..count].iter().enumerate() {
-                    for (j, y) in y[..mr].iter().enumerate() {
-                        out[(m + j) * BLOCK + n + i] = *y;
-                    }
+                let out = &mut out[m.start * BLOCK + n.start..];
+                match &self.whole {
+                    None => dot::int_rows(level, some, part, m.len(), out, BLOCK),
+                    Some(init) => whole_rows(level, some, part, &init[m], out),
                 }
+            }
+        }
+    }
+}
+
+/// [`dot::int_rows`] with a blocks's stride where rows are one segment: scaled once. `init` is what sums start from.
+fn whole_rows(level: Level, w: IntRows, x: IntX, init: &[i32], out: &mut [f32]) {
+    let mut sums = [0i32; ROWS_MR * BLOCK];
+    dot::int_sums(level, w, x, init.len(), &mut sums, BLOCK);
+    let (w_entries, biases) = (w.scale.len() / w.rows, w.bias.len() / w.rows);
+    let x_entries = x.scale.len() / init.len();
+    for (m, init) in init.iter().enumerate() {
+        for n in 0..w.rows {
+            let start = w.zero.get(n * w_entries).map_or(*init, |zero| zero * init);
+            let scale = w.scale[n * w_entries] * x.scale[m * x_entries];
+            let y = &mut out[m * BLOCK + n];
+            *y = start.wrapping_add(sums[m * BLOCK + n]) as f32 * scale;
+            if biases > 0 {
+                *y += w.bias[n * biases] * x.sum[m * biases];
             }
         }
     }

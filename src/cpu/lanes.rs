@@ -17,7 +17,7 @@ use std::ops::Range;
 pub(super) struct Lanes {
     /// Fields of a word, four codes each.
     pub fields: usize,
-    /// Lanes that share an entry: 1, 2, 4, 8 or 16.
+    /// Lanes that share an entry, of the weights and of x: 1, 2, 4, 8 or 16.
     pub lanes_per_scale: usize,
     /// Lanes of one group; those of a step where a row has one group.
     lanes_per_group: usize,
@@ -39,7 +39,9 @@ impl Lanes {
         let unpack = high > 0 || !fits(8 / low);
         let fields = if unpack { 1 } else { 8 / low };
         let lanes_per_group = if single { LANES } else { w.group_len / (4 * fields) };
-        let lanes_per_scale = (1 << lanes_per_group.trailing_zeros()).min(LANES);
+        let lanes_per_x_group = if x_group >= w.k { LANES } else { x_group / (4 * fields) };
+        let shared = (lanes_per_group | lanes_per_x_group | LANES).trailing_zeros();
+        let lanes_per_scale = 1 << shared;
         Self { fields, lanes_per_scale, lanes_per_group, unpack, steps: w.k.div_ceil(4 * fields * LANES) }
     }
 
@@ -53,26 +55,36 @@ impl Lanes {
         self.steps * LANES / self.lanes_per_scale + LANES
     }
 
-    /// The words of a row, whole steps: where they lie, or a copy in `scratch`.
+    /// How many rows [`Lanes::codes`] is asked for at a time: all, or where they are copied a few, which stay in the nearest cache.
+    pub fn rows_at_once(&self, w: &Weights, rows: usize) -> usize {
+        if self.in_place(w) { rows } else { rows.min(4) }
+    }
+
+    fn in_place(&self, w: &Weights) -> bool {
+        !self.unpack && w.low_rows(0..0).1 == 4 * LANES * self.steps
+    }
+
+    /// The words of rows, whole steps, `[rows, steps]`: where they lie, or a copy in `scratch`.
     pub fn codes<'a>(
         &self,
         level: Level,
         w: &Weights<'a>,
-        row: usize,
+        rows: Range<usize>,
         scratch: &'a mut Vec<u32>,
     ) -> &'a [u8] {
-        let bytes = 4 * LANES * self.steps;
-        let plane = w.low(row);
-        if !self.unpack && plane.len() == bytes {
-            return plane;
+        if self.in_place(w) {
+            return w.low_rows(rows).0;
         }
-        scratch.resize(bytes / 4, 0);
-        if self.unpack {
-            let out = &mut scratch[..w.k.div_ceil(4)];
-            vectorized_at(level, Unpack { w, row, out });
-        } else {
-            let n = plane.len().min(bytes);
-            bytemuck::cast_slice_mut(scratch)[..n].copy_from_slice(&plane[..n]);
+        let words = LANES * self.steps;
+        scratch.resize(words * rows.len(), 0);
+        for (row, out) in rows.zip(scratch.chunks_mut(words)) {
+            if self.unpack {
+                vectorized_at(level, Unpack { w, row, out: &mut out[..w.k.div_ceil(4)] });
+            } else {
+                let (plane, out) = (w.low(row), bytemuck::cast_slice_mut(out));
+                let n = plane.len().min(out.len());
+                out[..n].copy_from_slice(&plane[..n]);
+            }
         }
         bytemuck::cast_slice(scratch)
     }

@@ -1,7 +1,7 @@
 //! Panels: a few weight rows turned so that lanes run over rows.
 //!
 //! ```text
-//! code planes [nr rows][words] --dot::transpose--> [words][nr] --fields of quad order--> codes [K / 4][nr], four bytes each
+//! code planes [nr rows][words] --dot::transpose--> [words][nr] --dot::fields--> codes [K / 4][nr], four bytes each
 //! scales, zeros, biases [nr][groups] --dot::transpose--> [groups][nr]
 //! codes --values--> w [K][nr] f32
 //! ```
@@ -70,12 +70,9 @@ impl Panel {
                 turn(high_width, &|r| w.high(r), &mut self.high);
             }
             self.codes.resize(padded / 4 * nr, 0);
-            let (low, high, out) = (&self.low, &self.high, &mut self.codes);
-            let widths = (low_width, high_width);
-            match nr {
-                32 => vectorized_at(level, Fields::<32> { widths, low, high, out }),
-                16 => vectorized_at(level, Fields::<16> { widths, low, high, out }),
-                _ => vectorized_at(level, Fields::<8> { widths, low, high, out }),
+            dot::fields(level, low_width, nr, 0, &self.low, &mut self.codes);
+            if high_width > 0 {
+                dot::fields(level, high_width, nr, low_width, &self.high, &mut self.codes);
             }
         }
         if w.scheme.is_float() {
@@ -131,61 +128,6 @@ impl Work for ReadGroups<'_> {
     #[inline(always)]
     fn run(self) {
         self.w.groups(self.row, self.out);
-    }
-}
-
-/// Transposed planes to words of four codes.
-struct Fields<'a, const NR: usize> {
-    widths: (usize, usize),
-    low: &'a [u32],
-    high: &'a [u32],
-    out: &'a mut [u32],
-}
-
-impl<const NR: usize> Work for Fields<'_, NR> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { widths, low, high, out } = self;
-        let (low, high) = (low.as_chunks::<NR>().0, high.as_chunks::<NR>().0);
-        let out = out.as_chunks_mut::<NR>().0;
-        match widths {
-            (4, 0) => fields::<4, 2, NR>(low, 0, out),
-            (2, 0) => fields::<2, 4, NR>(low, 0, out),
-            (1, 0) => fields::<1, 8, NR>(low, 0, out),
-            (2, _) => {
-                fields::<2, 4, NR>(low, 0, out);
-                fields::<1, 8, NR>(high, 2, out);
-            }
-            (_, 1) => {
-                fields::<4, 2, NR>(low, 0, out);
-                fields::<1, 8, NR>(high, 4, out);
-            }
-            _ => {
-                fields::<4, 2, NR>(low, 0, out);
-                fields::<2, 4, NR>(high, 4, out);
-            }
-        }
-    }
-}
-
-/// Takes the `QUADS` fields of `WIDTH` bits apart; those of a high plane are added at `first_bit`.
-#[inline(always)]
-fn fields<const WIDTH: usize, const QUADS: usize, const NR: usize>(
-    words: &[[u32; NR]],
-    first_bit: usize,
-    out: &mut [[u32; NR]],
-) {
-    let mask = u32::from_ne_bytes([((1u32 << WIDTH) - 1) as u8; 4]);
-    // K is padded to 32 values, so that words are whole.
-    for (words, out) in words.iter().zip(out.as_chunks_mut::<QUADS>().0) {
-        for (field, out) in out.iter_mut().enumerate() {
-            for (out, word) in out.iter_mut().zip(words) {
-                let four = (word >> (WIDTH * field)) & mask;
-                *out = if first_bit == 0 { four } else { *out | (four << first_bit) };
-            }
-        }
     }
 }
 

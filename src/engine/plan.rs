@@ -8,11 +8,10 @@
 
 use super::{Backend, Engine, MatmulOptions, PackedArray};
 use crate::product::{Accumulate, Summation};
-use crate::{Result, Scheme, cpu};
+use crate::{Error, Result, Scheme, cpu};
 
 #[cfg(feature = "gpu")]
 use crate::{
-    Error,
     kernels::choice::{self, Facts, Picked, Reason, Shape},
     product::Product,
 };
@@ -94,6 +93,13 @@ impl Engine {
     /// As [`Engine::plan`].
     pub fn plan_of(&self, size: [usize; 3], scheme: &Scheme, options: &MatmulOptions) -> Result<Plan> {
         options.supported()?;
+        let [m, n, k] = size;
+        let counts =
+            [[m, k], [n, k], [m, n]].map(|matrix| crate::tensor::element_count(&matrix).unwrap_or(0));
+        if counts.contains(&0) {
+            let need = "sizes from 1 on, of matrices whose elements can be counted";
+            return Err(Error::shape("a product", need, format!("M {m}, N {n}, K {k}")));
+        }
         let product = options.product();
         match &self.backend {
             Backend::Cpu => Ok(Plan {

@@ -117,7 +117,8 @@ impl Entry {
         let accumulate = Accumulate::named(&self.accumulate)
             .ok_or_else(|| format!("there are no sums '{}'", self.accumulate))?;
         let Self { m, n, k, .. } = *self;
-        if [m, n, k].contains(&0) || !(self.ms > 0.0 && self.default_ms > 0.0) {
+        let ms = |ms: f64| ms > 0.0 && ms < 1e9;
+        if [m, n, k].contains(&0) || !ms(self.ms) || !ms(self.default_ms) {
             return Err(format!("{m}x{n}x{k} in {} ms", self.ms));
         }
         Ok(Winner {
@@ -138,6 +139,7 @@ fn read(path: &Path, info: &EngineInfo) -> Result<Option<(Vec<Winner>, Vec<Strin
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io(e)),
         Ok(data) if data.len() > MOST_BYTES => return Err(format(format!("{} bytes long", data.len()))),
+        Ok(data) if !data.is_file() => return Err(format("not a regular file".into())),
         Ok(_) => {}
     }
     let text = std::fs::read(path).map_err(io)?;
@@ -244,7 +246,7 @@ fn folder_of(var: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::product::Product;
+    use crate::product::{Activation, Product};
 
     fn info() -> EngineInfo {
         EngineInfo {
@@ -272,9 +274,18 @@ mod tests {
         // 100 and 200 rows are of one class, 1 is not.
         store(&path, &info(), std::slice::from_ref(&other)).unwrap();
         let (all, warnings) = read(&path, &info()).unwrap().unwrap();
-        assert_eq!((all, warnings), (vec![one, other], vec![]));
+        assert_eq!((all, warnings), (vec![one.clone(), other], vec![]));
         let names: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 1, "no temporary is left: {names:?}");
+        // Scales that are given are no part of a class, and come back as those of rows.
+        let given = crate::product::Int8Scale::new(0.5, 3).unwrap();
+        let int8 = Winner { shape: Shape { activation: Activation::Int8Static(given), ..one.shape }, ..one };
+        store(&path, &info(), std::slice::from_ref(&int8)).unwrap();
+        let (all, warnings) = read(&path, &info()).unwrap().unwrap();
+        assert!(
+            all.iter().any(|w| w.shape.class() == int8.shape.class()) && warnings.is_empty(),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -531,3 +531,92 @@ fn find_in_folder(folder: &Path) -> Result<PathBuf> {
         )),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use crate::file::{Plan, Value, Writer};
+
+    /// A dense tensor and a packed one, and metadata.
+    fn written(format: &str) -> Vec<u8> {
+        let mut metadata = Metadata::default();
+        metadata.push("general.name".into(), Value::String("a model".into()));
+        let mut plan = Plan::new(metadata);
+        plan.dense("a", Dtype::F32, [2, 3]).unwrap();
+        let scheme: Scheme = "q4_0".parse().unwrap();
+        plan.packed("b", scheme, [4, 64], DType::F32).unwrap();
+        let values: Vec<f32> = (0..256).map(|i| (i % 17) as f32 - 8.0).collect();
+        let tensor = Tensor::from_f32([4, 64], values).unwrap();
+        let packed = crate::cpu::quantize(&tensor, "b", &scheme, None).unwrap();
+        let mut writer = Writer::new(Vec::new(), "f", Format::named(format).unwrap(), plan).unwrap();
+        while let Some(item) = writer.next_item().map(|item| item.name().to_string()) {
+            if item == "a" { writer.dense(&[7; 24]).unwrap() } else { writer.packed(&packed).unwrap() }
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn a_header_is_read_from_the_first_bytes_and_tensors_from_their_ranges() {
+        for format in ["gguf", "lowbit"] {
+            let bytes = written(format);
+            let whole = Model::from_bytes("f", bytes.clone()).unwrap();
+            let mut wanted_more = 0;
+            for n in 0..=bytes.len() {
+                let head = bytes[..n].to_vec();
+                let Some(model) = Model::from_head("f", head, bytes.len() as u64).unwrap() else {
+                    assert_eq!(wanted_more, n, "{format}: {n} bytes are not enough, fewer were");
+                    wanted_more += 1;
+                    continue;
+                };
+                assert_eq!(model.metadata(), whole.metadata());
+                for (entry, same) in model.entries().iter().zip(whole.entries()) {
+                    assert_eq!(
+                        (&entry.name, &entry.shape, entry.bytes),
+                        (&same.name, &same.shape, same.bytes)
+                    );
+                    let ranges = model.ranges(entry).into_iter();
+                    let data: Vec<&[u8]> = ranges.map(|r| &bytes[r.start as usize..r.end as usize]).collect();
+                    match entry.float() {
+                        Some(_) => {
+                            assert_eq!(
+                                model.tensor_of(entry, data[0].to_vec()).unwrap(),
+                                whole.tensor(same).unwrap()
+                            );
+                            assert!(model.tensor_of(entry, data[0][1..].to_vec()).is_err());
+                        }
+                        None => {
+                            assert_eq!(model.packed_of(entry, &data).unwrap(), whole.packed(same).unwrap());
+                            assert!(model.packed_of(entry, &data[1..]).is_err());
+                        }
+                    }
+                }
+            }
+            let header = whole.entries().iter().flat_map(|e| whole.ranges(e)).map(|r| r.start).min().unwrap();
+            assert!(wanted_more > 8 && wanted_more as u64 <= header, "{format}: {wanted_more} of {header}");
+        }
+    }
+
+    #[test]
+    fn a_file_longer_than_memory_has_a_header_too() {
+        let giga = 1u64 << 30;
+        let large: Vec<String> = (0..6)
+            .map(|i| {
+                format!(
+                    r#""t{i}":{{"dtype":"U8","shape":[1024,1048576],"data_offsets":[{},{}]}}"#,
+                    i * giga,
+                    (i + 1) * giga
+                )
+            })
+            .collect();
+        let header = format!("{{{}}}", large.join(","));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        let start = bytes.len() as u64;
+        let model = Model::from_head("f", bytes.clone(), start + 6 * giga).unwrap().unwrap();
+        let ranges = model.ranges(model.entry("t5").unwrap());
+        assert_eq!(ranges.first(), Some(&(start + 5 * giga..start + 6 * giga)));
+        let cut = Model::from_head("f", bytes, start + 5 * giga).map(drop).unwrap_err().to_string();
+        assert!(cut.contains("'t5'") && cut.contains("truncated"), "{cut}");
+    }
+}

@@ -354,14 +354,16 @@ impl Plan {
         shape: impl Into<Vec<usize>>,
     ) -> Result<()> {
         let (name, shape) = (name.into(), shape.into());
-        let bits = crate::tensor::element_count(&shape).and_then(|n| n.checked_mul(dtype.bitsize()));
-        let bytes = bits.filter(|b| b % 8 == 0).map(|b| b / 8).ok_or_else(|| {
-            Error::shape(
-                format!("tensor '{name}' of type {dtype}"),
-                "a whole number of bytes",
-                format!("{shape:?}"),
-            )
-        })?;
+        let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+        let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize() as u64));
+        let bytes =
+            bits.filter(|b| b % 8 == 0).and_then(|b| usize::try_from(b / 8).ok()).ok_or_else(|| {
+                Error::shape(
+                    format!("tensor '{name}' of type {dtype}"),
+                    "a whole number of bytes",
+                    format!("{shape:?}"),
+                )
+            })?;
         self.items.push(Item::Dense { name, dtype, shape, bytes });
         Ok(())
     }

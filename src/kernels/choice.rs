@@ -180,9 +180,9 @@ pub const DEFAULTS: &[Row] = &[
     },
     Row {
         integers: true,
-        m: 1..=super::dot_matvec::MAX_ROWS,
+        m: 1..=2 * super::dot_matvec::MAX_ROWS,
         variant: "dot_matvec",
-        why: "so few rows of int8 are one pass over the weights",
+        why: "so few rows of int8 are one pass over the weights, or two, the second of which a cache serves",
         ..ANY
     },
     Row {
@@ -542,6 +542,37 @@ mod tests {
         }
     }
 
+    /// The table in docs/TUNING.md is this one.
+    #[test]
+    fn the_documented_table_is_the_table() {
+        fn range(range: &RangeInclusive<usize>) -> String {
+            match (*range.start(), *range.end()) {
+                (1, usize::MAX) => "any".into(),
+                (from, usize::MAX) => format!("from {from}"),
+                (from, to) => format!("{from} to {to}"),
+            }
+        }
+        let line = |row: &Row| {
+            let activations = if row.integers { "int8" } else { "others" };
+            let devices = match row.devices {
+                all if all == ALL => "any".into(),
+                some => some.iter().map(|d| format!("{d:?}")).collect::<Vec<_>>().join(", "),
+            };
+            let sums: Vec<_> = row.accumulates.iter().map(|a| a.name()).collect();
+            let sums = if row.accumulates == SUMS { "any".into() } else { sums.join(", ") };
+            let [m, n, k] = [&row.m, &row.n, &row.k].map(range);
+            format!(
+                "| {activations} | {devices} | {m} | {n} | {k} | {sums} | `{}` | {} |",
+                row.variant, row.why
+            )
+        };
+        let text = include_str!("../../docs/TUNING.md");
+        let documented: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("| int8 |") || l.starts_with("| others |")).collect();
+        let table: Vec<String> = DEFAULTS.iter().map(line).collect();
+        assert_eq!(documented, table, "docs/TUNING.md should have\n{}", table.join("\n"));
+    }
+
     #[test]
     fn a_pinned_name_is_before_a_winner_and_a_winner_before_the_table() {
         let info = gpu(0x10de);
@@ -620,6 +651,13 @@ mod tests {
         let [run, not] = names(MATRICES, 512, F16);
         assert_eq!(sorted(&[&run]), sorted(&[&tiles, &split, &coop]));
         assert_eq!(sorted(&[&not]), sorted(&[&few]));
+        // One scale for a row is not enough: x has to be int8.
+        for activation in [Activation::F32, Activation::F16] {
+            let rows =
+                Shape { activation, scheme: "int8-row".parse().unwrap(), ..shape(512, Accumulate::F32) };
+            let run = candidates(&Facts { tier: MATRICES, info: &info }, &rows);
+            assert!(run.iter().all(|(name, choice)| !name.starts_with("dot_") || choice.is_err()), "{run:?}");
+        }
         let [run, not] = names(MATRICES, 512, Accumulate::F32);
         assert_eq!(sorted(&[&run]), sorted(&[&tiles, &split]));
         assert!(not.len() == 5 && few.iter().chain(&["coop"]).all(|name| not.contains(name)), "{not:?}");

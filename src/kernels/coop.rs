@@ -59,7 +59,7 @@ impl Shape {
         };
         Some(Self {
             size,
-            subgroup,
+            subgroup: if varying { 0 } else { subgroup },
             varying,
             workgroup,
             waves_m: waves,

@@ -126,7 +126,8 @@ pub fn takes(scheme: &Scheme) -> bool {
 
 /// Whether it multiplies such a product: sums are integers throughout.
 pub(super) fn multiplies(scheme: &Scheme, activation: Activation, k: usize) -> bool {
-    takes(scheme) && dot::is_whole(scheme, activation, k)
+    let int8 = matches!(activation, Activation::Int8(_) | Activation::Int8Static(_));
+    int8 && takes(scheme) && dot::is_whole(scheme, activation, k)
 }
 
 /// The samples of products that are integers over all of K, the shapes going around; none where there are no matrix units.

@@ -93,6 +93,18 @@ fn the_winner_is_remembered_used_and_forgotten() {
     assert!(ran.code == Some(0) && ran.stdout.contains("nothing is remembered"), "{}", ran.stdout);
 }
 
+/// Where winners cannot be kept, what was measured is still told.
+#[test]
+fn results_are_not_lost_with_the_folder() {
+    let folder = Folder::new();
+    folder.write("cache", "a file");
+    let Some(ran) = run(&folder, &[&TUNE[..], &["--quick", "--json", "t.json"]].concat()) else { return };
+    ran.fails(1, &["cache/lowbit"]);
+    assert!(ran.stdout.contains("winner") && ran.stdout.contains("nothing was remembered"), "{}", ran.stdout);
+    let list: Value = serde_json::from_slice(&std::fs::read(folder.path("t.json")).unwrap()).unwrap();
+    assert_eq!((&list["remembered"], list["products"].as_array().unwrap().len()), (&json!(false), 1));
+}
+
 #[test]
 fn explain_says_which_kernel_and_why_no_other() {
     let folder = Folder::new();

@@ -1,6 +1,7 @@
 //! Operations are recorded and submitted by a read; what runs is what was planned, and gives the same bits each time.
 
 use super::*;
+use lowbit::Error;
 use lowbit::engine::Origin;
 
 /// x -> gelu(x w1 + b) -> + residual -> relu: three products and one submit.
@@ -131,6 +132,32 @@ fn the_plan_is_what_runs() {
             let now = gpu.stats().pipelines_compiled;
             assert_eq!(now, compiled + u64::from(m == 3), "{name}: compiled once for both M");
             assert_ne!(engine.plan(m, &w, &other).unwrap().detail, plan.detail, "{name}");
+        }
+    }
+}
+
+/// An expert is a matrix of its own, and what has no elements, or more than can be counted, is no product.
+#[test]
+fn plans_are_of_the_matrix_that_is_multiplied() {
+    let q4 = scheme("q4_0");
+    let of_expert = MatmulOptions { expert: Some(1), ..MatmulOptions::default() };
+    let split = MatmulOptions { kernel: Some("matvec:split"), ..MatmulOptions::default() };
+    for found in adapters() {
+        let (name, engine) = (found.info.summary(), open(found));
+        let experts = PackedTensor::zeroed(q4, [300, 20, 1024]).unwrap();
+        let experts = engine.upload_packed(&experts).unwrap();
+        let options = MatmulOptions { expert: of_expert.expert, ..split.clone() };
+        let one = engine.plan_of([1, 20, 1024], &q4, &split).unwrap();
+        let all = engine.plan_of([1, 300 * 20, 1024], &q4, &split).unwrap();
+        assert_eq!(engine.plan(1, &experts, &options).unwrap(), one, "{name}");
+        assert_eq!(engine.plan(1, &experts, &split).unwrap(), all, "{name}");
+        assert_ne!(one.detail, all.detail, "{name}: the number of parts follows from N");
+        for kernel in [None, Some("direct"), Some("matvec:split"), Some("matmul:64x64:split")] {
+            let options = MatmulOptions { kernel, ..MatmulOptions::default() };
+            for size in [[0, 64, 64], [1, 0, 64], [1, 64, 0], [usize::MAX, usize::MAX, 64]] {
+                assert!(matches!(engine.plan_of(size, &q4, &options), Err(Error::Shape { .. })), "{size:?}");
+                assert!(engine.explain(size, &q4, &options).is_err(), "{size:?}");
+            }
         }
     }
 }

@@ -1,12 +1,12 @@
 // The package in Chromium: every suite of page/ in a fresh page, with WebGPU and without, and nothing in the console.
 //
 //   node test.mjs PKG [SUITE]        PKG: the built package; run by scripts/test-web.sh from a folder with playwright-core
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { launch } from "./browser.mjs";
-import { files } from "./page/models.js";
+import { files, huge } from "./page/models.js";
 import { serve } from "./serve.mjs";
 
 const [pkg, only] = process.argv.slice(2);
@@ -35,6 +35,12 @@ const SUITES = {
 
 const models = mkdtempSync(join(tmpdir(), "lowbit-models-"));
 for (const [name, bytes] of Object.entries(files())) writeFileSync(join(models, name), bytes);
+// Longer than the module's memory; on the disk it is a few pages, and zeros in between.
+const { head, size, tail } = huge();
+const file = openSync(join(models, "huge.safetensors"), "w");
+writeSync(file, head, 0, head.length, 0);
+writeSync(file, tail, 0, tail.length, size - tail.length);
+closeSync(file);
 const server = await serve({ "/pkg/": resolve(pkg), "/files/": models, "/": join(here, "page") });
 const browsers = new Map();
 let failed = 0;

@@ -52,60 +52,121 @@ fn join(v: [__m256; 2]) -> f32 {
 macro_rules! integer_kernels {
     ($features:literal, $dot:path, $dot7:path) => {
         #[target_feature(enable = $features)]
-        pub(in crate::cpu::dot) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
+        pub(in crate::cpu::dot) fn int_rows(
+            w: IntRows,
+            x: IntX,
+            mr: usize,
+            out: &mut [f32],
+            stride: usize,
+        ) {
             let steps = x.steps;
-            for (m, out) in out.iter_mut().enumerate() {
-                let one = IntX {
-                    steps,
-                    codes: &x.codes[m * steps * w.fields..][..steps * w.fields],
-                    init: &x.init[m * steps..][..steps],
-                    scale: &x.scale[m * steps..][..steps],
-                    sum: &x.sum[m * w.bias.len()..(m + 1) * w.bias.len()],
-                };
-                *out = match w.fields {
-                    1 => int_row::<1>(w, one),
-                    2 => int_row::<2>(w, one),
-                    4 => int_row::<4>(w, one),
-                    _ => int_row::<8>(w, one),
-                };
+            let (entries, biases) = (x.scale.len() / mr, x.sum.len() / mr);
+            for n in 0..w.rows {
+                let w = w.row(n);
+                for m in 0..mr {
+                    let one = IntX {
+                        steps,
+                        codes: &x.codes[m * steps * w.fields..][..steps * w.fields],
+                        init: &x.init[m * steps..][..steps],
+                        scale: &x.scale[m * entries..][..entries],
+                        sum: &x.sum[m * biases..][..biases],
+                    };
+                    out[m * stride + n] = match w.fields {
+                        1 => int_row::<1>(w, one),
+                        2 => int_row::<2>(w, one),
+                        4 => int_row::<4>(w, one),
+                        _ => int_row::<8>(w, one),
+                    };
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        pub(in crate::cpu::dot) fn int_sums(
+            w: IntRows,
+            x: IntX,
+            mr: usize,
+            out: &mut [i32],
+            stride: usize,
+        ) {
+            let size = x.steps * w.fields;
+            for n in 0..w.rows {
+                let w = w.row(n);
+                for m in 0..mr {
+                    let codes = &x.codes[m * size..(m + 1) * size];
+                    out[m * stride + n] = match w.fields {
+                        1 => int_sum::<1>(w, codes),
+                        2 => int_sum::<2>(w, codes),
+                        4 => int_sum::<4>(w, codes),
+                        _ => int_sum::<8>(w, codes),
+                    };
+                }
             }
         }
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn int_row<const F: usize>(w: IntRow, x: IntX) -> f32 {
+        fn int_sum<const F: usize>(w: IntRows, x: &[Words]) -> i32 {
+            let table = spread(w.map.unwrap_or(&[0; 16]));
+            let mut sums = [_mm256_setzero_si256(); 2];
+            for (t, x) in x.as_chunks::<F>().0.iter().enumerate() {
+                for h in 0..2 {
+                    sums[h] = add_step::<F>(&w, table, x, (t, h), sums[h]);
+                }
+            }
+            let mut lanes = [0u32; HALF];
+            store_i32(&mut lanes, _mm256_add_epi32(sums[0], sums[1]));
+            lanes.iter().fold(0u32, |all, &sum| all.wrapping_add(sum)) as i32
+        }
+
+        /// Half `h` of step `t` added to `sum`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add_step<const F: usize>(
+            w: &IntRows,
+            table: __m256i,
+            x: &[Words],
+            (t, h): (usize, usize),
+            mut sum: __m256i,
+        ) -> __m256i {
+            let mask = _mm256_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
+            let at = t * LANES + h * HALF;
+            let words = load_i32(&w.codes[4 * at..4 * at + 32]);
+            for f in 0..F {
+                let mut codes = words;
+                if F > 1 {
+                    let shift = _mm256_set1_epi32((f * 8 / F) as i32);
+                    codes = _mm256_and_si256(_mm256_srlv_epi32(words, shift), mask);
+                }
+                if w.map.is_some() {
+                    codes = _mm256_shuffle_epi8(table, codes);
+                }
+                sum = $dot(sum, codes, load_i32(&x[f].0[h * HALF..]));
+            }
+            sum
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn int_row<const F: usize>(w: IntRows, x: IntX) -> f32 {
             let per_step = LANES / w.lanes_per_scale;
             let lanes: [i32; HALF] = std::array::from_fn(|l| (l / w.lanes_per_scale) as i32);
             let lane_scale = load_i32(&lanes);
-            let mask = _mm256_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
             let table = spread(w.map.unwrap_or(&[0; 16]));
             let mut total = [_mm256_setzero_ps(); 2];
             for t in 0..x.steps {
-                let (codes_x, init, scale_x) = (&x.codes[t * F..][..F], &x.init[t].0, &x.scale[t].0);
+                let init = &x.init[t].0;
                 for h in 0..2 {
-                    let at = t * LANES + h * HALF;
-                    let words = load_i32(&w.codes[4 * at..4 * at + 32]);
                     let first = t * per_step + h * HALF / w.lanes_per_scale;
-                    let scale = _mm256_permutevar8x32_ps(load_f32(&w.scale[first..]), lane_scale);
+                    let scale = _mm256_mul_ps(load_f32(&w.scale[first..]), load_f32(&x.scale[first..]));
+                    let factor = _mm256_permutevar8x32_ps(scale, lane_scale);
                     let mut sum = load_i32(&init[h * HALF..]);
                     if !w.zero.is_empty() {
                         let zero = _mm256_permutevar8x32_epi32(load_i32(&w.zero[first..]), lane_scale);
                         // Both factors fit 16 bits, and the upper half of a zero-point is 0.
                         sum = _mm256_madd_epi16(sum, zero);
                     }
-                    for f in 0..F {
-                        let mut codes = words;
-                        if F > 1 {
-                            let shift = _mm256_set1_epi32((f * 8 / F) as i32);
-                            codes = _mm256_and_si256(_mm256_srlv_epi32(words, shift), mask);
-                        }
-                        if w.map.is_some() {
-                            codes = _mm256_shuffle_epi8(table, codes);
-                        }
-                        sum = $dot(sum, codes, load_i32(&codes_x[f].0[h * HALF..]));
-                    }
-                    let x_scale = _mm256_castsi256_ps(load_i32(&scale_x[h * HALF..]));
-                    let factor = _mm256_mul_ps(scale, x_scale);
+                    sum = add_step::<F>(&w, table, &x.codes[t * F..][..F], (t, h), sum);
                     let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
                     total[h] = _mm256_add_ps(total[h], term);
                 }
@@ -224,14 +285,14 @@ macro_rules! integer_kernels {
 }
 
 pub(super) mod vnni {
-    use super::super::{IntPanel, IntRow, IntTile, IntX};
+    use super::super::{IntPanel, IntRows, IntTile, IntX, Words};
     use super::*;
 
     integer_kernels!("avx2,fma,avxvnni", _mm256_dpbusd_avx_epi32, _mm256_dpbusd_avx_epi32);
 }
 
 pub(super) mod plain {
-    use super::super::{IntPanel, IntRow, IntTile, IntX};
+    use super::super::{IntPanel, IntRows, IntTile, IntX, Words};
     use super::*;
 
     /// `sum + four products per lane`, u8 times i8.
@@ -399,16 +460,44 @@ fn f32_panel_of<const MR: usize>(w: &[f32], x: &[f32], out: &mut [f32], stride: 
 }
 
 #[target_feature(enable = "avx2")]
+pub(super) fn fields(width: usize, nr: usize, first_bit: usize, words: &[u32], out: &mut [u32]) {
+    let quads = 8 / width;
+    let mask = _mm256_set1_epi8(((1u32 << width) - 1) as i8);
+    let up = _mm_cvtsi32_si128(first_bit as i32);
+    for (words, out) in words.chunks_exact(nr).zip(out.chunks_exact_mut(quads * nr)) {
+        for (h, words) in words.as_chunks::<HALF>().0.iter().enumerate() {
+            let words = load_i32(words);
+            for f in 0..quads {
+                let shift = _mm_cvtsi32_si128((f * width) as i32);
+                let mut four = _mm256_and_si256(_mm256_srl_epi32(words, shift), mask);
+                let out = &mut out[f * nr + h * HALF..][..HALF];
+                if first_bit > 0 {
+                    four = _mm256_or_si256(_mm256_sll_epi32(four, up), load_i32(out));
+                }
+                store_i32(out, four);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_i32(to: &mut [u32], v: __m256i) {
+    assert!(to.len() >= HALF, "a whole vector");
+    // SAFETY: 32 writable bytes, just checked; the store needs no alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), v);
+    }
+}
+
+#[target_feature(enable = "avx2")]
 pub(super) fn map_bytes(map: &[u8; 16], words: &mut [u32]) {
     let table = spread(map);
     let (chunks, rest) = words.as_chunks_mut::<HALF>();
     for chunk in chunks {
         let v = _mm256_shuffle_epi8(table, load_i32(chunk));
-        // SAFETY: the chunk is 32 writable bytes; the store needs no alignment.
-        #[allow(unsafe_code)]
-        unsafe {
-            _mm256_storeu_si256(chunk.as_mut_ptr().cast(), v);
-        }
+        store_i32(chunk, v);
     }
     for word in rest {
         *word = u32::from_le_bytes(word.to_le_bytes().map(|b| map[usize::from(b & 15)]));

@@ -3,9 +3,7 @@
 //! Every function needs the features that [`Level::Avx512`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
 //! apart, which are fused here.
 
-use super::{
-    CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, ROWS_MR, ROWS_NW, join_lanes,
-};
+use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRows, IntTile, IntX, LANES, Words, join_lanes};
 use std::arch::x86_64::*;
 
 #[inline]
@@ -19,16 +17,25 @@ fn load_i32<T: bytemuck::Pod>(from: &[T]) -> __m512i {
     }
 }
 
-/// Asks for the codes of a coming row: rows follow each other, and the machine's own prefetching stops at the end of a page.
+/// Asks for the line `ahead` bytes from `codes`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn prefetch_ahead(codes: &[u8; 4 * LANES]) {
-    const AHEAD: usize = 2048;
+fn prefetch(codes: &[u8; 4 * LANES], ahead: usize) {
     // SAFETY: prefetching has no effect on memory and faults nowhere. (Safe to call in newer versions of Rust.)
     #[allow(unsafe_code, unused_unsafe)]
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(codes.as_ptr().wrapping_add(AHEAD).cast());
+        _mm_prefetch::<_MM_HINT_T0>(codes.as_ptr().wrapping_add(ahead).cast());
     }
+}
+
+/// Steps that codes are asked for ahead of: the machine's own prefetching stops at the end of a page, which may be that of a row.
+const AHEAD: usize = 32;
+
+/// How far ahead of step `t` codes are asked for, in bytes, where `rows` rows are read side by side and followed by as many others.
+#[inline(always)]
+fn ahead(t: usize, steps: usize, rows: usize) -> usize {
+    let next = if t + AHEAD < steps { 0 } else { (rows - 1) * steps };
+    (AHEAD + next) * 4 * LANES
 }
 
 #[inline]
@@ -57,47 +64,43 @@ fn join(v: __m512) -> f32 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn int_rows(w: &[IntRow], x: IntX, rows: usize, out: &mut [[f32; ROWS_MR]]) {
-    // Several weight rows at a time share what is done about x.
-    match (<&[IntRow; ROWS_NW]>::try_from(w), <&mut [[f32; ROWS_MR]; ROWS_NW]>::try_from(&mut *out)) {
-        (Ok(w), Ok(out)) => int_rows_of_fields(w, x, rows, out),
-        _ => {
-            for (w, out) in w.iter().zip(out) {
-                int_rows_of_fields(std::array::from_ref(w), x, rows, std::array::from_mut(out));
-            }
-        }
+pub(super) fn int_rows(w: IntRows, x: IntX, mr: usize, out: &mut [f32], stride: usize) {
+    match w.fields {
+        1 => int_rows_of_fields::<1>(w, x, mr, out, stride),
+        2 => int_rows_of_fields::<2>(w, x, mr, out, stride),
+        4 => int_rows_of_fields::<4>(w, x, mr, out, stride),
+        _ => int_rows_of_fields::<8>(w, x, mr, out, stride),
+    }
+}
+
+/// Several weight rows at a time share what is done about x, as many as registers hold.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_rows_of_fields<const F: usize>(w: IntRows, x: IntX, mr: usize, out: &mut [f32], stride: usize) {
+    match mr {
+        1 => int_rows_of_x::<F, 4, 1>(w, x, out, stride),
+        2 => int_rows_of_x::<F, 4, 2>(w, x, out, stride),
+        3 => int_rows_of_x::<F, 2, 3>(w, x, out, stride),
+        _ => int_rows_of_x::<F, 2, 4>(w, x, out, stride),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_rows_of_fields<const NW: usize>(
-    w: &[IntRow; NW],
+fn int_rows_of_x<const F: usize, const NW: usize, const MR: usize>(
+    w: IntRows,
     x: IntX,
-    rows: usize,
-    out: &mut [[f32; ROWS_MR]; NW],
+    out: &mut [f32],
+    stride: usize,
 ) {
-    match w[0].fields {
-        1 => int_rows_of_x::<1, NW>(w, x, rows, out),
-        2 => int_rows_of_x::<2, NW>(w, x, rows, out),
-        4 => int_rows_of_x::<4, NW>(w, x, rows, out),
-        _ => int_rows_of_x::<8, NW>(w, x, rows, out),
+    let mut n = 0;
+    while n + NW <= w.rows {
+        int_rows_of::<F, NW, MR>(w, n, x, &mut out[n..], stride);
+        n += NW;
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_rows_of_x<const F: usize, const NW: usize>(
-    w: &[IntRow; NW],
-    x: IntX,
-    rows: usize,
-    out: &mut [[f32; ROWS_MR]; NW],
-) {
-    match rows {
-        1 => int_rows_of::<F, NW, 1>(w, x, out),
-        2 => int_rows_of::<F, NW, 2>(w, x, out),
-        3 => int_rows_of::<F, NW, 3>(w, x, out),
-        _ => int_rows_of::<F, NW, 4>(w, x, out),
+    while n < w.rows {
+        int_rows_of::<F, 1, MR>(w, n, x, &mut out[n..], stride);
+        n += 1;
     }
 }
 
@@ -109,75 +112,113 @@ fn spread_scales(lanes_per_scale: usize) -> __m512i {
     _mm512_srlv_epi32(lanes, _mm512_set1_epi32(lanes_per_scale.trailing_zeros() as i32))
 }
 
+/// The codes of `NW` weight rows and `MR` rows of x, step by step.
+struct Codes<'a, const F: usize, const NW: usize, const MR: usize> {
+    w: [&'a [[u8; 4 * LANES]]; NW],
+    x: [&'a [[Words; F]]; MR],
+    mapped: bool,
+    table: __m512i,
+}
+
+impl<'a, const F: usize, const NW: usize, const MR: usize> Codes<'a, F, NW, MR> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(w: &[IntRows<'a>; NW], x: IntX<'a>) -> Self {
+        let steps = x.steps;
+        let mut codes = Self {
+            w: [&[]; NW],
+            x: [&[]; MR],
+            mapped: w[0].map.is_some(),
+            table: w[0].map.map_or(_mm512_setzero_si512(), |map| spread(map)),
+        };
+        for m in 0..MR {
+            codes.x[m] = &x.codes.as_chunks::<F>().0[m * steps..][..steps];
+        }
+        for n in 0..NW {
+            codes.w[n] = &w[n].codes.as_chunks().0[..steps];
+        }
+        codes
+    }
+
+    /// Adds the products of step `t` of weight row `n` to `sums`, and asks for codes `ahead` bytes ahead.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn add(&self, n: usize, t: usize, ahead: usize, sums: &mut [__m512i; MR]) {
+        let words = load_i32(&self.w[n][t]);
+        prefetch(&self.w[n][t], ahead);
+        for f in 0..F {
+            let mut codes = words;
+            if F > 1 {
+                let shift = _mm512_set1_epi32((f * 8 / F) as i32);
+                let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
+                codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+            }
+            if self.mapped {
+                codes = _mm512_shuffle_epi8(self.table, codes);
+            }
+            for m in 0..MR {
+                sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&self.x[m][t][f].0));
+            }
+        }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
-    w: &[IntRow; NW],
+    rows: IntRows,
+    first: usize,
     x: IntX,
-    out: &mut [[f32; ROWS_MR]; NW],
+    out: &mut [f32],
+    stride: usize,
 ) {
     let steps = x.steps;
-    let mut x_codes = [x.codes.as_chunks::<F>().0; MR];
-    let (mut x_init, mut x_scale) = ([x.init; MR], [x.scale; MR]);
-    for m in 0..MR {
-        x_codes[m] = &x_codes[m][m * steps..][..steps];
-        x_init[m] = &x.init[m * steps..][..steps];
-        x_scale[m] = &x.scale[m * steps..][..steps];
+    let mut w = [rows; NW];
+    for n in 0..NW {
+        w[n] = rows.row(first + n);
     }
+    let codes = Codes::<F, NW, MR>::new(&w, x);
     // A vector of scales lasts for so many steps, each taking `per_step` of it.
     let lasts = w[0].lanes_per_scale;
     let per_step = _mm512_set1_epi32((LANES / lasts) as i32);
     let first_scale = spread_scales(lasts);
-    let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
-    let mut table = _mm512_setzero_si512();
-    if let Some(map) = w[0].map {
-        table = spread(map);
-    }
-    let mut w_codes = [w[0].codes.as_chunks::<{ 4 * LANES }>().0; NW];
-    for n in 0..NW {
-        w_codes[n] = &w[n].codes.as_chunks::<{ 4 * LANES }>().0[..steps];
+    let has_zero = !w[0].zero.is_empty();
+    let entries = steps * LANES / lasts + LANES;
+    let mut x_init = [x.init; MR];
+    for m in 0..MR {
+        x_init[m] = &x.init[m * steps..][..steps];
     }
     let mut total = [[_mm512_setzero_ps(); MR]; NW];
     for (chunk, first) in (0..steps).step_by(lasts).enumerate() {
-        let (mut scales, mut zeros) = ([_mm512_setzero_ps(); NW], [_mm512_setzero_si512(); NW]);
+        let mut scales = [[_mm512_setzero_ps(); MR]; NW];
+        let mut zeros = [_mm512_setzero_si512(); NW];
         for n in 0..NW {
-            scales[n] = load_f32(&w[n].scale[chunk * LANES..]);
-            if !w[n].zero.is_empty() {
+            let scale = load_f32(&w[n].scale[chunk * LANES..]);
+            for m in 0..MR {
+                scales[n][m] = _mm512_mul_ps(scale, load_f32(&x.scale[m * entries + chunk * LANES..]));
+            }
+            if has_zero {
                 zeros[n] = load_i32(&w[n].zero[chunk * LANES..]);
             }
         }
         let mut lane_scale = first_scale;
         for t in first..(first + lasts).min(steps) {
+            let ahead = ahead(t, steps, NW);
             for n in 0..NW {
-                let words = load_i32(&w_codes[n][t]);
-                prefetch_ahead(&w_codes[n][t]);
-                let scale = _mm512_permutexvar_ps(lane_scale, scales[n]);
                 let mut sums = [_mm512_setzero_si512(); MR];
                 for m in 0..MR {
                     sums[m] = load_i32(&x_init[m][t].0);
                 }
-                if !w[0].zero.is_empty() {
+                if has_zero {
                     let zero = _mm512_permutexvar_epi32(lane_scale, zeros[n]);
                     for m in 0..MR {
                         // Both factors fit 16 bits, and the upper half of a zero-point is 0.
                         sums[m] = _mm512_madd_epi16(sums[m], zero);
                     }
                 }
-                for f in 0..F {
-                    let mut codes = words;
-                    if F > 1 {
-                        let shift = _mm512_set1_epi32((f * 8 / F) as i32);
-                        codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
-                    }
-                    if w[0].map.is_some() {
-                        codes = _mm512_shuffle_epi8(table, codes);
-                    }
-                    for m in 0..MR {
-                        sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x_codes[m][t][f].0));
-                    }
-                }
+                codes.add(n, t, ahead, &mut sums);
                 for m in 0..MR {
-                    let factor = _mm512_mul_ps(scale, _mm512_castsi512_ps(load_i32(&x_scale[m][t].0)));
+                    let factor = _mm512_permutexvar_ps(lane_scale, scales[n][m]);
                     let term = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor);
                     total[n][m] = _mm512_add_ps(total[n][m], term);
                 }
@@ -197,7 +238,75 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
     }
     for n in 0..NW {
         for m in 0..MR {
-            out[n][m] = join(total[n][m]);
+            out[m * stride + n] = join(total[n][m]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn int_sums(w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
+    match w.fields {
+        1 => int_sums_of_fields::<1>(w, x, mr, out, stride),
+        2 => int_sums_of_fields::<2>(w, x, mr, out, stride),
+        4 => int_sums_of_fields::<4>(w, x, mr, out, stride),
+        _ => int_sums_of_fields::<8>(w, x, mr, out, stride),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_sums_of_fields<const F: usize>(w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
+    match mr {
+        1 => int_sums_of_x::<F, 4, 1>(w, x, out, stride),
+        2 => int_sums_of_x::<F, 4, 2>(w, x, out, stride),
+        3 => int_sums_of_x::<F, 2, 3>(w, x, out, stride),
+        _ => int_sums_of_x::<F, 2, 4>(w, x, out, stride),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_sums_of_x<const F: usize, const NW: usize, const MR: usize>(
+    w: IntRows,
+    x: IntX,
+    out: &mut [i32],
+    stride: usize,
+) {
+    let mut n = 0;
+    while n + NW <= w.rows {
+        int_sums_of::<F, NW, MR>(w, n, x, &mut out[n..], stride);
+        n += NW;
+    }
+    while n < w.rows {
+        int_sums_of::<F, 1, MR>(w, n, x, &mut out[n..], stride);
+        n += 1;
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn int_sums_of<const F: usize, const NW: usize, const MR: usize>(
+    rows: IntRows,
+    first: usize,
+    x: IntX,
+    out: &mut [i32],
+    stride: usize,
+) {
+    let mut w = [rows; NW];
+    for n in 0..NW {
+        w[n] = rows.row(first + n);
+    }
+    let codes = Codes::<F, NW, MR>::new(&w, x);
+    let mut sums = [[_mm512_setzero_si512(); MR]; NW];
+    for t in 0..x.steps {
+        let ahead = ahead(t, x.steps, NW);
+        for n in 0..NW {
+            codes.add(n, t, ahead, &mut sums[n]);
+        }
+    }
+    for n in 0..NW {
+        for m in 0..MR {
+            out[m * stride + n] = _mm512_reduce_add_epi32(sums[n][m]);
         }
     }
 }
@@ -241,7 +350,7 @@ fn code_rows_of<const F: usize, const MR: usize>(w: CodeRow, x: &[f32]) -> [f32;
     let mut sums = [[_mm512_setzero_ps(); 2]; MR];
     for t in 0..steps {
         let words = load_i32(&w_codes[t]);
-        prefetch_ahead(&w_codes[t]);
+        prefetch(&w_codes[t], ahead(t, steps, 1));
         let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w.scale[t * per_step..]));
         let (mut minus, mut bias) = (_mm512_setzero_ps(), _mm512_setzero_ps());
         if !w.minus.is_empty() {
@@ -511,6 +620,42 @@ fn spread(map: &[u8; 16]) -> __m512i {
     let [a, b, c, d] =
         [0, 4, 8, 12].map(|i| i32::from_le_bytes([map[i], map[i + 1], map[i + 2], map[i + 3]]));
     _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d))
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn fields(width: usize, nr: usize, first_bit: usize, words: &[u32], out: &mut [u32]) {
+    match width {
+        4 => fields_of::<4, 2>(nr, first_bit, words, out),
+        2 => fields_of::<2, 4>(nr, first_bit, words, out),
+        _ => fields_of::<1, 8>(nr, first_bit, words, out),
+    }
+}
+
+/// Written for vectors because a compiler that is left to itself takes words of several rows at once, by gathering and scattering.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fields_of<const WIDTH: usize, const QUADS: usize>(
+    nr: usize,
+    first_bit: usize,
+    words: &[u32],
+    out: &mut [u32],
+) {
+    let mask = _mm512_set1_epi8(((1u32 << WIDTH) - 1) as i8);
+    let up = _mm_cvtsi32_si128(first_bit as i32);
+    for (words, out) in words.chunks_exact(nr).zip(out.chunks_exact_mut(QUADS * nr)) {
+        for (h, words) in words.as_chunks::<LANES>().0.iter().enumerate() {
+            let words = load_i32(words);
+            for f in 0..QUADS {
+                let shift = _mm512_set1_epi32((f * WIDTH) as i32);
+                let mut four = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
+                let out = &mut out[f * nr + h * LANES..][..LANES];
+                if first_bit > 0 {
+                    four = _mm512_or_si512(_mm512_sll_epi32(four, up), load_i32(out));
+                }
+                store_i32(out, four);
+            }
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]

@@ -21,14 +21,12 @@ mod avx512;
 mod portable;
 mod turn;
 
-pub(super) use turn::{map_bytes, transpose};
+pub(super) use turn::{fields, map_bytes, transpose};
 
 use super::level::Level;
 
 /// Rows of x per call of a `rows` kernel, at most.
 pub(super) const ROWS_MR: usize = 4;
-/// Weight rows per call of [`int_rows`], at most.
-pub(super) const ROWS_NW: usize = 4;
 /// f32 lanes of the `rows` kernels.
 pub(super) const LANES: usize = 16;
 /// Accumulators of [`f32_rows`], each of [`LANES`].
@@ -59,11 +57,12 @@ pub(super) fn f32_tile(level: Level) -> Tile {
     }
 }
 
-/// A weight row for [`int_rows`], as it lies in its code plane: steps of [`LANES`] words. A word holds `fields` times four codes of `8 / fields` bits
+/// Weight rows for [`int_rows`], as they lie in their code plane: steps of [`LANES`] words. A word holds `fields` times four codes of `8 / fields` bits
 /// in quad order, so a lane is `4 * fields` consecutive values.
 #[derive(Clone, Copy)]
-pub(super) struct IntRow<'a> {
-    /// `64 * steps` bytes.
+pub(super) struct IntRows<'a> {
+    pub rows: usize,
+    /// `[rows, 64 * steps]` bytes.
     pub codes: &'a [u8],
     /// 1, 2, 4 or 8.
     pub fields: usize,
@@ -71,12 +70,33 @@ pub(super) struct IntRow<'a> {
     pub map: Option<&'a [u8; 16]>,
     /// Lanes that share a scale: 1, 2, 4, 8 or 16.
     pub lanes_per_scale: usize,
-    /// One per so many lanes, and [`LANES`] more that do not matter.
+    /// `[rows, entries]`: one per so many lanes, and [`LANES`] more that do not matter.
     pub scale: &'a [f32],
     /// As `scale`, at most 255; empty where the zero-point is in [`IntX::init`].
     pub zero: &'a [i32],
-    /// One per group, padded with zeros to a multiple of [`LANES`]; empty without biases.
+    /// `[rows, biases]`: one per group, padded with zeros to a multiple of [`LANES`]; empty without biases.
     pub bias: &'a [f32],
+}
+
+impl<'a> IntRows<'a> {
+    /// One of them.
+    #[inline(always)]
+    fn row(&self, row: usize) -> Self {
+        #[inline(always)]
+        fn part<T>(all: &[T], rows: usize, row: usize) -> &[T] {
+            let n = all.len() / rows;
+            &all[row * n..(row + 1) * n]
+        }
+        let rows = self.rows;
+        Self {
+            rows: 1,
+            codes: part(self.codes, rows, row),
+            scale: part(self.scale, rows, row),
+            zero: part(self.zero, rows, row),
+            bias: part(self.bias, rows, row),
+            ..*self
+        }
+    }
 }
 
 fn check_lane(fields: usize, lanes_per_scale: usize) {
@@ -94,67 +114,74 @@ pub(super) struct IntX<'a> {
     pub steps: usize,
     /// `[mr, steps, fields]`: the codes that meet a field, four to a word.
     pub codes: &'a [Words],
-    /// `[mr, steps]`: what integer sums start from (i32), or with [`IntRow::zero`] what is multiplied with it to that end, which fits 16
+    /// `[mr, steps]`: what integer sums start from (i32), or with [`IntRows::zero`] what is multiplied with it to that end, which fits 16
     /// bits.
     pub init: &'a [Words],
-    /// `[mr, steps]`: the bits of the scales (f32).
-    pub scale: &'a [Words],
-    /// `[mr, w.bias.len()]`: what biases are multiplied with.
+    /// `[mr, entries]`: one per as many lanes as [`IntRows::scale`] has, and [`LANES`] more that do not matter.
+    pub scale: &'a [f32],
+    /// `[mr, biases]`: what biases are multiplied with.
     pub sum: &'a [f32],
 }
 
-/// `out[m] = sum over lanes of scale_w * scale_x * (init + sum of products) + sum over groups of bias * sum`, for `rows` rows of x, at most
-/// [`ROWS_MR`], and each weight row of `w`, at most [`ROWS_NW`].
+/// `out[m * stride + n] = sum over lanes of scale_w * scale_x * (init + sum of products) + sum over groups of bias * sum`, for each weight row and
+/// `mr` rows of x, at most [`ROWS_MR`].
 ///
 /// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`, then the products of the biases
 /// of groups `16 i + l`; lanes are joined in pairs `l += l + 8`, then 4, 2, 1.
-pub(super) fn int_rows(level: Level, w: &[IntRow], x: IntX, rows: usize, out: &mut [[f32; ROWS_MR]]) {
-    assert!(w.len() == out.len() && rows <= ROWS_MR, "an output per row");
-    for row in w {
-        // Rows that are multiplied together differ in their numbers only.
-        let shape = |w: &IntRow| (w.fields, w.lanes_per_scale, w.map.is_some(), w.zero.len(), w.bias.len());
-        assert!(shape(row) == shape(&w[0]), "rows of one tensor");
-        let w = row;
-        let scales = x.steps * LANES / w.lanes_per_scale + LANES;
-        check_lane(w.fields, w.lanes_per_scale);
-        assert!(w.codes.len() == 4 * LANES * x.steps && w.scale.len() >= scales, "whole steps");
-        assert!(w.zero.is_empty() || w.zero.len() >= scales, "a zero per scale");
-        assert!(x.codes.len() == rows * x.steps * w.fields, "rows of x");
-        assert!(x.init.len() == rows * x.steps && x.scale.len() == rows * x.steps, "what goes with them");
-        assert!(w.bias.len().is_multiple_of(LANES) && x.sum.len() == rows * w.bias.len(), "a sum per bias");
-    }
+pub(super) fn int_rows(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [f32], stride: usize) {
+    check_codes(&w, &x, mr, out.len(), stride);
+    let entries = x.steps * LANES / w.lanes_per_scale + LANES;
+    assert!(w.scale.len() == w.rows * entries && x.scale.len() == mr * entries, "a scale per lane");
+    assert!(w.zero.is_empty() || w.zero.len() == w.rows * entries, "a zero per scale");
+    assert!(x.init.len() == mr * x.steps, "what sums start from");
+    let biases = w.bias.len() / w.rows;
+    assert!(w.bias.len() == w.rows * biases && biases.is_multiple_of(LANES), "biases");
+    assert!(x.sum.len() == mr * biases, "a sum per bias");
     #[cfg(target_arch = "x86_64")]
     match level {
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
         #[allow(unsafe_code)]
-        Level::Avx512 => return unsafe { avx512::int_rows(w, x, rows, out) },
-        Level::AvxVnni => {
-            for (w, out) in w.iter().zip(out) {
-                // SAFETY: as above.
-                #[allow(unsafe_code)]
-                unsafe {
-                    avx2::vnni::int_rows(*w, x, &mut out[..rows]);
-                }
-            }
-            return;
-        }
-        Level::Avx2 => {
-            for (w, out) in w.iter().zip(out) {
-                // SAFETY: as above.
-                #[allow(unsafe_code)]
-                unsafe {
-                    avx2::plain::int_rows(*w, x, &mut out[..rows]);
-                }
-            }
-            return;
-        }
+        Level::Avx512 => return unsafe { avx512::int_rows(w, x, mr, out, stride) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::AvxVnni => return unsafe { avx2::vnni::int_rows(w, x, mr, out, stride) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::Avx2 => return unsafe { avx2::plain::int_rows(w, x, mr, out, stride) },
         Level::Portable => {}
     }
     let _ = level;
-    w.iter().zip(out).for_each(|(w, out)| portable::int_rows(*w, x, &mut out[..rows]));
+    portable::int_rows(w, x, mr, out, stride);
 }
 
-/// A weight row for [`code_rows`]: words as in [`IntRow`], and what a code stands for. Per-lane entries as there.
+/// `out[m * stride + n] = sum of products` of codes: exact, modulo 2^32. Scales, zeros and biases of `w` do not count, nor does anything of `x` but codes.
+pub(super) fn int_sums(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
+    check_codes(&w, &x, mr, out.len(), stride);
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        Level::Avx512 => return unsafe { avx512::int_sums(w, x, mr, out, stride) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::AvxVnni => return unsafe { avx2::vnni::int_sums(w, x, mr, out, stride) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::Avx2 => return unsafe { avx2::plain::int_sums(w, x, mr, out, stride) },
+        Level::Portable => {}
+    }
+    let _ = level;
+    portable::int_sums(w, x, mr, out, stride);
+}
+
+fn check_codes(w: &IntRows, x: &IntX, mr: usize, out: usize, stride: usize) {
+    check_lane(w.fields, w.lanes_per_scale);
+    assert!(w.rows > 0 && w.codes.len() == w.rows * 4 * LANES * x.steps, "whole steps");
+    assert!((1..=ROWS_MR).contains(&mr) && x.codes.len() == mr * x.steps * w.fields, "rows of x");
+    assert!(stride >= w.rows && out >= (mr - 1) * stride + w.rows, "output");
+}
+
+/// A weight row for [`code_rows`]: words as in [`IntRows`], and what a code stands for. Per-lane entries as there.
 #[derive(Clone, Copy)]
 pub(super) struct CodeRow<'a> {
     /// `64 * steps` bytes.

@@ -1,7 +1,7 @@
 //! The innermost loops in plain Rust, written over fixed-size arrays so that they vectorise for whatever the target has. They define what
 //! the other versions of the integer kernels compute, bit for bit.
 
-use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRow, IntTile, IntX, LANES, join_lanes};
+use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRows, IntTile, IntX, LANES, Words, join_lanes};
 
 const NR: usize = 8;
 
@@ -11,38 +11,66 @@ fn dot4(w: [u8; 4], x: [i8; 4]) -> i32 {
     (0..4).map(|i| i32::from(w[i]) * i32::from(x[i])).sum()
 }
 
-pub(super) fn int_rows(w: IntRow, x: IntX, out: &mut [f32]) {
-    let (width, fields) = (8 / w.fields, w.fields);
+/// The products of a step: `words` and what meets each of their fields, per lane.
+#[inline(always)]
+fn add_step(w: &IntRows, words: &[u8; 4 * LANES], x: &[Words], sums: &mut [i32; LANES]) {
+    let (width, words) = (8 / w.fields, words.as_chunks::<4>().0);
     let mask = ((1u32 << width) - 1) as u8;
-    let per_step = LANES / w.lanes_per_scale;
-    for (m, out) in out.iter_mut().enumerate() {
-        let mut lanes = [0f32; LANES];
-        for (t, words) in w.codes.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
-            let words = words.as_chunks::<4>().0;
-            let at = m * x.steps + t;
-            let (codes, init, scale) = (&x.codes[at * fields..][..fields], &x.init[at].0, &x.scale[at].0);
-            let zero = |l: usize| w.zero.get(t * per_step + l / w.lanes_per_scale).copied();
-            let mut sums: [i32; LANES] = std::array::from_fn(|l| init[l] as i32 * zero(l).unwrap_or(1));
-            for (f, x) in codes.iter().enumerate() {
-                for l in 0..LANES {
-                    let u = words[l].map(|b| (b >> (width * f)) & mask);
-                    let u = w.map.map_or(u, |map| u.map(|u| map[usize::from(u & 15)]));
-                    sums[l] += dot4(u, x.0[l].to_le_bytes().map(|b| b as i8));
-                }
-            }
-            for (l, lane) in lanes.iter_mut().enumerate() {
-                let factor = w.scale[t * per_step + l / w.lanes_per_scale] * f32::from_bits(scale[l]);
-                *lane += sums[l] as f32 * factor;
-            }
+    for (f, x) in x.iter().enumerate() {
+        for l in 0..LANES {
+            let u = words[l].map(|b| (b >> (width * f)) & mask);
+            let u = w.map.map_or(u, |map| u.map(|u| map[usize::from(u & 15)]));
+            // Modulo 2^32 as in vectors: sums over a whole row end within it.
+            sums[l] = sums[l].wrapping_add(dot4(u, x.0[l].to_le_bytes().map(|b| b as i8)));
         }
-        let sum = &x.sum[m * w.bias.len()..(m + 1) * w.bias.len()];
-        for (bias, sum) in w.bias.as_chunks::<LANES>().0.iter().zip(sum.as_chunks::<LANES>().0) {
-            for (l, lane) in lanes.iter_mut().enumerate() {
-                *lane += bias[l] * sum[l];
-            }
-        }
-        *out = join_lanes(lanes);
     }
+}
+
+pub(super) fn int_sums(w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
+    for n in 0..w.rows {
+        let w = w.row(n);
+        for m in 0..mr {
+            let codes = x.codes[m * x.steps * w.fields..].chunks(w.fields);
+            let mut sums = [0i32; LANES];
+            for (words, codes) in w.codes.as_chunks().0.iter().zip(codes) {
+                add_step(&w, words, codes, &mut sums);
+            }
+            out[m * stride + n] = sums.iter().fold(0, |all, &sum| all.wrapping_add(sum));
+        }
+    }
+}
+
+pub(super) fn int_rows(w: IntRows, x: IntX, mr: usize, out: &mut [f32], stride: usize) {
+    for n in 0..w.rows {
+        for m in 0..mr {
+            out[m * stride + n] = int_row(w.row(n), x, m);
+        }
+    }
+}
+
+/// One weight row and row `m` of x.
+fn int_row(w: IntRows, x: IntX, m: usize) -> f32 {
+    let per_step = LANES / w.lanes_per_scale;
+    let entries = x.steps * per_step + LANES;
+    let mut lanes = [0f32; LANES];
+    for (t, words) in w.codes.as_chunks().0.iter().enumerate() {
+        let at = m * x.steps + t;
+        let init = &x.init[at].0;
+        let entry = |l: usize| t * per_step + l / w.lanes_per_scale;
+        let zero = |l: usize| w.zero.get(entry(l)).copied();
+        let mut sums: [i32; LANES] = std::array::from_fn(|l| init[l] as i32 * zero(l).unwrap_or(1));
+        add_step(&w, words, &x.codes[at * w.fields..][..w.fields], &mut sums);
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += sums[l] as f32 * (w.scale[entry(l)] * x.scale[m * entries + entry(l)]);
+        }
+    }
+    let sum = &x.sum[m * w.bias.len()..(m + 1) * w.bias.len()];
+    for (bias, sum) in w.bias.as_chunks::<LANES>().0.iter().zip(sum.as_chunks::<LANES>().0) {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += bias[l] * sum[l];
+        }
+    }
+    join_lanes(lanes)
 }
 
 pub(super) fn code_rows(w: CodeRow, x: &[f32], out: &mut [f32]) {
@@ -113,7 +141,7 @@ pub(super) fn int_panel(ends: &[u32], w: IntPanel, x: IntTile, out: &mut [f32], 
             for i in word..end as usize {
                 let four = x.codes[i * x.mr + m].to_le_bytes().map(|b| b as i8);
                 for (n, sum) in sums.iter_mut().enumerate() {
-                    *sum += dot4(w.codes[i * NR + n].to_le_bytes(), four);
+                    *sum = sum.wrapping_add(dot4(w.codes[i * NR + n].to_le_bytes(), four));
                 }
             }
             word = end as usize;

@@ -1,4 +1,4 @@
-//! Transposing rows of 32-bit words, and mapping bytes through a table of 16: what panels are made with.
+//! Transposing rows of 32-bit words, taking words of codes apart, and mapping bytes through a table of 16: what panels are made with.
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -25,6 +25,42 @@ pub(in crate::cpu) fn transpose(level: Level, rows: &[&[u8]], words: usize, out:
             let bytes = row[4 * start..4 * end].as_chunks::<4>().0;
             for (word, out) in bytes.iter().zip(out[start * n + r..].iter_mut().step_by(n)) {
                 *out = u32::from_le_bytes(*word);
+            }
+        }
+    }
+}
+
+/// Words of codes of `width` bits, `[words, nr]`, to their fields `[words, 8 / width, nr]`: four codes each, a byte for a code. Those of a second plane are
+/// added at `first_bit`. `nr` is that of an integer tile.
+pub(in crate::cpu) fn fields(
+    level: Level,
+    width: usize,
+    nr: usize,
+    first_bit: usize,
+    words: &[u32],
+    out: &mut [u32],
+) {
+    assert!([1, 2, 4].contains(&width) && [8, 16, 32].contains(&nr), "planes and tiles there are");
+    assert!(words.len().is_multiple_of(nr) && out.len() >= words.len() / width * 8, "whole words");
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        Level::Avx512 if nr >= 16 => return unsafe { avx512::fields(width, nr, first_bit, words, out) },
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        Level::Avx512 | Level::AvxVnni | Level::Avx2 => {
+            return unsafe { avx2::fields(width, nr, first_bit, words, out) };
+        }
+        Level::Portable => {}
+    }
+    let _ = level;
+    let mask = u32::from_ne_bytes([((1u32 << width) - 1) as u8; 4]);
+    for (words, out) in words.chunks(nr).zip(out.chunks_mut(8 / width * nr)) {
+        for (field, out) in out.chunks_mut(nr).enumerate() {
+            for (out, word) in out.iter_mut().zip(words) {
+                let four = (word >> (width * field)) & mask;
+                *out = if first_bit == 0 { four } else { *out | (four << first_bit) };
             }
         }
     }
@@ -65,6 +101,21 @@ mod tests {
                     for r in 0..n {
                         let want = u32::from_le_bytes(bytes[r][4 * w..4 * w + 4].try_into().unwrap());
                         assert_eq!(out[w * n + r], want, "{level:?} {n} {words}");
+                    }
+                }
+            }
+            for width in [1, 2, 4] {
+                for (nr, first_bit) in [(8, 0), (16, 0), (32, 0), (8, 2), (16, 4), (32, 4)] {
+                    let words: Vec<u32> = (0..5 * nr as u32).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
+                    let quads = 8 / width;
+                    let mut out = vec![0x0101_0101u32; 5 * nr * quads];
+                    fields(level, width, nr, first_bit, &words, &mut out);
+                    for (i, word) in out.iter().enumerate() {
+                        let (w, f, n) = (i / nr / quads, i / nr % quads, i % nr);
+                        let mask = 0x0101_0101 * ((1u32 << width) - 1);
+                        let four = (words[w * nr + n] >> (f * width)) & mask;
+                        let want = if first_bit == 0 { four } else { (four << first_bit) | 0x0101_0101 };
+                        assert_eq!(*word, want, "{level:?} {width} {nr} {first_bit} at {i}");
                     }
                 }
             }

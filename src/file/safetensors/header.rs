@@ -20,7 +20,7 @@ use std::path::Path;
 
 const METADATA: &str = "__metadata__";
 /// Bytes of the length before the header.
-const LENGTH: usize = size_of::<u64>();
+pub const LENGTH: usize = size_of::<u64>();
 
 /// What a header says.
 #[derive(Debug, Default)]
@@ -150,15 +150,16 @@ fn place(path: &Path, tensors: &mut [Tensor], start: u64, len: u64) -> Result<()
         let Some(bytes) = to.checked_sub(from) else {
             return Err(wrong(format!("data_offsets [{from}, {to}] end before they begin")));
         };
-        let elements = crate::tensor::element_count(&info.shape);
-        let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+        // In 64 bits everywhere: in words of 32 a tensor of half a gigabyte could not be counted.
+        let elements = info.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+        let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize() as u64));
         let (dtype, shape) = (info.dtype, &info.shape);
         match bits {
             None => return Err(wrong(format!("{dtype} {shape:?} has more bytes than can be counted"))),
             Some(bits) if bits % 8 != 0 => {
                 return Err(wrong(format!("{dtype} {shape:?} takes {bits} bits, which are no whole bytes")));
             }
-            Some(bits) if (bits / 8) as u64 != bytes => {
+            Some(bits) if bits / 8 != bytes => {
                 let need = bits / 8;
                 let what =
                     format!("data_offsets [{from}, {to}] are {bytes} bytes, {dtype} {shape:?} takes {need}");

@@ -19,7 +19,11 @@ use std::path::Path;
 /// # Errors
 /// As [`header::end`].
 pub fn is_whole(path: &Path, bytes: &Bytes) -> Result<bool> {
-    Ok(header::end(path, bytes.get(), bytes.file_len())? <= bytes.get().len() as u64)
+    let here = bytes.get().len();
+    if here < header::LENGTH && bytes.file_len() > here as u64 {
+        return Ok(false);
+    }
+    Ok(header::end(path, bytes.get(), bytes.file_len())? <= here as u64)
 }
 
 /// Opens the bytes of one file.

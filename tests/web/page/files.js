@@ -1,7 +1,7 @@
 // Files from memory, blobs and servers, tensors of them, and files written: against the numbers that models.js put into them.
 import { Engine, errors } from "/pkg/lowbit.js";
 import { check, random } from "./check.js";
-import { K, N, contents, files } from "./models.js";
+import { K, N, contents, files, huge } from "./models.js";
 import { matmul, q4_0, sumBound } from "./reference.js";
 
 const url = (name, mode = "") => new URL(`${mode}/files/${name}`, location.href).href;
@@ -65,6 +65,13 @@ export function suite(options) {
                     check.ok(seen.length === 0 || seen.at(-1).loaded === K * 4, `${name}: progress ${JSON.stringify(seen)}`);
                 }
             }
+        }],
+        ["a file longer than the module's memory", async () => {
+            const { size: length, last } = huge();
+            using model = await engine.load(url("huge.safetensors"));
+            check.equal([model.byteLength, model.entries.length], [length, 7], "length");
+            check.same(await model.read("last"), last, "behind 6 GiB");
+            await check.rejects(() => model.get("t0"), "Unsupported", /'t0' of type u8/, "a tensor of bytes");
         }],
         ["progress and interruption", async () => {
             const seen = [];

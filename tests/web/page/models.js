@@ -87,6 +87,18 @@ export const contents = () => ({
     "z.large": sixteenths(4, LARGE),
 });
 
+/** A safetensors file of 6 GiB whose last tensor, `last`, is not zero: its first bytes, its length, its last bytes. */
+export function huge() {
+    const header = {};
+    let at = 0;
+    for (let i = 0; i < 6; i++) header[`t${i}`] = { dtype: "U8", shape: [1024, 2 ** 20], data_offsets: [at, (at += 2 ** 30)] };
+    const last = sixteenths(6, K);
+    header.last = { dtype: "F32", shape: [K], data_offsets: [at, at + 4 * K] };
+    const json = text(JSON.stringify(header));
+    const head = joined([u64(json.length), json]);
+    return { head, size: head.length + at + 4 * K, tail: new Uint8Array(last.buffer), last };
+}
+
 /** The files, and the order of their tensors. */
 export function files() {
     const is = contents();
