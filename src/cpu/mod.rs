@@ -43,7 +43,7 @@ mod tests;
 
 pub use activations::Int8Rows;
 pub use dequantize::{dequantize, dequantize_rows};
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use level::instructions;

@@ -325,13 +325,13 @@ pub(super) fn f32_panel(level: Level, w: &[f32], x: &[f32], mr: usize, out: &mut
 
 /// Chains `v += 1 * 1 + 1 * 1 + 1 * 1 + 1 * 1` side by side in registers, `steps` long, by the fewest instructions that the machine has for a dot
 /// product of bytes: what each lane ends at. None where there are no such instructions.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) fn int_chains(steps: usize) -> Option<Vec<i32>> {
     int_chains_at(Level::best(), steps)
 }
 
 /// [`int_chains`] for a level.
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 fn int_chains_at(level: Level, steps: usize) -> Option<Vec<i32>> {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
