@@ -138,7 +138,7 @@ export interface SelftestReport {
 }
 
 export interface BenchOptions {
-    /** `matvec` (M of 1 to 8), `matmul` (more), `quantize`, `dequantize` or `all`, the default. */
+    /** `matvec` (M of 1 to 16), `matmul` (more), `quantize`, `dequantize` or `all`, the default. */
     operations?: string[];
     /** The default is q8_0 and q4_0. */
     schemes?: string[];

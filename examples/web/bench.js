@@ -6,7 +6,9 @@ import { countText, download, find, guarded, make, offerSchemes, showDevice, tab
 /** What is offered; the first ones of each are chosen. */
 const SCHEMES = ["q4_0", "q8_0", "f16", "q6_k", "q4_k", "int4-g128-asym", "nf4-g64", "mxfp4", "int2-g32"];
 const OPERATIONS = ["matvec", "matmul", "quantize", "dequantize"];
-const SHAPES = ["1x1024x1024", "16x1024x1024", "1x2048x2048", "128x2048x2048", "1x4096x4096", "128x4096x4096", "512x4096x4096"];
+const SHAPES = ["1x1024x1024", "32x1024x1024", "1x2048x2048", "128x2048x2048", "1x4096x4096", "128x4096x4096", "512x4096x4096"];
+/** With so many rows at most a product is a matvec. */
+const FEW_ROWS = 16;
 /** Chosen where the CPU computes, and where a GPU does. */
 const SMALL = SHAPES.slice(0, 2);
 const LARGE = SHAPES.slice(4, 6);
@@ -38,7 +40,7 @@ function choices() {
 
 /** How many cases there will be about: a product for each scheme and shape, the rest once for each weight. */
 function expected({ schemes, shapes, operations }) {
-    const products = shapes.filter((shape) => operations.includes(parseInt(shape) <= 8 ? "matvec" : "matmul")).length;
+    const products = shapes.filter((shape) => operations.includes(parseInt(shape) <= FEW_ROWS ? "matvec" : "matmul")).length;
     const weights = new Set(shapes.map((shape) => shape.replace(/^\d+x/, ""))).size;
     const others = operations.filter((name) => name.endsWith("quantize")).length;
     return schemes.length * (products + weights * others);

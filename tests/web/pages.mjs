@@ -292,7 +292,7 @@ async function bench({ page, shot }) {
     await page.keyboard.press("Enter");
     check.ok(/MxNxK/.test(await problem(page)), "a shape that is none");
 
-    await page.locator("#other-shapes").fill("1x256x256, 16x256x512");
+    await page.locator("#other-shapes").fill("1x256x256, 32x256x512");
     await box("q8_0").focus();
     await page.keyboard.press("Space");
     check.equal(await box("q8_0").isChecked(), false, "space unchecks");
@@ -396,7 +396,7 @@ const FILLED = {
     "bench.html": async (page) => {
         await ready(page);
         await uncheckShapes(page);
-        await page.locator("#other-shapes").fill("1x256x256 16x256x256");
+        await page.locator("#other-shapes").fill("1x256x256 32x256x256");
         await page.getByRole("button", { name: "Run" }).click();
         await until(page, "#status", "cases measured and verified.");
     },
