@@ -47,9 +47,9 @@ pub(in crate::cpu) fn fields(
         // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
         #[allow(unsafe_code)]
         Level::Avx512 if nr >= 16 => return unsafe { avx512::fields(width, nr, first_bit, words, out) },
-        // SAFETY: as above.
         #[allow(unsafe_code)]
         Level::Avx512 | Level::AvxVnni | Level::Avx2 => {
+            // SAFETY: as above.
             return unsafe { avx2::fields(width, nr, first_bit, words, out) };
         }
         Level::Portable => {}
