@@ -546,9 +546,8 @@ mod tests {
         plan.dense("a", Dtype::F32, [2, 3]).unwrap();
         let scheme: Scheme = "q4_0".parse().unwrap();
         plan.packed("b", scheme, [4, 64], DType::F32).unwrap();
-        let values: Vec<f32> = (0..256).map(|i| (i % 17) as f32 - 8.0).collect();
-        let tensor = Tensor::from_f32([4, 64], values).unwrap();
-        let packed = crate::cpu::quantize(&tensor, "b", &scheme, None).unwrap();
+        let mut packed = PackedTensor::zeroed(scheme, [4, 64]).unwrap();
+        (0..256).for_each(|i| packed.set_code(i / 64, i % 64, (i * 7 % 16) as u8));
         let mut writer = Writer::new(Vec::new(), "f", Format::named(format).unwrap(), plan).unwrap();
         while let Some(item) = writer.next_item().map(|item| item.name().to_string()) {
             if item == "a" { writer.dense(&[7; 24]).unwrap() } else { writer.packed(&packed).unwrap() }
