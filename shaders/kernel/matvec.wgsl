@@ -189,9 +189,16 @@ fn sum4(v: vec4<f32>) -> f32 {
     workgroupBarrier();
     for (var half_lanes = {{ lanes // 2 }}u; half_lanes > 0u; half_lanes >>= 1u) {
         if lane < half_lanes {
+            //% if m <= 8
             //% for o in range(team_rows * m)
             sums[{{ o * workgroup }}u + tid] += sums[{{ o * workgroup }}u + tid + half_lanes];
             //% endfor
+            //% else
+            // A loop: in a row they would take software longer to compile than all the rest.
+            for (var o = tid; o < {{ team_rows * m * workgroup }}u; o += {{ workgroup }}u) {
+                sums[o] += sums[o + half_lanes];
+            }
+            //% endif
         }
         workgroupBarrier();
     }
