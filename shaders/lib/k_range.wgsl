@@ -1,7 +1,8 @@
 // The chunks of 32 columns that a workgroup sums: `first_chunk` to `chunks`; all of them, or one part of K if `split`.
 //% if split
 part = wid.z;
-let first_chunk = part * p.k_part;
+// Not of `part`: what a private variable holds counts as different in each thread, and barriers follow.
+let first_chunk = wid.z * p.k_part;
 let chunks = min((p.k + 31u) / 32u, first_chunk + p.k_part);
 //% else
 let first_chunk = 0u;

@@ -144,11 +144,11 @@ fn plans_are_of_the_matrix_that_is_multiplied() {
     let split = MatmulOptions { kernel: Some("matvec:split"), ..MatmulOptions::default() };
     for found in adapters() {
         let (name, engine) = (found.info.summary(), open(found));
-        let experts = PackedTensor::zeroed(q4, [300, 20, 1024]).unwrap();
+        let experts = PackedTensor::zeroed(q4, [128, 16, 8192]).unwrap();
         let experts = engine.upload_packed(&experts).unwrap();
         let options = MatmulOptions { expert: of_expert.expert, ..split.clone() };
-        let one = engine.plan_of([1, 20, 1024], &q4, &split).unwrap();
-        let all = engine.plan_of([1, 300 * 20, 1024], &q4, &split).unwrap();
+        let one = engine.plan_of([1, 16, 8192], &q4, &split).unwrap();
+        let all = engine.plan_of([1, 128 * 16, 8192], &q4, &split).unwrap();
         assert_eq!(engine.plan(1, &experts, &options).unwrap(), one, "{name}");
         assert_eq!(engine.plan(1, &experts, &split).unwrap(), all, "{name}");
         assert_ne!(one.detail, all.detail, "{name}: the number of parts follows from N");

@@ -273,8 +273,8 @@ async function file({ page, shot }) {
     await page.getByRole("button", { name: "Requantize" }).click();
     await until(page, "#result", "2 in q4_0, 1 as before");
 
-    await drop(page, "large.safetensors", made(new Array(16).fill([512, 512])));
-    await until(page, "#summary", "large.safetensors: safetensors, 16.8 MB, 16 tensors.");
+    await drop(page, "large.safetensors", made(new Array(64).fill([512, 512])));
+    await until(page, "#summary", "large.safetensors: safetensors, 67.1 MB, 64 tensors.");
     await page.locator("#scheme").fill("q3_k");
     await page.getByRole("button", { name: "Requantize" }).click();
     await page.getByRole("button", { name: "Cancel" }).click();
