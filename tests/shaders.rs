@@ -562,6 +562,10 @@ fn every_line_of_every_template_is_in_a_shader() {
     }
     let mut dead = Vec::new();
     for (name, text) in SHADERS {
+        // What browsers without packed dot products have appended to every text that uses them.
+        if *name == "lib/packed.wgsl" {
+            continue;
+        }
         let kernels = users.get(name).unwrap_or_else(|| panic!("no kernel uses shaders/{name}"));
         let texts = GENERATED.texts.iter().filter(|text| kernels.contains(&text.shader.kernel));
         let lines: HashSet<&str> = texts.flat_map(|text| text.shader.wgsl.lines().map(str::trim)).collect();
