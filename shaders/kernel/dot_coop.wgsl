@@ -14,6 +14,7 @@ struct Params {
     //% include "lib/dot_fields.wgsl"
 }
 //% include "lib/dot_bindings.wgsl"
+//% set exact = 1024
 
 //% include "scheme/weights.wgsl"
 //% include "scheme/chunks.wgsl"

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! MatmulOptions::kernel ── pinned ───────────────────────────────┐
-//! class of the product (ShapeClass) -> Winners, if one is there ─┼─> a name in `variants` of KERNELS -> product::Choice
+//! class of the product (ShapeClass) -> Winners, if one is there ─┼─> a name in `variants` of KERNELS -> form::Choice
 //! device, M, sums -> DEFAULTS, the first row that fits ──────────┘
 //! ```
 //!
 //! Here and nowhere else a kernel is decided on; [`Choice::new`] says what a name is on a device, or why it is none there. Nothing is timed here.
 
-use super::product::Choice;
+use super::form::{self, Choice};
 use super::{KERNELS, Operation, Tier};
 use crate::gpu::{AdapterInfo, Gpu};
 use crate::product::{Accumulate, Activation, Int8Group, Product};
@@ -379,7 +379,7 @@ pub fn candidates(on: &Facts, shape: &Shape) -> Vec<(&'static str, Result<Choice
     let mut all: Vec<(&'static str, Result<Choice>)> = Vec::new();
     for name in variants() {
         let choice = Choice::new(name, on, shape);
-        if name.ends_with(super::product::SPLIT) && choice.as_ref().is_ok_and(|choice| choice.parts == 1) {
+        if name.ends_with(form::SPLIT) && choice.as_ref().is_ok_and(|choice| choice.parts == 1) {
             continue;
         }
         let same = |(other, chosen): &&mut (&'static str, Result<Choice>)| match (chosen, &choice) {

@@ -1,5 +1,6 @@
 //! The tiled product on matrix units, for any M. See `shaders/kernel/coop.wgsl`.
 
+use super::form;
 use super::product::{self, ProductSpec};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::Result;
@@ -48,36 +49,41 @@ impl Shape {
             "coop:small" => 2,
             _ => return None,
         };
+        let varying = tier.subgroup == 0 || name == "coop:varying";
+        Some(Self::new(tier, [waves, waves], [frags, frags], steps * tier.coop, varying))
+    }
+
+    /// `waves` subgroups, each with `frags` matrices of outputs: along M, along N.
+    pub(super) fn new(tier: Tier, waves: [u32; 2], frags: [u32; 2], bk: u32, varying: bool) -> Self {
         let (size, subgroup) = (tier.coop, tier.subgroup);
-        let varying = subgroup == 0 || name == "coop:varying";
-        let side = waves * frags * size;
+        let all = waves[0] * waves[1];
         // Of the smallest subgroups there are twice as many as of the largest.
         let workgroup = match subgroup {
-            0 => waves * waves * Tier::VARYING.1,
-            _ if varying => 2 * waves * waves * subgroup,
-            _ => waves * waves * subgroup,
+            0 => all * Tier::VARYING.1,
+            _ if varying => 2 * all * subgroup,
+            _ => all * subgroup,
         };
-        Some(Self {
+        Self {
             size,
             subgroup: if varying { 0 } else { subgroup },
             varying,
             workgroup,
-            waves_m: waves,
-            waves_n: waves,
-            frags_m: frags,
-            frags_n: frags,
-            bm: side,
-            bn: side,
-            bk: steps * size,
-        })
+            waves_m: waves[0],
+            waves_n: waves[1],
+            frags_m: frags[0],
+            frags_n: frags[1],
+            bm: waves[0] * frags[0] * size,
+            bn: waves[1] * frags[1] * size,
+            bk,
+        }
     }
 
     pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
-        product::tiles(gpu, [n, m], [self.bn, self.bm])
+        form::tiles(gpu, [n, m], [self.bn, self.bm])
     }
 
     pub(super) fn max_rows(&self) -> usize {
-        product::MAX_TILES * self.bm as usize
+        form::MAX_TILES * self.bm as usize
     }
 
     pub(super) fn summation(&self, k: usize) -> Summation {

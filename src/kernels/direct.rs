@@ -1,5 +1,6 @@
 //! The product without workgroup memory, for any M: the default of software adapters. See `shaders/kernel/direct.wgsl`.
 
+use super::form;
 use super::product::{self, ProductSpec};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::Result;
@@ -34,11 +35,11 @@ impl Shape {
     }
 
     pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
-        product::tiles(gpu, [n, m], [self.workgroup * self.tn, self.tm])
+        form::tiles(gpu, [n, m], [self.workgroup * self.tn, self.tm])
     }
 
     pub(super) fn max_rows(&self) -> usize {
-        product::MAX_TILES * self.tm as usize
+        form::MAX_TILES * self.tm as usize
     }
 
     pub(super) fn summation(&self, k: usize) -> Summation {

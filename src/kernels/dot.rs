@@ -160,14 +160,20 @@ fn fold(scheme: &Scheme) -> (i32, bool) {
     }
 }
 
-/// A specialization of a kernel: the choices, its shape and `i`.
-pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -> Result<S::Ok, S::Error> {
+/// A specialization of a kernel: the choices, its shape, whether chunks of weights are read `wide` (whole) or word by word, and `i`.
+pub fn serialize<S: Serializer>(
+    spec: &DotSpec,
+    shape: &impl Serialize,
+    wide: bool,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct All<'a, T> {
         #[serde(flatten)]
         spec: &'a ProductSpec,
         #[serde(flatten)]
         shape: &'a T,
+        wide: bool,
         i: Context,
     }
     let scheme = &spec.product.scheme;
@@ -176,7 +182,7 @@ pub fn serialize<S: Serializer>(spec: &DotSpec, shape: &impl Serialize, to: S) -
     let &DotSpec { x_group, x_scales, x_zero, whole, raw, .. } = spec;
     let (unit, sums) = (scheme.integer_unit().unwrap_or(1.0), zero || biased);
     let i = Context { fold, unit, zero, sums, x_group, x_scales, x_zero, whole, raw };
-    All { spec: &spec.product, shape, i }.serialize(to)
+    All { spec: &spec.product, shape, wide, i }.serialize(to)
 }
 
 /// The uniform of the kernels.

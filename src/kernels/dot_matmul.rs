@@ -1,26 +1,13 @@
 //! The tiled product of int8 activations for any M. See `shaders/kernel/dot_matmul.wgsl`.
 
 use super::dot::{self, DotSpec};
-use super::product;
+use super::matmul::Shape;
 use super::{Scheme, Shader, Specialization, Tier, context};
 use crate::Result;
-use crate::gpu::{Access, Gpu};
+use crate::gpu::Access;
 use serde::Serialize;
 
-/// Tile of a workgroup and of a thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct Shape {
-    pub bm: u32,
-    pub bn: u32,
-    /// Step along K, a multiple of 32.
-    pub bk: u32,
-    pub tm: u32,
-    /// Four, so that int8 outputs are whole words.
-    pub tn: u32,
-    pub workgroup: u32,
-}
-
-/// For GPUs: 16 outputs per thread.
+/// For GPUs: 16 outputs per thread. `tn` is four in every shape, so that int8 outputs are whole words, and `bk` a multiple of 32.
 pub const LARGE: Shape = Shape { bm: 64, bn: 64, bk: 64, tm: 4, tn: 4, workgroup: 256 };
 /// For software adapters.
 pub const SMALL: Shape = Shape { bm: 32, bn: 64, bk: 32, tm: 2, tn: 4, workgroup: 256 };
@@ -28,28 +15,13 @@ pub const SMALL: Shape = Shape { bm: 32, bn: 64, bk: 32, tm: 2, tn: 4, workgroup
 pub const VARIANTS: &[Option<&str>] =
     &[Some("dot_matmul"), Some("dot_matmul:64x64"), Some("dot_matmul:32x64")];
 
-impl Shape {
-    /// The shape of a name in [`VARIANTS`].
-    pub(super) fn named(name: &str, software: bool) -> Option<Self> {
-        match name {
-            "dot_matmul" if software => Some(SMALL),
-            "dot_matmul" | "dot_matmul:64x64" => Some(LARGE),
-            "dot_matmul:32x64" => Some(SMALL),
-            _ => None,
-        }
-    }
-
-    /// With shorter steps where a scheme has so many groups that their scales would not fit beside them.
-    pub(super) fn of(self, scheme: &Scheme) -> Self {
-        Self { bk: if context::sub(scheme) < 16 { 32 } else { self.bk }, ..self }
-    }
-
-    pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
-        product::tiles(gpu, [n, m], [self.bn, self.bm])
-    }
-
-    pub(super) fn max_rows(&self) -> usize {
-        product::MAX_TILES * self.bm as usize
+/// The shape of a name in [`VARIANTS`].
+pub(super) fn named(name: &str, software: bool) -> Option<Shape> {
+    match name {
+        "dot_matmul" if software => Some(SMALL),
+        "dot_matmul" | "dot_matmul:64x64" => Some(LARGE),
+        "dot_matmul:32x64" => Some(SMALL),
+        _ => None,
     }
 }
 
@@ -62,14 +34,9 @@ pub struct DotMatmul {
 
 impl Serialize for DotMatmul {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Wide {
-            #[serde(flatten)]
-            shape: Shape,
-            wide: bool,
-        }
-        let shape = self.shape.of(&self.spec.product.scheme);
-        dot::serialize(&self.spec, &Wide { shape, wide: true }, to)
+        // Shorter steps where a scheme has so many groups that their scales would not fit beside them.
+        let bk = if context::sub(&self.spec.product.scheme) < 16 { 32 } else { self.shape.bk };
+        dot::serialize(&self.spec, &Shape { bk, ..self.shape }, true, to)
     }
 }
 

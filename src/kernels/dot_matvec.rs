@@ -2,7 +2,7 @@
 
 use super::dot::{self, DotSpec};
 use super::{Scheme, Shader, Specialization, Tier};
-use super::{matvec, product};
+use super::{form, matvec};
 use crate::Result;
 use crate::gpu::{Access, Gpu};
 use serde::Serialize;
@@ -11,9 +11,8 @@ use serde::Serialize;
 pub const MAX_ROWS: usize = 8;
 
 /// How threads are laid over rows, and how they read them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
-    #[serde(flatten)]
     pub team: matvec::Shape,
     /// Whole chunks at once, else word by word.
     pub wide: bool,
@@ -47,7 +46,7 @@ impl Shape {
     }
 
     pub(super) fn max_rows(&self) -> usize {
-        product::MAX_TILES * self.team.m as usize
+        form::MAX_TILES * self.team.m as usize
     }
 }
 
@@ -60,7 +59,7 @@ pub struct DotMatvec {
 
 impl Serialize for DotMatvec {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        dot::serialize(&self.spec, &self.shape, to)
+        dot::serialize(&self.spec, &self.shape.team, self.shape.wide, to)
     }
 }
 

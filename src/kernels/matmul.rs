@@ -1,5 +1,6 @@
 //! The tiled product for any M. See `shaders/kernel/matmul.wgsl`.
 
+use super::form;
 use super::product::{self, ProductSpec};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::Result;
@@ -38,11 +39,11 @@ impl Shape {
     }
 
     pub(super) fn workgroups(&self, gpu: &Gpu, m: usize, n: usize) -> Result<[u32; 3]> {
-        product::tiles(gpu, [n, m], [self.bn, self.bm])
+        form::tiles(gpu, [n, m], [self.bn, self.bm])
     }
 
     pub(super) fn max_rows(&self) -> usize {
-        product::MAX_TILES * self.bm as usize
+        form::MAX_TILES * self.bm as usize
     }
 
     pub(super) fn summation(&self, accumulate: Accumulate, k: usize) -> Summation {

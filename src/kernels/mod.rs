@@ -23,6 +23,7 @@ pub mod dot;
 pub mod dot_coop;
 pub mod dot_matmul;
 pub mod dot_matvec;
+pub mod form;
 pub mod int8;
 pub mod int8_rows;
 pub mod int8_values;
