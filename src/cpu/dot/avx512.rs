@@ -63,46 +63,53 @@ fn join(v: __m512) -> f32 {
     join_lanes(lanes)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn int_rows(w: IntRows, x: IntX, mr: usize, out: &mut [f32], stride: usize) {
-    match w.fields {
-        1 => int_rows_of_fields::<1>(w, x, mr, out, stride),
-        2 => int_rows_of_fields::<2>(w, x, mr, out, stride),
-        4 => int_rows_of_fields::<4>(w, x, mr, out, stride),
-        _ => int_rows_of_fields::<8>(w, x, mr, out, stride),
-    }
+/// `$all` goes over the rows of a weight with `$block`, several at a time, for they share what is done about x: as many as registers hold.
+macro_rules! over_rows {
+    ($all:ident, $of_fields:ident, $of_x:ident, $block:ident, $sum:ty) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        pub(super) fn $all(w: IntRows, x: IntX, mr: usize, out: &mut [$sum], stride: usize) {
+            match w.fields {
+                1 => $of_fields::<1>(w, x, mr, out, stride),
+                2 => $of_fields::<2>(w, x, mr, out, stride),
+                4 => $of_fields::<4>(w, x, mr, out, stride),
+                _ => $of_fields::<8>(w, x, mr, out, stride),
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        fn $of_fields<const F: usize>(w: IntRows, x: IntX, mr: usize, out: &mut [$sum], stride: usize) {
+            match mr {
+                1 => $of_x::<F, 4, 1>(w, x, out, stride),
+                2 => $of_x::<F, 4, 2>(w, x, out, stride),
+                3 => $of_x::<F, 2, 3>(w, x, out, stride),
+                _ => $of_x::<F, 2, 4>(w, x, out, stride),
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        fn $of_x<const F: usize, const NW: usize, const MR: usize>(
+            w: IntRows,
+            x: IntX,
+            out: &mut [$sum],
+            stride: usize,
+        ) {
+            let mut n = 0;
+            while n + NW <= w.rows {
+                $block::<F, NW, MR>(w, n, x, &mut out[n..], stride);
+                n += NW;
+            }
+            while n < w.rows {
+                $block::<F, 1, MR>(w, n, x, &mut out[n..], stride);
+                n += 1;
+            }
+        }
+    };
 }
 
-/// Several weight rows at a time share what is done about x, as many as registers hold.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_rows_of_fields<const F: usize>(w: IntRows, x: IntX, mr: usize, out: &mut [f32], stride: usize) {
-    match mr {
-        1 => int_rows_of_x::<F, 4, 1>(w, x, out, stride),
-        2 => int_rows_of_x::<F, 4, 2>(w, x, out, stride),
-        3 => int_rows_of_x::<F, 2, 3>(w, x, out, stride),
-        _ => int_rows_of_x::<F, 2, 4>(w, x, out, stride),
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_rows_of_x<const F: usize, const NW: usize, const MR: usize>(
-    w: IntRows,
-    x: IntX,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let mut n = 0;
-    while n + NW <= w.rows {
-        int_rows_of::<F, NW, MR>(w, n, x, &mut out[n..], stride);
-        n += NW;
-    }
-    while n < w.rows {
-        int_rows_of::<F, 1, MR>(w, n, x, &mut out[n..], stride);
-        n += 1;
-    }
-}
+over_rows!(int_rows, int_rows_of_fields, int_rows_of_x, int_rows_of, f32);
+over_rows!(int_sums, int_sums_of_fields, int_sums_of_x, int_sums_of, i32);
 
 /// Lane l of the result is `l / lanes_per_scale`, a power of two.
 #[inline]
@@ -240,46 +247,6 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
         for m in 0..MR {
             out[m * stride + n] = join(total[n][m]);
         }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn int_sums(w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
-    match w.fields {
-        1 => int_sums_of_fields::<1>(w, x, mr, out, stride),
-        2 => int_sums_of_fields::<2>(w, x, mr, out, stride),
-        4 => int_sums_of_fields::<4>(w, x, mr, out, stride),
-        _ => int_sums_of_fields::<8>(w, x, mr, out, stride),
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_sums_of_fields<const F: usize>(w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
-    match mr {
-        1 => int_sums_of_x::<F, 4, 1>(w, x, out, stride),
-        2 => int_sums_of_x::<F, 4, 2>(w, x, out, stride),
-        3 => int_sums_of_x::<F, 2, 3>(w, x, out, stride),
-        _ => int_sums_of_x::<F, 2, 4>(w, x, out, stride),
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn int_sums_of_x<const F: usize, const NW: usize, const MR: usize>(
-    w: IntRows,
-    x: IntX,
-    out: &mut [i32],
-    stride: usize,
-) {
-    let mut n = 0;
-    while n + NW <= w.rows {
-        int_sums_of::<F, NW, MR>(w, n, x, &mut out[n..], stride);
-        n += NW;
-    }
-    while n < w.rows {
-        int_sums_of::<F, 1, MR>(w, n, x, &mut out[n..], stride);
-        n += 1;
     }
 }
 

@@ -25,6 +25,27 @@ pub(super) use turn::{fields, map_bytes, transpose};
 
 use super::level::Level;
 
+/// A call of one of a kernel's versions: for AVX-512, for AVX2 with VNNI, for AVX2, or the portable one.
+macro_rules! at_level {
+    ($level:expr, [$avx512:path, $vnni:path, $avx2:path, $portable:path], $args:tt) => {
+        match $level {
+            // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Level::Avx512 => unsafe { $avx512 $args },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Level::AvxVnni => unsafe { $vnni $args },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Level::Avx2 => unsafe { $avx2 $args },
+            _ => $portable $args,
+        }
+    };
+}
+
 /// Rows of x per call of a `rows` kernel, at most.
 pub(super) const ROWS_MR: usize = 4;
 /// f32 lanes of the `rows` kernels.
@@ -137,41 +158,21 @@ pub(super) fn int_rows(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [
     let biases = w.bias.len() / w.rows;
     assert!(w.bias.len() == w.rows * biases && biases.is_multiple_of(LANES), "biases");
     assert!(x.sum.len() == mr * biases, "a sum per bias");
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
-        #[allow(unsafe_code)]
-        Level::Avx512 => return unsafe { avx512::int_rows(w, x, mr, out, stride) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::AvxVnni => return unsafe { avx2::vnni::int_rows(w, x, mr, out, stride) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::Avx2 => return unsafe { avx2::plain::int_rows(w, x, mr, out, stride) },
-        Level::Portable => {}
-    }
-    let _ = level;
-    portable::int_rows(w, x, mr, out, stride);
+    at_level!(
+        level,
+        [avx512::int_rows, avx2::vnni::int_rows, avx2::plain::int_rows, portable::int_rows],
+        (w, x, mr, out, stride)
+    )
 }
 
 /// `out[m * stride + n] = sum of products` of codes: exact, modulo 2^32. Scales, zeros and biases of `w` do not count, nor does anything of `x` but codes.
 pub(super) fn int_sums(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
     check_codes(&w, &x, mr, out.len(), stride);
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
-        #[allow(unsafe_code)]
-        Level::Avx512 => return unsafe { avx512::int_sums(w, x, mr, out, stride) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::AvxVnni => return unsafe { avx2::vnni::int_sums(w, x, mr, out, stride) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::Avx2 => return unsafe { avx2::plain::int_sums(w, x, mr, out, stride) },
-        Level::Portable => {}
-    }
-    let _ = level;
-    portable::int_sums(w, x, mr, out, stride);
+    at_level!(
+        level,
+        [avx512::int_sums, avx2::vnni::int_sums, avx2::plain::int_sums, portable::int_sums],
+        (w, x, mr, out, stride)
+    )
 }
 
 fn check_codes(w: &IntRows, x: &IntX, mr: usize, out: usize, stride: usize) {
@@ -210,18 +211,7 @@ pub(super) fn code_rows(level: Level, w: CodeRow, x: &[f32], out: &mut [f32]) {
     assert!(w.table.is_some() || w.fields == 1, "a table for codes within bytes");
     assert!([w.minus, w.bias].iter().all(|e| e.is_empty() || e.len() >= entries), "an entry per scale");
     assert!(out.len() <= ROWS_MR && x.len() == out.len() * steps * 4 * w.fields * LANES, "rows of x");
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
-        #[allow(unsafe_code)]
-        Level::Avx512 => return unsafe { avx512::code_rows(w, x, out) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::AvxVnni | Level::Avx2 => return unsafe { avx2::code_rows(w, x, out) },
-        Level::Portable => {}
-    }
-    let _ = level;
-    portable::code_rows(w, x, out);
+    at_level!(level, [avx512::code_rows, avx2::code_rows, avx2::code_rows, portable::code_rows], (w, x, out))
 }
 
 /// `out[m] = sum of w * x`: `w` one row, `x` `[out.len(), w.len()]`, whole steps of `F32_ACCUMULATORS * LANES`.
@@ -231,18 +221,7 @@ pub(super) fn f32_rows(level: Level, w: &[f32], x: &[f32], out: &mut [f32]) {
         "whole steps"
     );
     assert!(out.len() <= ROWS_MR, "rows of x");
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
-        #[allow(unsafe_code)]
-        Level::Avx512 => return unsafe { avx512::f32_rows(w, x, out) },
-        // SAFETY: as above.
-        #[allow(unsafe_code)]
-        Level::AvxVnni | Level::Avx2 => return unsafe { avx2::f32_rows(w, x, out) },
-        Level::Portable => {}
-    }
-    let _ = level;
-    portable::f32_rows(w, x, out);
+    at_level!(level, [avx512::f32_rows, avx2::f32_rows, avx2::f32_rows, portable::f32_rows], (w, x, out))
 }
 
 /// `nr` weight rows for [`int_panel`].
