@@ -25,9 +25,8 @@ case "${1:-}" in
   *) die "unknown argument $1: --dev or nothing" ;;
 esac
 find_cargo
-for program in node npm; do
-  command -v "$program" >/dev/null || die "no $program (Node 18 or newer, with npm)"
-done
+why=$(why_no_node)
+[ -z "$why" ] || die "$why"
 wasm_toolchain
 env "${WASM_ENV[@]}" RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+${TARGET_FEATURES//,/,+}" cargo rustc --locked --lib --crate-type cdylib \
   "${WASM_STD[@]}" --target "$WASM_TARGET" --target-dir target/web --profile "$profile" --no-default-features --features web

@@ -15,20 +15,14 @@ SUITE=testing
 PACKAGES=(mesa-vulkan-drivers libvulkan1)
 SCHEMES=(q4_0 q8_0 q4_k q6_k iq4_nl mxfp4 nvfp4 nf4-g64 int4-g128 int3-g64-asym int8-row int8-tensor e4m3-row codebook4-g64 int4-g128-perm bf16)
 
-leave_out() {
-  warn "cooperative matrices were left out: $*"
-  if in_ci; then exit 1; fi
-  exit 0
-}
-
 find_cargo
 why=$(why_not_beside)
-[ -z "$why" ] || leave_out "$why"
+[ -z "$why" ] || leave_out "cooperative matrices" "$why"
 dir=$PWD/target/lavapipe
 mkdir -p "$dir"
 lib=$dir/root/usr/lib/x86_64-linux-gnu
 if ! [ -e "$dir/lvp.json" ]; then
-  unpack_beside "$dir/root" "$SUITE" "${PACKAGES[@]}" || leave_out "lavapipe could not be had from $SUITE"
+  unpack_beside "$dir/root" "$SUITE" "${PACKAGES[@]}" || leave_out "cooperative matrices" "lavapipe could not be had from $SUITE"
   printf '{"file_format_version":"1.0.1","ICD":{"api_version":"1.4.0","library_path":"%s/libvulkan_lvp.so"}}\n' "$lib" >"$dir/lvp.json"
 fi
 cargo build --release --quiet

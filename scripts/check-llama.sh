@@ -15,12 +15,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 SUITE=unstable
 PACKAGES=(llama.cpp libggml0)
 
-leave_out() {
-  warn "llama.cpp was left out: $*"
-  if in_ci; then exit 1; fi
-  exit 0
-}
-
 # Writes the program $2, which starts one of llama.cpp's with the C library and the libraries under the folder $1. It finds the code for this
 # processor where it is started.
 write_run() {
@@ -37,11 +31,11 @@ RUN
 
 find_cargo
 why=$(why_not_beside)
-[ -z "$why" ] || leave_out "$why"
+[ -z "$why" ] || leave_out "llama.cpp" "$why"
 dir=$PWD/target/llama
 mkdir -p "$dir"
 if ! [ -x "$dir/run" ]; then
-  unpack_beside "$dir/root" "$SUITE" "${PACKAGES[@]}" || leave_out "its packages could not be had from $SUITE"
+  unpack_beside "$dir/root" "$SUITE" "${PACKAGES[@]}" || leave_out "llama.cpp" "its packages could not be had from $SUITE"
   write_run "$dir/root" "$dir/run"
 fi
 say "llama.cpp: $("$dir/run" llama-completion --version 2>&1 | sed -n 's/^version: //p')"

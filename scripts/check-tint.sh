@@ -9,18 +9,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh
 
-leave_out() {
-  warn "Tint was left out: $*"
-  if in_ci; then exit 1; fi
-  exit 0
-}
-
 find_cargo
-for program in node npm; do
-  command -v "$program" >/dev/null || leave_out "no $program (Node 18 or newer, with npm)"
-done
+why=$(why_no_node)
+[ -z "$why" ] || leave_out "Tint" "$why"
 dir=target/tint
-fetch_node_packages tests/web "$dir" || leave_out "npm could not fetch webgpu"
+fetch_node_packages tests/web "$dir" || leave_out "Tint" "npm could not fetch webgpu"
 # Node looks for packages beside the script.
 cp tests/web/tint.mjs "$dir"
 rm -rf "$dir/wgsl"

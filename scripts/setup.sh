@@ -28,6 +28,13 @@ die() {
   exit 1
 }
 
+# Ends a script whose subject $1 cannot be tested here, because of $2: an error under CI.
+leave_out() {
+  warn "$1 was left out: $2"
+  if in_ci; then exit 1; fi
+  exit 0
+}
+
 in_ci() { [ -n "${CI:-}" ] && [ "$CI" != false ]; }
 
 # One field of /etc/os-release: `os ID`.
@@ -146,6 +153,14 @@ chromium_program() {
       printf '%s\n' "$program"
       return 0
     fi
+  done
+}
+
+# What is missing of Node and npm, or nothing.
+why_no_node() {
+  local program
+  for program in node npm; do
+    command -v "$program" >/dev/null || printf 'no %s (Node 18 or newer, with npm)' "$program"
   done
 }
 
