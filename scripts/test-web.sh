@@ -2,8 +2,9 @@
 # test-web.sh: the package for browsers, built and driven in Chromium. Part of ./scripts/test.sh.
 #
 #   build-web.sh -> pkg/ -> tests/web/test.mjs, then pages.mjs (examples/web) -> Chromium without a window, with SwiftShader and without WebGPU
+#                        -> tests/web/dawn.mjs -> Dawn in Node with lavapipe, which has the tiers that SwiftShader has not
 #
-#   ./scripts/test-web.sh [NAME]    NAME: only suites and pages whose name contains it
+#   ./scripts/test-web.sh [NAME]    NAME: only suites and pages whose name contains it; `dawn` is one
 #   LOWBIT_WEB_DEV=1                tests the package of build-web.sh --dev
 #   LOWBIT_FULL=1                   every scheme on every kernel, instead of a sample
 #
@@ -13,28 +14,23 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh
 
-leave_out() {
-  warn "the browser was left out: $*"
-  if in_ci; then exit 1; fi
-  exit 0
-}
-
-for program in node npm; do
-  command -v "$program" >/dev/null || leave_out "no $program (Node 18 or newer, with npm)"
-done
-[ -n "$(chromium_program)" ] || leave_out "no Chromium"
-fetch_node_packages tests/web target/web-test || leave_out "npm could not fetch playwright-core"
+why=$(why_no_node)
+[ -z "$why" ] || leave_out "the browser" "$why"
+[ -n "$(chromium_program)" ] || leave_out "the browser" "no Chromium"
+fetch_node_packages tests/web target/web-test || leave_out "the browser" "npm could not fetch playwright-core"
 ./scripts/build-web.sh ${LOWBIT_WEB_DEV:+--dev}
 # Node looks for packages beside the script.
 rm -rf target/web-test/page
 cp -r tests/web/page tests/web/*.mjs target/web-test
 LOWBIT_CHROMIUM=$(chromium_program)
 export LOWBIT_CHROMIUM
+lavapipe=$(lavapipe_manifest | sed -n 1p)
+[ -n "$lavapipe" ] || leave_out "Dawn in Node" "no lavapipe"
 failed=0
 none=0
-for tests in "test.mjs pkg" "pages.mjs ."; do
+for tests in "test.mjs pkg" "pages.mjs ." "dawn.mjs pkg $lavapipe"; do
   status=0
-  # shellcheck disable=SC2086 # a script and its folder
+  # shellcheck disable=SC2086 # a script, its folder, and what else it takes
   node target/web-test/$tests "$@" || status=$?
   case $status in
     0) ;;
@@ -42,5 +38,5 @@ for tests in "test.mjs pkg" "pages.mjs ."; do
     *) failed=1 ;;
   esac
 done
-[ "$none" -lt 2 ] || die "no test of this name"
+[ "$none" -lt 3 ] || die "no test of this name"
 exit "$failed"

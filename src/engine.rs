@@ -14,7 +14,7 @@
 
 mod array;
 mod int8;
-mod plan;
+pub(crate) mod plan;
 #[cfg(feature = "gpu")]
 mod tuning;
 

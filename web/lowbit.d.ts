@@ -69,10 +69,21 @@ export interface EngineInfo {
     } | null;
 }
 
+/** One scale and zero-point for all values: code q stands for scale * (q - zeroPoint). */
+export interface Int8Scale {
+    /** From 2^-100 to 2^100. */
+    scale: number;
+    /** -128 to 127; the default is 0. */
+    zeroPoint?: number;
+}
+
+/** How activations become int8: a scale per row of x, per 32 or 128 values of a row, or one that was known beforehand. */
+export type Int8Activation = "int8" | "int8-g32" | "int8-g128" | Int8Scale;
+
 /** Options of a product; the default is f32 throughout and no epilogue. */
 export interface MatmulOptions {
-    /** How x enters: `int8` with a scale per row, `int8-g32` and `int8-g128` with one per group. */
-    activation?: "f32" | "f16" | "int8" | "int8-g32" | "int8-g128";
+    /** How x enters; of an Int8Tensor it does not count. */
+    activation?: "f32" | "f16" | Int8Activation;
     /** How products are summed: a ceiling on error. `f16-chunked` is f16 within a group of at most 32 values. */
     accumulate?: "f32" | "f16" | "f16-chunked";
     /** Applied last. */
@@ -144,7 +155,7 @@ export interface BenchOptions {
     schemes?: string[];
     /** `MxNxK`; the default is 1 and 128 rows of x and a weight of 2048x2048. */
     shapes?: string[];
-    activation?: MatmulOptions["activation"];
+    activation?: "f32" | "f16" | "int8" | "int8-g32" | "int8-g128";
     accumulate?: MatmulOptions["accumulate"];
     kernel?: string;
     /** Shorter measurements. */
@@ -200,6 +211,25 @@ export interface BenchResult {
     failures: { case: string; why: string }[];
 }
 
+/** What a product would run. */
+export interface Explanation {
+    /** The kernel; `cpu` on the CPU engine. */
+    kernel: string;
+    /** The name that pins kernel and tile in `MatmulOptions.kernel`. */
+    variant: string;
+    origin: "pinned" | "tuned" | "default";
+    why: string;
+    tile: string;
+    /** Null on the CPU. */
+    workgroups: [number, number, number] | null;
+    /** The policy that is carried out. */
+    accumulate: "f32" | "f16" | "f16-chunked";
+    /** Whether weights and activations are rounded to f16 first. */
+    halves: boolean;
+    /** Every other variant that could have been meant. */
+    others: { variant: string; why: string }[];
+}
+
 /** How far numbers are from their originals. */
 export function errors(reference: Float32Array, got: Float32Array): { sqnrDb: number; cosine: number; maxAbs: number; meanAbs: number };
 
@@ -230,7 +260,18 @@ export class Engine implements Handle {
      * `y = function(x w^T + bias + residual)`: x [.., K], w [N, K], y [.., N]. A `Float32Array` is taken as [length / K, K]. On a GPU the product is recorded
      * and y stays there: it may be the next x, and `read` brings it back.
      */
-    matmul(x: Tensor | Float32Array, w: Weight, options?: MatmulOptions): Promise<Tensor>;
+    matmul(x: Tensor | Int8Tensor | Float32Array, w: Weight, options?: MatmulOptions): Promise<Tensor>;
+    /**
+     * The same with y as int8 by a scale that was known beforehand, for the next layer: no f32 of it is in memory. x enters as int8 too (an Int8Tensor, or by
+     * `activation`).
+     */
+    matmul(
+        x: Tensor | Int8Tensor | Float32Array, w: Weight, options: Omit<MatmulOptions, "output"> & { output: Int8Scale },
+    ): Promise<Int8Tensor>;
+    /** Activations [.., K] as int8, once for any number of products. The default is one scale per row. */
+    quantizeActivations(x: Tensor, activation?: Int8Activation): Promise<Int8Tensor>;
+    /** Which kernel and tile a product of `m` rows with this weight would run and why, and why no other; nothing is computed. */
+    explain(m: number, w: Weight, options?: MatmulOptions): Explanation;
     /**
      * Opens a GGUF or safetensors file. Only its header is read; of a Blob, a File and a server that serves parts of files, tensors are fetched when they are
      * asked for. From another server the whole file is fetched, and `model.note` says so. A Response is asked for its URL.
@@ -262,6 +303,17 @@ export class Tensor implements Handle {
     bytes(): Promise<Uint8Array>;
     /** The buffer and the byte where the tensor begins, once everything recorded has been submitted; null on the CPU. It is lowbit's: valid until `free`. */
     readonly buffer: { buffer: GPUBuffer; offset: number } | null;
+    free(): void;
+    [Symbol.dispose](): void;
+}
+
+/** Activations as int8 where the engine computes. */
+export class Int8Tensor implements Handle {
+    private constructor();
+    readonly engine: Engine;
+    readonly shape: number[];
+    /** The codes, their scales (one for each row, each group of a row, or one in all) and the zero-point. */
+    read(): Promise<{ codes: Int8Array; scales: Float32Array; zeroPoint: number }>;
     free(): void;
     [Symbol.dispose](): void;
 }

@@ -171,6 +171,61 @@ async function findAdapter(powerPreference) {
     }
 }
 
+/** Runs `work` with a function that marks raw objects to be freed at the end. */
+function scoped(work) {
+    const kept = [];
+    try {
+        return work((object) => (kept.push(object), object));
+    } finally {
+        kept.forEach((object) => object.free());
+    }
+}
+
+/** A tensor of the engine, or numbers that are brought there for one call. */
+function denseOf(value, what, shapeOf, engine, keep) {
+    if (!(value instanceof Float32Array)) return handle(value, Tensor, what);
+    return keep(engine.upload(numbers(value, Float32Array, what), dimensions(shapeOf(value), what)));
+}
+
+/** The shape of an array of numbers that are rows of x. */
+function rowsOf(weight) {
+    const k = weight.shape.at(-1);
+    return ({ length }) => {
+        if (length === 0 || length % k !== 0) throw mistake(`x: ${length} numbers are no rows of K = ${k}`);
+        return [length / k, k];
+    };
+}
+
+/** Whether a value is a scale and a zero-point of int8, instead of a type's name. */
+function isScale(value) {
+    return typeof value === "object" && value !== null;
+}
+
+const NAMES = ["activation", "accumulate", "function", "output", "expert", "kernel"];
+
+/** The options of a product as the module has them. */
+function callOf(options, engine, keep) {
+    const call = new raw.RawOptions();
+    try {
+        for (const [key, value] of Object.entries(options)) {
+            if (value === undefined || value === null) continue;
+            if (key === "bias") call.bias(denseOf(value, key, (bias) => [bias.length], engine, keep));
+            else if (key === "residual") call.residual(handle(value, Tensor, key));
+            else if ((key === "activation" || key === "output") && isScale(value)) {
+                const { scale, zeroPoint = 0 } = value;
+                if (typeof scale !== "number") throw mistake(`${key}: its scale is ${shown(scale)}, expected a number`);
+                if (!Number.isInteger(zeroPoint) || zeroPoint < -128 || zeroPoint > 127) throw mistake(`${key}: ${shown(zeroPoint)} is no zero-point (-128 to 127 are)`);
+                call[`${key}Scale`](scale, zeroPoint);
+            } else if (NAMES.includes(key)) call[key](value);
+            else throw mistake(`options: there is no '${key}'; there are ${NAMES.join(", ")}, bias and residual`);
+        }
+        return call;
+    } catch (error) {
+        call.free();
+        throw error;
+    }
+}
+
 export class Engine extends Handle {
     #info;
 
@@ -237,33 +292,24 @@ export class Engine extends Handle {
     async matmul(x, w, options = {}) {
         const engine = this[RAW];
         const weight = handle(w, Weight, "w");
-        const temporary = [];
-        const dense = (value, what, shapeOf) => {
-            if (!(value instanceof Float32Array)) return handle(value, Tensor, what);
-            const uploaded = engine.upload(numbers(value, Float32Array, what), dimensions(shapeOf(value), what));
-            temporary.push(uploaded);
-            return uploaded;
-        };
-        const call = new raw.RawOptions();
-        temporary.push(call);
-        try {
-            const k = weight.shape.at(-1);
-            const known = ["activation", "accumulate", "function", "output", "expert", "kernel"];
-            for (const [key, value] of Object.entries(options)) {
-                if (value === undefined || value === null) continue;
-                if (key === "bias") call.bias(dense(value, key, (bias) => [bias.length]));
-                else if (key === "residual") call.residual(handle(value, Tensor, key));
-                else if (known.includes(key)) call[key](value);
-                else throw mistake(`options: there is no '${key}'; there are ${known.join(", ")}, bias and residual`);
-            }
-            const rows = (array) => {
-                if (array.length === 0 || array.length % k !== 0) throw mistake(`x: ${array.length} numbers are no rows of K = ${k}`);
-                return [array.length / k, k];
-            };
-            return new Tensor(this, engine.matmul(dense(x, "x", rows), weight, call));
-        } finally {
-            temporary.forEach((object) => object.free());
-        }
+        return scoped((keep) => {
+            const call = keep(callOf(options, engine, keep));
+            const to8 = isScale(options.output);
+            if (!to8 && !(x instanceof Int8Tensor)) return new Tensor(this, engine.matmul(denseOf(x, "x", rowsOf(weight), engine, keep), weight, call));
+            const codes = x instanceof Int8Tensor ? x[RAW] : keep(engine.quantizeActivations(denseOf(x, "x", rowsOf(weight), engine, keep), call));
+            return to8 ? new Int8Tensor(this, engine.matmulToInt8(codes, weight, call)) : new Tensor(this, engine.matmulInt8(codes, weight, call));
+        });
+    }
+
+    async quantizeActivations(x, activation = "int8") {
+        const engine = this[RAW];
+        return scoped((keep) => new Int8Tensor(this, engine.quantizeActivations(handle(x, Tensor, "x"), keep(callOf({ activation }, engine, keep)))));
+    }
+
+    explain(m, w, options = {}) {
+        const engine = this[RAW];
+        if (!Number.isInteger(m) || m < 1 || m >= 2 ** 32) throw mistake(`m: ${shown(m)} is no number of rows`);
+        return scoped((keep) => JSON.parse(engine.explain(m, handle(w, Weight, "w"), keep(callOf(options, engine, keep)))));
     }
 
     submit() {
@@ -399,22 +445,19 @@ export class Model extends Handle {
     }
 }
 
-export class Tensor extends Handle {
-    #engine;
-
-    constructor(engine, tensor) {
-        super(tensor);
-        this.#engine = engine;
-    }
-
-    get engine() {
-        return this.#engine;
+/** What an engine holds. */
+class Resident extends Handle {
+    constructor(engine, held) {
+        super(held);
+        Object.defineProperty(this, "engine", { value: engine, enumerable: true });
     }
 
     get shape() {
         return Array.from(this[RAW].shape);
     }
+}
 
+export class Tensor extends Resident {
     get dtype() {
         return this[RAW].dtype;
     }
@@ -430,27 +473,19 @@ export class Tensor extends Handle {
     get buffer() {
         const buffer = this[RAW].buffer;
         if (buffer === undefined) return null;
-        this.#engine.submit();
+        this.engine.submit();
         return { buffer, offset: this[RAW].offset };
     }
 }
 
-export class Weight extends Handle {
-    #engine;
-
-    constructor(engine, weight) {
-        super(weight);
-        this.#engine = engine;
+export class Int8Tensor extends Resident {
+    async read() {
+        const [codes, scales, zeroPoint] = await promised(this[RAW].read());
+        return { codes, scales, zeroPoint };
     }
+}
 
-    get engine() {
-        return this.#engine;
-    }
-
-    get shape() {
-        return Array.from(this[RAW].shape);
-    }
-
+export class Weight extends Resident {
     get scheme() {
         return this[RAW].scheme;
     }
@@ -464,6 +499,6 @@ export class Weight extends Handle {
     }
 
     dequantize(options) {
-        return this.#engine.dequantize(this, options);
+        return this.engine.dequantize(this, options);
     }
 }

@@ -2,12 +2,18 @@
 import { Engine, schemes } from "./pkg/lowbit.js";
 import { answer } from "./remote.js";
 
-let engine;
+let engine, device;
+
+async function start() {
+    engine?.free();
+    engine = await Engine.create({ device });
+}
 
 answer({
-    async start(device) {
-        engine = await Engine.create({ device });
+    async start(wanted) {
+        device = wanted;
+        await start();
         return { info: engine.info, schemes: schemes() };
     },
-    bench: (options, progress) => engine.bench({ ...options, progress }),
-});
+    bench: async (options, progress) => engine.bench({ ...options, progress }),
+}, start);

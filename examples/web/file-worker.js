@@ -8,7 +8,7 @@ import { answer } from "./remote.js";
 const SAMPLE = 1 << 22;
 const BINS = 64;
 
-let engine, model;
+let engine, device, model, opened;
 /** What a new call of the same kind, or `cancel`, ends. */
 const running = {};
 
@@ -59,6 +59,14 @@ function histogram(values, { low, high }) {
     return counts;
 }
 
+async function start() {
+    model?.free();
+    engine?.free();
+    model = undefined;
+    engine = await Engine.create({ device });
+    if (opened) model = await engine.load(opened);
+}
+
 async function measure({ values, rows, k }, scheme) {
     try {
         const weight = await engine.quantize(values, [rows, k], scheme);
@@ -71,6 +79,7 @@ async function measure({ values, rows, k }, scheme) {
             weight.free();
         }
     } catch (error) {
+        if (error.code === "DeviceLost") throw error;
         return { scheme, why: error.message };
     }
 }
@@ -87,14 +96,15 @@ async function fits(k, scheme) {
 }
 
 answer({
-    async start(device) {
-        engine = await Engine.create({ device });
+    async start(wanted) {
+        device = wanted;
+        await start();
         return { info: engine.info, schemes: schemes() };
     },
     async open(file) {
-        const opened = await engine.load(file);
+        const next = await engine.load(file);
         model?.free();
-        model = opened;
+        [model, opened] = [next, file];
         const { name, format, byteLength, entries, metadata } = model;
         return { name, format, byteLength, entries, metadata };
     },
@@ -126,7 +136,7 @@ answer({
         const blob = await model.convert({ type, format, signal, progress: heard });
         return { blob, quantized, kept: model.entries.length - quantized };
     }),
-    cancel(kind) {
+    async cancel(kind) {
         running[kind]?.abort();
     },
-});
+}, start);

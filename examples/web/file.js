@@ -115,7 +115,12 @@ async function study(entry) {
     await remote.call("study", { name, schemes: state.candidates }, ({ about, rows, of, counts, row }) => {
         // The last of one that was ended by another.
         if (turn !== state.studies) return;
-        if (about) showAbout(entry, about, rows, of, counts);
+        if (about) {
+            // Once more from the beginning, if the device went away.
+            done = 0;
+            find("rows").replaceChildren();
+            showAbout(entry, about, rows, of, counts);
+        }
         if (row) {
             done += 1;
             find("rows").append(schemeRow(row, shape));

@@ -2,6 +2,8 @@
 //
 //   page: new Remote("x-worker.js").call(name, argument, progress) -> { id, name, argument } -> worker: answer({ name: (argument, progress) => ... })
 //   page: promise, progress                                        <- { id, result | error | progress }
+//
+// Where the device goes away in a call, the worker takes a new one and the call begins once more.
 
 export class Remote {
     #worker;
@@ -22,7 +24,7 @@ export class Remote {
             return;
         }
         this.#calls.delete(id);
-        if (error) call.reject(Object.assign(new Error(error.message), { name: error.name }));
+        if (error) call.reject(Object.assign(new Error(error.message), error));
         else call.resolve(result);
     }
 
@@ -46,14 +48,19 @@ export class Remote {
     }
 }
 
-/** In a worker: what it answers calls with. */
-export function answer(calls) {
+/** In a worker: what it answers calls with, and what makes it a new engine. */
+export function answer(calls, restart) {
     self.onmessage = async ({ data: { id, name, argument } }) => {
+        const call = () => calls[name](argument, (progress) => self.postMessage({ id, progress }));
         try {
-            const result = await calls[name](argument, (progress) => self.postMessage({ id, progress }));
+            const result = await call().catch(async (error) => {
+                if (error.code !== "DeviceLost") throw error;
+                await restart();
+                return call();
+            });
             self.postMessage({ id, result });
         } catch (error) {
-            self.postMessage({ id, error: { name: error.name, message: error.message } });
+            self.postMessage({ id, error: { name: error.name, message: error.message, code: error.code } });
         }
     };
 }

@@ -165,12 +165,12 @@ fn explained_json(engine: &Engine, said: &Result<Explanation>) -> Value {
         json!({"name": info.name, "backend": info.backend, "driver": info.driver, "tier": info.tier});
     match said {
         Err(why) => json!({"device": device, "error": why.to_string()}),
-        Ok(Explanation { plan, workgroups, others }) => json!({
-            "device": device, "warnings": engine.warnings(), "kernel": plan.kernel, "variant": plan.variant,
-            "origin": plan.origin.to_string(), "why": plan.why, "tile": plan.detail, "workgroups": workgroups,
-            "accumulate": plan.accumulate.name(), "halves": plan.halves,
-            "others": others.iter().map(|(variant, why)| json!({"variant": variant, "why": why})).collect::<Vec<_>>(),
-        }),
+        Ok(explanation) => {
+            let mut json = explanation.to_json();
+            json["device"] = device;
+            json["warnings"] = json!(engine.warnings());
+            json
+        }
     }
 }
 

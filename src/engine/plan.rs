@@ -9,6 +9,7 @@
 use super::{Backend, Engine, MatmulOptions, PackedArray};
 use crate::product::{Accumulate, Summation};
 use crate::{Error, Result, Scheme, cpu};
+use serde_json::{Value, json};
 
 #[cfg(feature = "gpu")]
 use crate::{
@@ -73,18 +74,37 @@ pub struct Explanation {
     pub others: Vec<(&'static str, String)>,
 }
 
+/// M, N and K of [`Engine::matmul`] for `m` rows of x.
+pub(crate) fn size(m: usize, w: &PackedArray, options: &MatmulOptions) -> [usize; 3] {
+    let (shape, k) = (w.shape(), w.shape().last().copied().unwrap_or(0));
+    let n = match options.expert {
+        Some(_) => shape.len().checked_sub(2).map_or(1, |at| shape[at]),
+        None => shape[..shape.len().saturating_sub(1)].iter().product(),
+    };
+    [m, n, k]
+}
+
+impl Explanation {
+    /// The object that `lowbit devices --explain --json` and the package for browsers give.
+    pub fn to_json(&self) -> Value {
+        let Self { plan, workgroups, others } = self;
+        let others: Vec<_> =
+            others.iter().map(|(variant, why)| json!({"variant": variant, "why": why})).collect();
+        json!({
+            "kernel": plan.kernel, "variant": plan.variant, "origin": plan.origin.to_string(), "why": plan.why,
+            "tile": plan.detail, "workgroups": workgroups, "accumulate": plan.accumulate.name(),
+            "halves": plan.halves, "others": others,
+        })
+    }
+}
+
 impl Engine {
     /// What [`Engine::matmul`] would run for `m` rows of x.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for what [`Engine::matmul`] does not do, and if the options pin a kernel that does not take this product.
     pub fn plan(&self, m: usize, w: &PackedArray, options: &MatmulOptions) -> Result<Plan> {
-        let (shape, k) = (w.shape(), w.shape().last().copied().unwrap_or(0));
-        let n = match options.expert {
-            Some(_) => shape.len().checked_sub(2).map_or(1, |at| shape[at]),
-            None => shape[..shape.len().saturating_sub(1)].iter().product(),
-        };
-        self.plan_of([m, n, k], w.scheme(), options)
+        self.plan_of(size(m, w, options), w.scheme(), options)
     }
 
     /// What a product y [m, n] of x [m, k] and a weight [n, k] in a scheme would run.

@@ -1,11 +1,12 @@
 //! Tensors where the engine computes, as JavaScript holds them.
 //!
 //! ```text
-//! RawTensor   Array            RawWeight   PackedArray
+//! RawTensor   Array            RawInt8   Int8Array            RawWeight   PackedArray
 //! ```
 
 use super::promise;
-use crate::engine::{Array, PackedArray};
+use crate::engine::{Array, Int8Array, PackedArray};
+use crate::product::Activation;
 use js_sys::{Float32Array, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
@@ -54,6 +55,34 @@ impl RawTensor {
     #[wasm_bindgen(getter)]
     pub fn offset(&self) -> f64 {
         self.0.buffer().map_or(0.0, |(_, offset)| offset as f64)
+    }
+}
+
+/// Activations as int8.
+#[wasm_bindgen]
+pub struct RawInt8(pub(super) Int8Array);
+
+#[wasm_bindgen]
+impl RawInt8 {
+    /// The dimensions, outermost first; the last is K.
+    #[wasm_bindgen(getter)]
+    pub fn shape(&self) -> Vec<u32> {
+        counts(self.0.shape())
+    }
+
+    /// A promise of an array: codes as an `Int8Array`, scales as a `Float32Array`, the zero-point.
+    pub fn read(&self) -> Promise {
+        let array = self.0.clone();
+        promise(async move {
+            let int8 = array.read().await?;
+            let zero = if let Activation::Int8Static(s) = int8.activation { s.zero() } else { 0 };
+            let parts: [JsValue; 3] = [
+                js_sys::Int8Array::from(&*int8.codes).into(),
+                Float32Array::from(&*int8.scales).into(),
+                zero.into(),
+            ];
+            Ok(js_sys::Array::from_iter(parts))
+        })
     }
 }
 

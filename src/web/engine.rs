@@ -1,15 +1,15 @@
 //! The engine as JavaScript holds it: opening a device, then operations on arrays.
 //!
 //! ```text
-//! GPUAdapter [GPUDevice] -> open -> RawEngine -> upload | wrap | quantize | dequantize | matmul -> RawTensor, RawWeight
+//! GPUAdapter [GPUDevice] -> open -> RawEngine -> upload | wrap | quantize | dequantize | matmul -> RawTensor, RawInt8, RawWeight
 //! ```
 
-use super::arrays::{RawTensor, RawWeight};
+use super::arrays::{RawInt8, RawTensor, RawWeight};
 use super::{browser, promise, shape_of, thrown};
-use crate::engine::{Engine, EngineOptions, MatmulOptions, Tune};
+use crate::engine::{Engine, EngineOptions, MatmulOptions, Tune, plan};
 use crate::gpu::Disable;
 use crate::kernels::choice;
-use crate::product::{Accumulate, Function};
+use crate::product::{Accumulate, Activation, Function, Int8Scale};
 use crate::{DType, Error, Result, Scheme, Tensor};
 use js_sys::Promise;
 use serde_json::json;
@@ -26,7 +26,11 @@ fn dtype_named(name: &str) -> Result<DType> {
 /// How a product is computed; lowbit.js fills it in and frees it.
 #[wasm_bindgen]
 #[derive(Default)]
-pub struct RawOptions(MatmulOptions);
+pub struct RawOptions {
+    product: MatmulOptions,
+    /// The scale of an int8 output.
+    to: Option<Int8Scale>,
+}
 
 #[wasm_bindgen]
 impl RawOptions {
@@ -38,43 +42,57 @@ impl RawOptions {
 
     /// `f32`, `f16`, `int8`, `int8-g32` or `int8-g128`.
     pub fn activation(&mut self, name: &str) -> Result<(), JsValue> {
-        self.0.activation = name.parse().map_err(thrown)?;
+        self.product.activation = name.parse().map_err(thrown)?;
+        Ok(())
+    }
+
+    /// int8 with a scale and a zero-point that are given.
+    #[wasm_bindgen(js_name = activationScale)]
+    pub fn activation_scale(&mut self, scale: f32, zero: i8) -> Result<(), JsValue> {
+        self.product.activation = Int8Scale::new(scale, zero).map(Activation::Int8Static).map_err(thrown)?;
         Ok(())
     }
 
     /// `f32`, `f16` or `f16-chunked`.
     pub fn accumulate(&mut self, name: &str) -> Result<(), JsValue> {
         let why = || Error::Usage(format!("accumulate '{name}': there are f32, f16 and f16-chunked"));
-        self.0.accumulate = Accumulate::named(name).ok_or_else(why).map_err(thrown)?;
+        self.product.accumulate = Accumulate::named(name).ok_or_else(why).map_err(thrown)?;
         Ok(())
     }
 
     /// `identity`, `relu`, `gelu` or `silu`.
     pub fn function(&mut self, name: &str) -> Result<(), JsValue> {
         let why = || Error::Usage(format!("function '{name}': there are identity, relu, gelu and silu"));
-        self.0.function = Function::named(name).ok_or_else(why).map_err(thrown)?;
+        self.product.function = Function::named(name).ok_or_else(why).map_err(thrown)?;
         Ok(())
     }
 
     /// `f32` or `f16`.
     pub fn output(&mut self, name: &str) -> Result<(), JsValue> {
-        self.0.output = dtype_named(name).map_err(thrown)?;
+        self.product.output = dtype_named(name).map_err(thrown)?;
+        Ok(())
+    }
+
+    /// y as int8 with a scale and a zero-point.
+    #[wasm_bindgen(js_name = outputScale)]
+    pub fn output_scale(&mut self, scale: f32, zero: i8) -> Result<(), JsValue> {
+        self.to = Some(Int8Scale::new(scale, zero).map_err(thrown)?);
         Ok(())
     }
 
     /// [N].
     pub fn bias(&mut self, bias: &RawTensor) {
-        self.0.bias = Some(bias.0.clone());
+        self.product.bias = Some(bias.0.clone());
     }
 
     /// [M, N].
     pub fn residual(&mut self, residual: &RawTensor) {
-        self.0.residual = Some(residual.0.clone());
+        self.product.residual = Some(residual.0.clone());
     }
 
     /// Which matrix of a weight with leading dimensions.
     pub fn expert(&mut self, expert: u32) {
-        self.0.expert = Some(expert as usize);
+        self.product.expert = Some(expert as usize);
     }
 
     /// Pins the kernel.
@@ -85,7 +103,7 @@ impl RawOptions {
                 choice::variants().collect::<Vec<_>>().join(", ")
             ))
         };
-        self.0.kernel = Some(choice::named(name).ok_or_else(why).map_err(thrown)?);
+        self.product.kernel = Some(choice::named(name).ok_or_else(why).map_err(thrown)?);
         Ok(())
     }
 }
@@ -231,7 +249,43 @@ impl RawEngine {
 
     /// `y = function(x * w^T + bias + residual)`.
     pub fn matmul(&self, x: &RawTensor, w: &RawWeight, options: &RawOptions) -> Result<RawTensor, JsValue> {
-        self.0.matmul(&x.0, &w.0, &options.0).map(RawTensor).map_err(thrown)
+        self.0.matmul(&x.0, &w.0, &options.product).map(RawTensor).map_err(thrown)
+    }
+
+    /// The same with activations that are int8 already.
+    #[wasm_bindgen(js_name = matmulInt8)]
+    pub fn matmul_int8(
+        &self,
+        x: &RawInt8,
+        w: &RawWeight,
+        options: &RawOptions,
+    ) -> Result<RawTensor, JsValue> {
+        self.0.matmul_int8(&x.0, &w.0, &options.product).map(RawTensor).map_err(thrown)
+    }
+
+    /// The same with y as int8, of the scale in the options.
+    #[wasm_bindgen(js_name = matmulToInt8)]
+    pub fn matmul_to_int8(
+        &self,
+        x: &RawInt8,
+        w: &RawWeight,
+        options: &RawOptions,
+    ) -> Result<RawInt8, JsValue> {
+        let to = options.to.ok_or_else(|| thrown(Error::Usage("an int8 output needs a scale".into())))?;
+        self.0.matmul_to_int8(&x.0, &w.0, &options.product, to).map(RawInt8).map_err(thrown)
+    }
+
+    /// Activations as int8, as the options say.
+    #[wasm_bindgen(js_name = quantizeActivations)]
+    pub fn quantize_activations(&self, x: &RawTensor, options: &RawOptions) -> Result<RawInt8, JsValue> {
+        self.0.quantize_activations(&x.0, options.product.activation).map(RawInt8).map_err(thrown)
+    }
+
+    /// What a product of `m` rows would run and why, as JSON.
+    pub fn explain(&self, m: u32, w: &RawWeight, options: &RawOptions) -> Result<String, JsValue> {
+        let size = plan::size(m as usize, &w.0, &options.product);
+        let explained = self.0.explain(size, w.0.scheme(), &options.product);
+        explained.map(|explained| explained.to_json().to_string()).map_err(thrown)
     }
 
     /// Submits what is recorded.

@@ -188,6 +188,49 @@ async function digits({ page, shot }) {
     await until(page, "#verdict", "Nothing drawn yet.");
 }
 
+/** In front of a script: its devices are kept for the test to take away. */
+const KEEP_DEVICES = `{
+    const { requestDevice } = GPUAdapter.prototype;
+    GPUAdapter.prototype.requestDevice = async function (...args) {
+        return (self.testDevice = await requestDevice.apply(this, args));
+    };
+}
+`;
+const loseDevice = (where) => where.evaluate(() => self.testDevice.destroy());
+
+async function lostDigits({ page }) {
+    await page.addInitScript(KEEP_DEVICES);
+    await page.reload();
+    await ready(page);
+    await loseDevice(page);
+    await page.getByRole("button", { name: "Sample of a 3" }).click();
+    check.ok(/the device was lost/.test(await problem(page)), "what is said");
+    await page.getByRole("button", { name: "Start again" }).click();
+    await page.waitForFunction(() => document.body.dataset.ready && document.getElementById("problem").hidden);
+    await page.getByRole("button", { name: "Sample of a 3" }).click();
+    await readAs(page, 3);
+}
+
+async function lostFile({ page }) {
+    await page.route("**/file-worker.js", async (route) => {
+        const response = await route.fetch();
+        await route.fulfill({ response, body: KEEP_DEVICES + (await response.text()) });
+    });
+    await page.reload();
+    await ready(page);
+    await drop(page, "classifier.safetensors", classifier);
+    await until(page, "#summary", "6 tensors.");
+    const [worker] = page.workers();
+    const first = await worker.evaluateHandle(() => self.testDevice);
+    await loseDevice(worker);
+    await page.getByRole("button", { name: "fc2.weight" }).click();
+    await until(page, "#studied", "11 of 11 schemes measured.");
+    const shown = await rows(page, "#rows");
+    check.equal([shown.length, shown.filter(([, bits]) => !(Number(bits) > 1)).length], [11, 0], "every scheme is measured once, on another device");
+    check.ok(await worker.evaluate((first) => self.testDevice !== first, first), "there is another device");
+    check.ok(await page.locator("#problem").isHidden(), "no problem is left");
+}
+
 /** Signal to noise in dB of weights in q4_0, by the test's own definition of it (which needs the browser's Float16Array). */
 const sqnr = (page, values) => page.evaluate(async (values) => {
     const { q4_0 } = await import("/test/reference.js");
@@ -422,6 +465,8 @@ const TESTS = [
     ["file", "file.html", true, file],
     ["benchmark", "bench.html", true, bench],
     ...Object.keys(FILLED).map((address) => [`looks of ${address}`, address, true, looks(address)]),
+    ["digits when the device goes away", "digits.html", true, lostDigits],
+    ["file when the device goes away", "file.html", true, lostFile],
     ["index without WebGPU", "index.html", false, index],
     ["digits without WebGPU", "digits.html", false, digits],
     ["file without WebGPU", "file.html", false, file],

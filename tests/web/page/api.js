@@ -118,6 +118,48 @@ export function suite(options, expected) {
             const loose = matmul(hidden.size, second32.map(Math.abs), 64);
             check.near(await y.read(), want.y, (i) => (K + 64 + 8) * 2 ** -24 * loose.y[i], "two layers");
         }],
+        ["int8 activations, once and from layer to layer", async () => {
+            const x = numbers(3 * K);
+            using dense = engine.tensor(x, [3, K]);
+            for (const [activation, group] of [["int8", K], ["int8-g32", 32], [{ scale: 0.02, zeroPoint: 5 }, 3 * K]]) {
+                using int8 = await engine.quantizeActivations(dense, activation);
+                const { codes, scales, zeroPoint } = await int8.read();
+                const label = JSON.stringify(activation);
+                check.equal([int8.shape, codes.length, scales.length, zeroPoint], [[3, K], 3 * K, (3 * K) / group, activation.zeroPoint ?? 0], label);
+                const scale = (i) => scales[Math.floor(i / group)];
+                const inside = (i) => Math.max(-128 - zeroPoint, Math.min(127 - zeroPoint, x[i] / scale(i)));
+                check.near(Float32Array.from(codes, (q) => q - zeroPoint), Float64Array.from(x, (_, i) => inside(i)), () => 0.5001, `${label}: codes`);
+                const want = matmul(Float64Array.from(codes, (q, i) => scale(i) * (q - zeroPoint)), decoded(), K);
+                using y = await engine.matmul(int8, weight);
+                check.near(await y.read(), want.y, sumBound(K, want.size), `${label}: product`);
+                using same = await engine.matmul(x, weight, { activation });
+                check.same(await same.read(), await y.read(), `${label}: prepared and not`);
+                const to = { scale: 0.05, zeroPoint: -3 };
+                using z = await engine.matmul(int8, weight, { output: to, function: "relu" });
+                const hidden = await z.read();
+                const code = (v) => Math.max(-128, Math.min(127, Math.max(0, v) / to.scale + to.zeroPoint));
+                check.equal([z.shape, hidden.scales.length, hidden.zeroPoint], [[3, N], 1, -3], `${label}: int8 output`);
+                check.near(Float32Array.from(hidden.codes), want.y.map(code), (i) => 0.501 + sumBound(K, want.size)(i) / to.scale, `${label}: codes of y`);
+                check.ok(new Set(hidden.codes).size > 10, `${label}: codes of y are of few kinds`);
+            }
+            await check.rejects(() => engine.quantizeActivations(x), "Usage", /x: expected a Tensor/, "numbers");
+            await check.rejects(() => engine.quantizeActivations(dense, "f16"), "Unsupported", /f16/, "no int8");
+            await check.rejects(() => engine.matmul(x, weight, { output: { scale: 1 } }), "Unsupported", /f32/, "f32 to int8");
+            await check.rejects(() => engine.matmul(x, weight, { activation: { scale: 1, zeroPoint: 200 } }), "Usage", /200 is no zero-point/, "zero-point");
+            await check.rejects(() => engine.matmul(x, weight, { activation: { scale: "1" } }), "Usage", /scale is 1, expected a number/, "scale");
+            await check.rejects(() => engine.matmul(x, weight, { activation: { scale: 0 } }), "Unsupported", /int8 scale of 0/, "scale of 0");
+        }],
+        ["what would run", async () => {
+            const said = engine.explain(1, weight);
+            if (expected === "cpu") check.equal([said.kernel, said.workgroups], ["cpu", null], "CPU");
+            else {
+                check.equal([said.origin, said.workgroups.length, said.others.length > 3], ["default", 3, true], "GPU");
+                const pinned = engine.explain(4, weight, { kernel: "matmul:32x32" });
+                check.equal([pinned.kernel, pinned.variant, pinned.origin], ["matmul", "matmul:32x32", "pinned"], "pinned");
+                await check.rejects(async () => engine.explain(40, weight, { kernel: "matvec" }), "Unsupported", /up to 16 rows/, "rows");
+            }
+            await check.rejects(async () => engine.explain(0, weight), "Usage", /m: 0 is no number of rows/, "no rows");
+        }],
         ["tensors of every kind", async () => {
             const values = numbers(10);
             using wide = engine.tensor(values, [2, 5]);
