@@ -5,16 +5,16 @@
 //! w = scale * value + bias             a float zero is the bias -(scale * zero)
 //! sum_k w q a = sum over segments of  scale * a * (sum u q - offset sum q)  +  bias * (a sum q)
 //!
-//! few rows of x:   row by row, lanes along K, x laid out as the words of the code plane want it     (dot::int_rows; dot::int_sums with one
-//!                  segment)
+//! few rows of x:   row by row, lanes along K, x laid out as the words of the code plane want it     (dot::int_rows)
 //! many:            panels of weight rows, transposed in words of four codes                          (dot::int_panel)
+//! one segment:     as few rows; with AVX-512 many too                                                (dot::int_sums)
 //! ```
 //!
 //! Sums in parentheses are exact. A weight row is unpacked once for all rows of x; with one code plane, in registers.
 
 use super::activations::{Int8Rows, Segment, segments};
 use super::decode::Weights;
-use super::dot::{self, IntPanel, IntRows, IntTile, IntX, LANES, ROWS_MR, Words};
+use super::dot::{self, IntPanel, IntRows, IntTile, IntX, LANES, ROWS_MR, SUMS_MR, Words};
 use super::float::BLOCK;
 use super::lanes::{Lanes, RowBlock, Wanted, bias_entries};
 use super::level::Level;
@@ -23,10 +23,12 @@ use crate::scheme::{Value, Zero};
 use crate::threads;
 use std::ops::Range;
 
-/// Up to this many rows of x are multiplied row by row, in passes of [`ROWS_MR`]. Panels of bytes are made sooner than those of codes that have to be
-/// taken apart; a row that is one segment is scaled only once.
-fn few_rows(w: &Weights, segments: &[Segment]) -> usize {
+/// Up to this many rows of x are multiplied row by row, in passes of [`ROWS_MR`] or [`SUMS_MR`]. Panels of bytes are made sooner than those of codes that
+/// have to be taken apart. A row that is one segment is scaled only once: nothing is gained by turning it, where registers hold the sums of several rows of
+/// both sides.
+fn few_rows(level: Level, w: &Weights, segments: &[Segment]) -> usize {
     match (segments, w.scheme.bits) {
+        ([_], _) if dot::sums_many(level) => usize::MAX,
         ([_], _) => 8,
         (_, 8) => 4,
         _ => 6,
@@ -87,7 +89,7 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if x.rows <= few_rows(w, &shared.segments) {
+    if x.rows <= few_rows(level, w, &shared.segments) {
         let few = Few::new(shared);
         threads::for_each_with(
             tasks,
@@ -112,28 +114,32 @@ pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows:
 struct Few<'a> {
     shared: Shared<'a>,
     lanes: Lanes,
-    /// `[M, steps, fields]`, `[M, steps]` and `[M, entries]`, see [`IntX`].
+    passes: Vec<Pass>,
+}
+
+/// Rows of x that meet a weight row together.
+struct Pass {
+    rows: Range<usize>,
+    /// `[rows, steps, fields]`, or `[steps, fields, rows]` where there is one segment, `[rows, steps]` and `[rows, entries]`: see [`IntX`].
     codes: Vec<Words>,
     init: Vec<Words>,
     scale: Vec<f32>,
-    /// `[M, bias_entries]`: x summed over each group of the weights.
+    /// `[rows, bias_entries]`: x summed over each group of the weights.
     sum: Vec<f32>,
-    /// `[M]`: what the one segment's sum starts from, where there is one.
+    /// `[rows]`: what the one segment's sum starts from, where there is one.
     whole: Option<Vec<i32>>,
 }
 
-impl<'a> Few<'a> {
-    fn new(shared: Shared<'a>) -> Self {
+impl Pass {
+    fn new(shared: &Shared, lanes: &Lanes, rows: Range<usize>) -> Self {
         let (x, w) = (shared.x, shared.w);
-        let lanes = Lanes::of(w, x.group);
-        let words = |per_step: usize| Vec::with_capacity(x.rows * lanes.steps * per_step);
-        let (codes, init) = (words(lanes.fields), words(1));
-        let scale = Vec::with_capacity(x.rows * lanes.entries());
-        let whole = (shared.segments.len() == 1).then(Vec::new);
-        let mut few = Self { lanes, codes, init, scale, sum: Vec::new(), whole, shared };
-        for m in 0..x.rows {
-            let (codes, scales) = x.row(m);
-            let quads = codes.as_chunks::<4>().0;
+        let words = |per_step: usize| Vec::with_capacity(rows.len() * lanes.steps * per_step);
+        let (mut codes, mut init) = (words(lanes.fields), words(1));
+        let (mut scale, mut sum) = (Vec::with_capacity(rows.len() * lanes.entries()), Vec::new());
+        let mut whole = (shared.segments.len() == 1).then(Vec::new);
+        for m in rows.clone() {
+            let (row, scales) = x.row(m);
+            let quads = row.as_chunks::<4>().0;
             let quad = |i: usize| quads.get(i).copied().unwrap_or_default();
             for first in (0..lanes.steps).map(|t| t * LANES) {
                 let mut sums = [0i32; LANES];
@@ -141,30 +147,45 @@ impl<'a> Few<'a> {
                     let fours: [[i8; 4]; LANES] =
                         std::array::from_fn(|l| quad((first + l) * lanes.fields + f));
                     sums.iter_mut().zip(&fours).for_each(|(s, four)| *s += code_sum(four));
-                    few.codes.push(Words(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8)))));
+                    codes.push(Words(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8)))));
                 }
-                few.init.push(Words(sums.map(|sum| few.shared.init(sum) as u32)));
+                init.push(Words(sums.map(|sum| shared.init(sum) as u32)));
             }
             // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
             let group = |entry: usize| entry * lanes.lanes_per_scale * lanes.values() / x.group;
-            let scale = |entry: usize| scales.get(group(entry)).copied().unwrap_or(0.0);
-            few.scale.extend((0..lanes.entries()).map(scale));
-            if let Some(whole) = &mut few.whole {
-                whole.push(few.shared.init(code_sum(codes)));
+            scale.extend((0..lanes.entries()).map(|entry| scales.get(group(entry)).copied().unwrap_or(0.0)));
+            if let Some(whole) = &mut whole {
+                whole.push(shared.init(code_sum(row)));
             }
             if w.has_correction() {
-                let first = few.sum.len();
-                few.sum.resize(first + bias_entries(w), 0.0);
-                for s in &few.shared.segments {
-                    few.sum[first + s.w_group] += scales[s.x_group] * code_sum(&codes[s.start..s.end]) as f32;
+                let first = sum.len();
+                sum.resize(first + bias_entries(w), 0.0);
+                for s in &shared.segments {
+                    sum[first + s.w_group] += scales[s.x_group] * code_sum(&row[s.start..s.end]) as f32;
                 }
             }
         }
-        few
+        if whole.is_some() {
+            let per_row = codes.len() / rows.len();
+            let of = |i: usize| codes[i % rows.len() * per_row + i / rows.len()];
+            codes = (0..codes.len()).map(of).collect();
+        }
+        Self { rows, codes, init, scale, sum, whole }
+    }
+}
+
+impl<'a> Few<'a> {
+    fn new(shared: Shared<'a>) -> Self {
+        let (x, lanes) = (shared.x, Lanes::of(shared.w, shared.x.group));
+        let most = if shared.segments.len() == 1 { SUMS_MR } else { ROWS_MR };
+        // As equal as they can be.
+        let rows = threads::ranges(x.rows, x.rows.div_ceil(x.rows.div_ceil(most)));
+        let passes = threads::map(rows, x.codes.len(), |rows| Pass::new(&shared, &lanes, rows));
+        Self { shared, lanes, passes }
     }
 
     fn block(&self, of_rows: &mut RowBlock, codes: &mut Vec<u32>, rows: Range<usize>, out: &mut [f32]) {
-        let Shared { level, w, bytes, x, .. } = self.shared;
+        let Shared { level, w, bytes, .. } = self.shared;
         let Lanes { fields, lanes_per_scale, steps, .. } = self.lanes;
         let (entries, groups) = (self.lanes.entries(), bias_entries(w));
         let wanted = Wanted { unit: bytes.unit, minus: false, bias: false };
@@ -181,40 +202,43 @@ impl<'a> Few<'a> {
                 zero: of_rows.zero.get(of(entries)).unwrap_or_default(),
                 bias: &of_rows.group_bias[of(groups)],
             };
-            for m in threads::ranges(x.rows, ROWS_MR) {
-                let of = |size: usize| m.start * size..m.end * size;
-                let part = IntX {
-                    steps,
-                    codes: &self.codes[of(steps * fields)],
-                    init: &self.init[of(steps)],
-                    scale: &self.scale[of(entries)],
-                    sum: &self.sum[of(groups)],
-                };
-                let out = &mut out[m.start * BLOCK + n.start..];
-                match &self.whole {
-                    None => dot::int_rows(level, some, part, m.len(), out, BLOCK),
-                    Some(init) => whole_rows(level, some, part, &init[m], out),
+            for Pass { rows, codes, init, scale, sum, whole } in &self.passes {
+                let out = &mut out[rows.start * BLOCK + n.start..];
+                let x = IntX { steps, codes, init, scale, sum };
+                match whole {
+                    None => dot::int_rows(level, some, x, rows.len(), out, BLOCK),
+                    Some(init) => whole_rows(level, some, x, init, out),
                 }
             }
         }
     }
 }
 
-/// [`dot::int_rows`] with a blocks's stride where rows are one segment: scaled once. `init` is what sums start from.
+/// [`dot::int_rows`] with a block's stride where rows are one segment: scaled once. `init` is what sums start from.
 fn whole_rows(level: Level, w: IntRows, x: IntX, init: &[i32], out: &mut [f32]) {
-    let mut sums = [0i32; ROWS_MR * BLOCK];
+    let mut sums = [0i32; SUMS_MR * BLOCK];
     dot::int_sums(level, w, x, init.len(), &mut sums, BLOCK);
-    let (w_entries, biases) = (w.scale.len() / w.rows, w.bias.len() / w.rows);
-    let x_entries = x.scale.len() / init.len();
-    for (m, init) in init.iter().enumerate() {
-        for n in 0..w.rows {
-            let start = w.zero.get(n * w_entries).map_or(*init, |zero| zero * init);
-            let scale = w.scale[n * w_entries] * x.scale[m * x_entries];
-            let y = &mut out[m * BLOCK + n];
-            *y = start.wrapping_add(sums[m * BLOCK + n]) as f32 * scale;
-            if biases > 0 {
-                *y += w.bias[n * biases] * x.sum[m * biases];
-            }
+    let first = |all: &[f32]| -> [f32; BLOCK] {
+        let size = all.len() / w.rows;
+        std::array::from_fn(|n| all.get(n * size).filter(|_| n < w.rows).copied().unwrap_or(0.0))
+    };
+    let (w_scale, bias) = (first(w.scale), first(w.bias));
+    let zero_entries = w.zero.len() / w.rows;
+    let (x_entries, x_biases) = (x.scale.len() / init.len(), x.sum.len() / init.len());
+    let rows = out.chunks_mut(BLOCK).zip(sums.as_chunks_mut::<BLOCK>().0).zip(init).enumerate();
+    for (m, ((out, sums), init)) in rows {
+        if zero_entries == 0 {
+            sums.iter_mut().for_each(|sum| *sum = sum.wrapping_add(*init));
+        } else {
+            let zeros = w.zero.iter().step_by(zero_entries);
+            sums.iter_mut().zip(zeros).for_each(|(sum, zero)| *sum = sum.wrapping_add(zero * init));
+        }
+        let x_scale = x.scale[m * x_entries];
+        let values = sums.iter().zip(&w_scale).map(|(&sum, scale)| sum as f32 * (scale * x_scale));
+        out.iter_mut().zip(values).take(w.rows).for_each(|(y, value)| *y = value);
+        if x_biases > 0 {
+            let x_sum = x.sum[m * x_biases];
+            out.iter_mut().zip(&bias).take(w.rows).for_each(|(y, bias)| *y += bias * x_sum);
         }
     }
 }

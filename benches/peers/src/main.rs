@@ -346,7 +346,7 @@ impl<'a> Contest<'a> {
             }
             for entrant in &mut all {
                 // Threads that wait for more work in a loop give up meanwhile.
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(50));
                 if let Ok(taking_part) = entrant {
                     match taking_part.process.time() {
                         Ok(ms) => taking_part.times.push(ms),

@@ -89,16 +89,14 @@ macro_rules! integer_kernels {
             out: &mut [i32],
             stride: usize,
         ) {
-            let size = x.steps * w.fields;
             for n in 0..w.rows {
                 let w = w.row(n);
                 for m in 0..mr {
-                    let codes = &x.codes[m * size..(m + 1) * size];
                     out[m * stride + n] = match w.fields {
-                        1 => int_sum::<1>(w, codes),
-                        2 => int_sum::<2>(w, codes),
-                        4 => int_sum::<4>(w, codes),
-                        _ => int_sum::<8>(w, codes),
+                        1 => int_sum::<1>(w, x, (m, mr)),
+                        2 => int_sum::<2>(w, x, (m, mr)),
+                        4 => int_sum::<4>(w, x, (m, mr)),
+                        _ => int_sum::<8>(w, x, (m, mr)),
                     };
                 }
             }
@@ -106,12 +104,13 @@ macro_rules! integer_kernels {
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn int_sum<const F: usize>(w: IntRows, x: &[Words]) -> i32 {
+        fn int_sum<const F: usize>(w: IntRows, x: IntX, (m, mr): (usize, usize)) -> i32 {
             let table = spread(w.map.unwrap_or(&[0; 16]));
             let mut sums = [_mm256_setzero_si256(); 2];
-            for (t, x) in x.as_chunks::<F>().0.iter().enumerate() {
+            for t in 0..x.steps {
+                let codes = &x.codes[t * F * mr + m..];
                 for h in 0..2 {
-                    sums[h] = add_step::<F>(&w, table, x, (t, h), sums[h]);
+                    sums[h] = add_step::<F>(&w, table, (codes, mr), (t, h), sums[h]);
                 }
             }
             let mut lanes = [0u32; HALF];
@@ -119,13 +118,13 @@ macro_rules! integer_kernels {
             lanes.iter().fold(0u32, |all, &sum| all.wrapping_add(sum)) as i32
         }
 
-        /// Half `h` of step `t` added to `sum`.
+        /// Half `h` of step `t` added to `sum`; every so many words are those of this row of x.
         #[inline]
         #[target_feature(enable = $features)]
         fn add_step<const F: usize>(
             w: &IntRows,
             table: __m256i,
-            x: &[Words],
+            (x, every): (&[Words], usize),
             (t, h): (usize, usize),
             mut sum: __m256i,
         ) -> __m256i {
@@ -141,7 +140,7 @@ macro_rules! integer_kernels {
                 if w.map.is_some() {
                     codes = _mm256_shuffle_epi8(table, codes);
                 }
-                sum = $dot(sum, codes, load_i32(&x[f].0[h * HALF..]));
+                sum = $dot(sum, codes, load_i32(&x[f * every].0[h * HALF..]));
             }
             sum
         }
@@ -166,7 +165,7 @@ macro_rules! integer_kernels {
                         // Both factors fit 16 bits, and the upper half of a zero-point is 0.
                         sum = _mm256_madd_epi16(sum, zero);
                     }
-                    sum = add_step::<F>(&w, table, &x.codes[t * F..][..F], (t, h), sum);
+                    sum = add_step::<F>(&w, table, (&x.codes[t * F..], 1), (t, h), sum);
                     let term = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), factor);
                     total[h] = _mm256_add_ps(total[h], term);
                 }

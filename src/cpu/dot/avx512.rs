@@ -3,7 +3,7 @@
 //! Every function needs the features that [`Level::Avx512`](crate::cpu::level::Level) stands for. The numbers are those of `portable`, f32 sums
 //! apart, which are fused here.
 
-use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRows, IntTile, IntX, LANES, Words, join_lanes};
+use super::{CodeRow, F32_ACCUMULATORS, IntPanel, IntRows, IntTile, IntX, LANES, join_lanes};
 use std::arch::x86_64::*;
 
 #[inline]
@@ -28,14 +28,15 @@ fn prefetch(codes: &[u8; 4 * LANES], ahead: usize) {
     }
 }
 
-/// Steps that codes are asked for ahead of: the machine's own prefetching stops at the end of a page, which may be that of a row.
+/// Steps that codes are asked for ahead of, where one row of x meets them: the machine's own prefetching stops at the end of a page, which may be that of
+/// a row. With more rows a step takes longer.
 const AHEAD: usize = 32;
 
-/// How far ahead of step `t` codes are asked for, in bytes, where `rows` rows are read side by side and followed by as many others.
+/// How far ahead of step `t` codes are asked for, in bytes, where `rows` rows are read side by side, followed by as many others, and meet `mr` rows of x.
 #[inline(always)]
-fn ahead(t: usize, steps: usize, rows: usize) -> usize {
-    let next = if t + AHEAD < steps { 0 } else { (rows - 1) * steps };
-    (AHEAD + next) * 4 * LANES
+fn ahead(t: usize, steps: usize, rows: usize, mr: usize) -> usize {
+    let next = if t + AHEAD / mr < steps { 0 } else { (rows - 1) * steps };
+    (AHEAD / mr + next) * 4 * LANES
 }
 
 #[inline]
@@ -63,9 +64,10 @@ fn join(v: __m512) -> f32 {
     join_lanes(lanes)
 }
 
-/// `$all` goes over the rows of a weight with `$block`, several at a time, for they share what is done about x: as many as registers hold.
+/// `$all` goes over the rows of a weight with `$block`, several at a time, for they share what is done about x: `$nw` with `$mr` rows of x, as many as
+/// registers hold.
 macro_rules! over_rows {
-    ($all:ident, $of_fields:ident, $of_x:ident, $block:ident, $sum:ty) => {
+    ($all:ident, $of_fields:ident, $of_x:ident, $block:ident, $sum:ty, $($mr:literal => $nw:literal),*) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
         pub(super) fn $all(w: IntRows, x: IntX, mr: usize, out: &mut [$sum], stride: usize) {
             match w.fields {
@@ -80,10 +82,8 @@ macro_rules! over_rows {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
         fn $of_fields<const F: usize>(w: IntRows, x: IntX, mr: usize, out: &mut [$sum], stride: usize) {
             match mr {
-                1 => $of_x::<F, 4, 1>(w, x, out, stride),
-                2 => $of_x::<F, 4, 2>(w, x, out, stride),
-                3 => $of_x::<F, 2, 3>(w, x, out, stride),
-                _ => $of_x::<F, 2, 4>(w, x, out, stride),
+                $($mr => $of_x::<F, $nw, $mr>(w, x, out, stride),)*
+                _ => unreachable!("{mr} rows of x"),
             }
         }
 
@@ -108,8 +108,8 @@ macro_rules! over_rows {
     };
 }
 
-over_rows!(int_rows, int_rows_of_fields, int_rows_of_x, int_rows_of, f32);
-over_rows!(int_sums, int_sums_of_fields, int_sums_of_x, int_sums_of, i32);
+over_rows!(int_rows, int_rows_of_fields, int_rows_of_x, int_rows_of, f32, 1 => 4, 2 => 4, 3 => 2, 4 => 2);
+over_rows!(int_sums, int_sums_of_fields, int_sums_of_x, int_sums_of, i32, 1 => 4, 2 => 4, 3 => 4, 4 => 4, 5 => 4, 6 => 4);
 
 /// Lane l of the result is `l / lanes_per_scale`, a power of two.
 #[inline]
@@ -119,54 +119,42 @@ fn spread_scales(lanes_per_scale: usize) -> __m512i {
     _mm512_srlv_epi32(lanes, _mm512_set1_epi32(lanes_per_scale.trailing_zeros() as i32))
 }
 
-/// The codes of `NW` weight rows and `MR` rows of x, step by step.
-struct Codes<'a, const F: usize, const NW: usize, const MR: usize> {
+/// The codes of `NW` weight rows, step by step.
+struct Codes<'a, const F: usize, const NW: usize> {
     w: [&'a [[u8; 4 * LANES]]; NW],
-    x: [&'a [[Words; F]]; MR],
     mapped: bool,
     table: __m512i,
 }
 
-impl<'a, const F: usize, const NW: usize, const MR: usize> Codes<'a, F, NW, MR> {
+impl<'a, const F: usize, const NW: usize> Codes<'a, F, NW> {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn new(w: &[IntRows<'a>; NW], x: IntX<'a>) -> Self {
-        let steps = x.steps;
+    fn new(w: &[IntRows<'a>; NW], steps: usize) -> Self {
         let mut codes = Self {
             w: [&[]; NW],
-            x: [&[]; MR],
             mapped: w[0].map.is_some(),
             table: w[0].map.map_or(_mm512_setzero_si512(), |map| spread(map)),
         };
-        for m in 0..MR {
-            codes.x[m] = &x.codes.as_chunks::<F>().0[m * steps..][..steps];
-        }
         for n in 0..NW {
             codes.w[n] = &w[n].codes.as_chunks().0[..steps];
         }
         codes
     }
 
-    /// Adds the products of step `t` of weight row `n` to `sums`, and asks for codes `ahead` bytes ahead.
+    /// The bytes of field `f` in step `t` of weight row `n`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    fn add(&self, n: usize, t: usize, ahead: usize, sums: &mut [__m512i; MR]) {
-        let words = load_i32(&self.w[n][t]);
-        prefetch(&self.w[n][t], ahead);
-        for f in 0..F {
-            let mut codes = words;
-            if F > 1 {
-                let shift = _mm512_set1_epi32((f * 8 / F) as i32);
-                let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
-                codes = _mm512_and_si512(_mm512_srlv_epi32(words, shift), mask);
-            }
-            if self.mapped {
-                codes = _mm512_shuffle_epi8(self.table, codes);
-            }
-            for m in 0..MR {
-                sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&self.x[m][t][f].0));
-            }
+    fn field(&self, n: usize, t: usize, f: usize) -> __m512i {
+        let mut codes = load_i32(&self.w[n][t]);
+        if F > 1 {
+            let shift = _mm512_set1_epi32((f * 8 / F) as i32);
+            let mask = _mm512_set1_epi8(((1u32 << (8 / F)) - 1) as i8);
+            codes = _mm512_and_si512(_mm512_srlv_epi32(codes, shift), mask);
         }
+        if self.mapped {
+            codes = _mm512_shuffle_epi8(self.table, codes);
+        }
+        codes
     }
 }
 
@@ -184,15 +172,16 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
     for n in 0..NW {
         w[n] = rows.row(first + n);
     }
-    let codes = Codes::<F, NW, MR>::new(&w, x);
+    let codes = Codes::<F, NW>::new(&w, steps);
     // A vector of scales lasts for so many steps, each taking `per_step` of it.
     let lasts = w[0].lanes_per_scale;
     let per_step = _mm512_set1_epi32((LANES / lasts) as i32);
     let first_scale = spread_scales(lasts);
     let has_zero = !w[0].zero.is_empty();
     let entries = steps * LANES / lasts + LANES;
-    let mut x_init = [x.init; MR];
+    let (mut x_codes, mut x_init) = ([[].as_slice(); MR], [x.init; MR]);
     for m in 0..MR {
+        x_codes[m] = &x.codes.as_chunks::<F>().0[m * steps..][..steps];
         x_init[m] = &x.init[m * steps..][..steps];
     }
     let mut total = [[_mm512_setzero_ps(); MR]; NW];
@@ -210,7 +199,7 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
         }
         let mut lane_scale = first_scale;
         for t in first..(first + lasts).min(steps) {
-            let ahead = ahead(t, steps, NW);
+            let ahead = ahead(t, steps, NW, MR);
             for n in 0..NW {
                 let mut sums = [_mm512_setzero_si512(); MR];
                 for m in 0..MR {
@@ -223,7 +212,13 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
                         sums[m] = _mm512_madd_epi16(sums[m], zero);
                     }
                 }
-                codes.add(n, t, ahead, &mut sums);
+                prefetch(&codes.w[n][t], ahead);
+                for f in 0..F {
+                    let codes = codes.field(n, t, f);
+                    for m in 0..MR {
+                        sums[m] = _mm512_dpbusd_epi32(sums[m], codes, load_i32(&x_codes[m][t][f].0));
+                    }
+                }
                 for m in 0..MR {
                     let factor = _mm512_permutexvar_ps(lane_scale, scales[n][m]);
                     let term = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m]), factor);
@@ -250,6 +245,20 @@ fn int_rows_of<const F: usize, const NW: usize, const MR: usize>(
     }
 }
 
+/// The sum of each vector's lanes, for a quarter of the shuffles that one after the other takes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn reduce_four([a, b, c, d]: [__m512i; 4]) -> [i32; 4] {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    // Each quarter holds a part of every sum, in order.
+    let all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+    let sum = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+    let [low, high] = [_mm_cvtsi128_si64(sum), _mm_extract_epi64::<1>(sum)];
+    [low as i32, (low >> 32) as i32, high as i32, (high >> 32) as i32]
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn int_sums_of<const F: usize, const NW: usize, const MR: usize>(
@@ -263,17 +272,39 @@ fn int_sums_of<const F: usize, const NW: usize, const MR: usize>(
     for n in 0..NW {
         w[n] = rows.row(first + n);
     }
-    let codes = Codes::<F, NW, MR>::new(&w, x);
+    let rows = Codes::<F, NW>::new(&w, x.steps);
+    let x_codes = x.codes.as_chunks::<MR>().0.as_chunks::<F>().0;
     let mut sums = [[_mm512_setzero_si512(); MR]; NW];
-    for t in 0..x.steps {
-        let ahead = ahead(t, x.steps, NW);
+    for (t, x_codes) in x_codes[..x.steps].iter().enumerate() {
+        let ahead = ahead(t, x.steps, NW, MR);
         for n in 0..NW {
-            codes.add(n, t, ahead, &mut sums[n]);
+            prefetch(&rows.w[n][t], ahead);
+        }
+        for f in 0..F {
+            let mut codes = [_mm512_setzero_si512(); NW];
+            for n in 0..NW {
+                codes[n] = rows.field(n, t, f);
+            }
+            // What is loaded of x meets all weight rows.
+            for m in 0..MR {
+                let x = load_i32(&x_codes[f][m].0);
+                for n in 0..NW {
+                    sums[n][m] = _mm512_dpbusd_epi32(sums[n][m], codes[n], x);
+                }
+            }
         }
     }
-    for n in 0..NW {
-        for m in 0..MR {
-            out[m * stride + n] = _mm512_reduce_add_epi32(sums[n][m]);
+    for m in 0..MR {
+        let out = &mut out[m * stride..];
+        let mut n = 0;
+        while n + 4 <= NW {
+            let sum = reduce_four([sums[n][m], sums[n + 1][m], sums[n + 2][m], sums[n + 3][m]]);
+            out[n..n + 4].copy_from_slice(&sum);
+            n += 4;
+        }
+        while n < NW {
+            out[n] = _mm512_reduce_add_epi32(sums[n][m]);
+            n += 1;
         }
     }
 }
@@ -317,7 +348,7 @@ fn code_rows_of<const F: usize, const MR: usize>(w: CodeRow, x: &[f32]) -> [f32;
     let mut sums = [[_mm512_setzero_ps(); 2]; MR];
     for t in 0..steps {
         let words = load_i32(&w_codes[t]);
-        prefetch(&w_codes[t], ahead(t, steps, 1));
+        prefetch(&w_codes[t], ahead(t, steps, 1, MR));
         let scale = _mm512_permutexvar_ps(lane_scale, load_f32(&w.scale[t * per_step..]));
         let (mut minus, mut bias) = (_mm512_setzero_ps(), _mm512_setzero_ps());
         if !w.minus.is_empty() {

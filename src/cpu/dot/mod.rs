@@ -48,6 +48,8 @@ macro_rules! at_level {
 
 /// Rows of x per call of a `rows` kernel, at most.
 pub(super) const ROWS_MR: usize = 4;
+/// Rows of x per call of [`int_sums`], at most.
+pub(super) const SUMS_MR: usize = 6;
 /// f32 lanes of the `rows` kernels.
 pub(super) const LANES: usize = 16;
 /// Accumulators of [`f32_rows`], each of [`LANES`].
@@ -58,6 +60,11 @@ pub(super) const F32_ACCUMULATORS: usize = 4;
 pub(super) struct Tile {
     pub nr: usize,
     pub mr: usize,
+}
+
+/// Whether [`int_sums`] has tiles of weight rows and rows of x in registers, so that no panel is faster.
+pub(super) fn sums_many(level: Level) -> bool {
+    level == Level::Avx512
 }
 
 /// The tile of [`int_panel`].
@@ -133,7 +140,7 @@ pub(super) struct Words(pub [u32; LANES]);
 #[derive(Clone, Copy)]
 pub(super) struct IntX<'a> {
     pub steps: usize,
-    /// `[mr, steps, fields]`: the codes that meet a field, four to a word.
+    /// `[mr, steps, fields]`, for [`int_sums`] `[steps, fields, mr]`: the codes that meet a field, four to a word.
     pub codes: &'a [Words],
     /// `[mr, steps]`: what integer sums start from (i32), or with [`IntRows::zero`] what is multiplied with it to that end, which fits 16
     /// bits.
@@ -150,7 +157,7 @@ pub(super) struct IntX<'a> {
 /// Word `16 t + l` belongs to lane l; a lane adds its words in order, `f32(sum) * (scale_w * scale_x)`, then the products of the biases
 /// of groups `16 i + l`; lanes are joined in pairs `l += l + 8`, then 4, 2, 1.
 pub(super) fn int_rows(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [f32], stride: usize) {
-    check_codes(&w, &x, mr, out.len(), stride);
+    check_codes(&w, &x, mr, ROWS_MR, out.len(), stride);
     let entries = x.steps * LANES / w.lanes_per_scale + LANES;
     assert!(w.scale.len() == w.rows * entries && x.scale.len() == mr * entries, "a scale per lane");
     assert!(w.zero.is_empty() || w.zero.len() == w.rows * entries, "a zero per scale");
@@ -166,8 +173,9 @@ pub(super) fn int_rows(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [
 }
 
 /// `out[m * stride + n] = sum of products` of codes: exact, modulo 2^32. Scales, zeros and biases of `w` do not count, nor does anything of `x` but codes.
+/// At most [`SUMS_MR`] rows of x.
 pub(super) fn int_sums(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: usize) {
-    check_codes(&w, &x, mr, out.len(), stride);
+    check_codes(&w, &x, mr, SUMS_MR, out.len(), stride);
     at_level!(
         level,
         [avx512::int_sums, avx2::vnni::int_sums, avx2::plain::int_sums, portable::int_sums],
@@ -175,10 +183,10 @@ pub(super) fn int_sums(level: Level, w: IntRows, x: IntX, mr: usize, out: &mut [
     )
 }
 
-fn check_codes(w: &IntRows, x: &IntX, mr: usize, out: usize, stride: usize) {
+fn check_codes(w: &IntRows, x: &IntX, mr: usize, most: usize, out: usize, stride: usize) {
     check_lane(w.fields, w.lanes_per_scale);
     assert!(w.rows > 0 && w.codes.len() == w.rows * 4 * LANES * x.steps, "whole steps");
-    assert!((1..=ROWS_MR).contains(&mr) && x.codes.len() == mr * x.steps * w.fields, "rows of x");
+    assert!((1..=most).contains(&mr) && x.codes.len() == mr * x.steps * w.fields, "rows of x");
     assert!(stride >= w.rows && out >= (mr - 1) * stride + w.rows, "output");
 }
 

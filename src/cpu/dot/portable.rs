@@ -13,10 +13,15 @@ fn dot4(w: [u8; 4], x: [i8; 4]) -> i32 {
 
 /// The products of a step: `words` and what meets each of their fields, per lane.
 #[inline(always)]
-fn add_step(w: &IntRows, words: &[u8; 4 * LANES], x: &[Words], sums: &mut [i32; LANES]) {
+fn add_step<'a>(
+    w: &IntRows,
+    words: &[u8; 4 * LANES],
+    x: impl Iterator<Item = &'a Words>,
+    sums: &mut [i32; LANES],
+) {
     let (width, words) = (8 / w.fields, words.as_chunks::<4>().0);
     let mask = ((1u32 << width) - 1) as u8;
-    for (f, x) in x.iter().enumerate() {
+    for (f, x) in x.enumerate() {
         for l in 0..LANES {
             let u = words[l].map(|b| (b >> (width * f)) & mask);
             let u = w.map.map_or(u, |map| u.map(|u| map[usize::from(u & 15)]));
@@ -30,10 +35,9 @@ pub(super) fn int_sums(w: IntRows, x: IntX, mr: usize, out: &mut [i32], stride: 
     for n in 0..w.rows {
         let w = w.row(n);
         for m in 0..mr {
-            let codes = x.codes[m * x.steps * w.fields..].chunks(w.fields);
             let mut sums = [0i32; LANES];
-            for (words, codes) in w.codes.as_chunks().0.iter().zip(codes) {
-                add_step(&w, words, codes, &mut sums);
+            for (words, codes) in w.codes.as_chunks().0.iter().zip(x.codes.chunks(w.fields * mr)) {
+                add_step(&w, words, codes[m..].iter().step_by(mr), &mut sums);
             }
             out[m * stride + n] = sums.iter().fold(0, |all, &sum| all.wrapping_add(sum));
         }
@@ -59,7 +63,7 @@ fn int_row(w: IntRows, x: IntX, m: usize) -> f32 {
         let entry = |l: usize| t * per_step + l / w.lanes_per_scale;
         let zero = |l: usize| w.zero.get(entry(l)).copied();
         let mut sums: [i32; LANES] = std::array::from_fn(|l| init[l] as i32 * zero(l).unwrap_or(1));
-        add_step(&w, words, &x.codes[at * w.fields..][..w.fields], &mut sums);
+        add_step(&w, words, x.codes[at * w.fields..][..w.fields].iter(), &mut sums);
         for (l, lane) in lanes.iter_mut().enumerate() {
             *lane += sums[l] as f32 * (w.scale[entry(l)] * x.scale[m * entries + entry(l)]);
         }
