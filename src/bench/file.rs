@@ -396,21 +396,27 @@ pub fn compare(a: &File, b: &File, force: bool) -> Result<Comparison> {
         return Err(Error::Usage(what));
     }
     let mut result = Comparison { ceilings: vec![], cases: vec![], only_a: vec![], only_b: vec![] };
-    for before in &a.ceilings {
-        let after = b.ceilings.iter().find(|c| c.name == before.name);
-        let pair =
-            after.and_then(|after| Some((before.rate?, after.rate?, before.quartiles?, after.quartiles?)));
-        if let Some((rate_a, rate_b, quartiles_a, quartiles_b)) = pair {
-            result.ceilings.push(Change {
-                what: before.name.clone(),
-                a: rate_a,
-                b: rate_b,
+    let measured = |file: &File| -> Vec<(String, f64, [f64; 2])> {
+        let rates = file.ceilings.iter().filter_map(|c| Some((c.name.clone(), c.rate?, c.quartiles?)));
+        rates.collect()
+    };
+    let (ceilings_a, ceilings_b) = (measured(a), measured(b));
+    for (name, rate_a, quartiles_a) in &ceilings_a {
+        match ceilings_b.iter().find(|(other, ..)| other == name) {
+            None => result.only_a.push(format!("ceiling {name}")),
+            Some((_, rate_b, quartiles_b)) => result.ceilings.push(Change {
+                what: name.clone(),
+                a: *rate_a,
+                b: *rate_b,
                 speed: rate_b / rate_a,
-                verdict: Verdict::of(quartiles_a, quartiles_b),
+                verdict: Verdict::of(*quartiles_a, *quartiles_b),
                 kernels: None,
-            });
+            }),
         }
     }
+    let is_new = |name: &String| !ceilings_a.iter().any(|(other, ..)| other == name);
+    let new = ceilings_b.iter().map(|(name, ..)| name).filter(|name| is_new(name));
+    result.only_b.extend(new.map(|name| format!("ceiling {name}")));
     for before in &a.cases {
         match b.cases.iter().find(|after| after.key() == before.key()) {
             None => result.only_a.push(before.key()),
@@ -439,7 +445,7 @@ pub fn compare(a: &File, b: &File, force: bool) -> Result<Comparison> {
         }
     }
     let is_new = |after: &&Measured| !a.cases.iter().any(|before| before.key() == after.key());
-    result.only_b = b.cases.iter().filter(is_new).map(Measured::key).collect();
+    result.only_b.extend(b.cases.iter().filter(is_new).map(Measured::key));
     Ok(result)
 }
 
@@ -627,6 +633,10 @@ pub(super) mod tests {
         );
         let verdicts: Vec<_> = result.ceilings.iter().map(|c| c.verdict).collect();
         assert_eq!((verdicts.len(), verdicts[0], verdicts[1]), (6, Verdict::Faster, Verdict::Same));
+        let mut fewer = a.clone();
+        let missing = format!("ceiling {}", fewer.ceilings.remove(0).name);
+        assert_eq!(compare(&a, &fewer, false).unwrap().only_a, [missing.as_str()]);
+        assert_eq!(compare(&fewer, &a, false).unwrap().only_b, [missing.as_str()]);
         let mut by_host = a.clone();
         by_host.cases[1].clock = Clock::Host;
         let mut threads = a.clone();

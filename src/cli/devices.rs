@@ -1,8 +1,8 @@
 //! `lowbit devices`: what can compute here, and what a model of a given size would need of it.
 
-use super::open_engine;
 use super::print::{self, Align, Table};
 use super::products::CallArgs;
+use super::{note_warnings, open_engine};
 use crate::bench::cases::{Call, parse_shape};
 use crate::engine::{Engine, EngineOptions, Explanation, MatmulOptions};
 use crate::gpu::{Found, adapter};
@@ -118,7 +118,9 @@ fn explain(size: &str, scheme: &str, call: Call, device: Option<&str>, as_json: 
         None => pollster::block_on(async {
             let mut engines = vec![Engine::cpu()];
             for found in adapter::list().await {
-                engines.push(Engine::open_adapter(&found.adapter, &EngineOptions::default()).await?);
+                let engine = Engine::open_adapter(&found.adapter, &EngineOptions::default()).await?;
+                note_warnings(&engine);
+                engines.push(engine);
             }
             Ok::<_, Error>(engines)
         })?,
@@ -142,7 +144,6 @@ fn explain(size: &str, scheme: &str, call: Call, device: Option<&str>, as_json: 
 fn explained_text(engine: &Engine, said: &Result<Explanation>) -> String {
     let info = engine.info();
     let mut text = format!("\n{} ({} {}; {})\n", info.name, info.backend, info.driver, info.tier);
-    engine.warnings().iter().for_each(|warning| text += &format!("  warning        {warning}\n"));
     let Explanation { plan, workgroups, others } = match said {
         Ok(explanation) => explanation,
         Err(why) => return text + &format!("  none           {why}\n"),

@@ -157,8 +157,13 @@ async fn open_engine(device: Option<&str>) -> Result<Engine> {
 async fn open_engine_without(device: Option<&str>, disable: Disable) -> Result<Engine> {
     let device = device.filter(|d| !d.eq_ignore_ascii_case("auto")).map(str::to_string);
     let engine = Engine::open(&EngineOptions { device, disable, ..EngineOptions::default() }).await?;
-    engine.warnings().iter().for_each(|warning| print::note(&format!("lowbit: {warning}")));
+    note_warnings(&engine);
     Ok(engine)
+}
+
+/// Says on stderr what the engine warns of.
+fn note_warnings(engine: &Engine) {
+    engine.warnings().iter().for_each(|warning| print::note(&format!("lowbit: {warning}")));
 }
 
 /// Runs the command line of this process. Wrong arguments, `--help` and `--version` end the process as clap does (exit codes 2 and 0).

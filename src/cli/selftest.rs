@@ -106,6 +106,7 @@ fn to_text(device: &str, report: &Report, seconds: f64) -> String {
         text += &format!("FAILED: {line}\n");
     }
     let verdict = match report.failures.len() {
+        0 if report.checks() == 0 => "nothing was checked".to_string(),
         0 => "all passed".to_string(),
         n => format!("{n} failed"),
     };
