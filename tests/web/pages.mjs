@@ -204,7 +204,7 @@ async function lostDigits({ page }) {
     await ready(page);
     await loseDevice(page);
     await page.getByRole("button", { name: "Sample of a 3" }).click();
-    check.ok(/the device was lost/.test(await problem(page)), "what is said");
+    check.ok(/^The device was lost/.test(await problem(page)), "what is said");
     await page.getByRole("button", { name: "Start again" }).click();
     await page.waitForFunction(() => document.body.dataset.ready && document.getElementById("problem").hidden);
     await page.getByRole("button", { name: "Sample of a 3" }).click();
