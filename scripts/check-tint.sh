@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# check-tint.sh: every generated shader but those with cooperative matrices, which browsers have not, through Tint, the WGSL compiler of Chromium. Part of LOWBIT_FULL=1 ./scripts/test.sh.
+# check-tint.sh: every generated shader but those with cooperative matrices, which browsers have not, through Tint, the WGSL compiler of Chromium. Part of ./scripts/test.sh.
 #
 #   lowbit shaders --dump target/tint/wgsl -> tests/web/tint.mjs -> Dawn for Node (npm's webgpu, pinned by tests/web/package-lock.json)
 #

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # test.sh: installs what the tests need, then checks everything there is to check. Exit status 0 = all of it passed.
 #
-#   setup -> test model -> Python packages -> cargo fmt -> lock files -> clippy -> tests and doc tests -> candle -> shader costs -> cooperative matrices -> browser -> a build without default features
+#   setup -> test model -> Python packages -> cargo fmt -> lock files -> clippy -> tests and doc tests -> candle -> shader costs -> cooperative matrices -> Tint -> browser -> a build without default features
 #
 # Everything that cargo does is in the release profile, so that the stages share their builds. The first failure ends the run.
 #
 #   CI=true         a missing adapter is an error (here and in the tests), not a notice
-#   LOWBIT_FULL=1   the tests run their full cross instead of pairs, Tint judges the shaders (scripts/check-tint.sh)
-#                   and llama.cpp the models (scripts/check-llama.sh)
+#   LOWBIT_FULL=1   the tests run their full cross instead of pairs, and llama.cpp judges the models (scripts/check-llama.sh)
 #
 # For the tests this sets, unless the caller did:
 #   VK_DRIVER_FILES     every Vulkan driver found, so that one process sees GPUs, lavapipe and SwiftShader alike
@@ -145,13 +144,13 @@ cargo test --release --locked --manifest-path tools/shader-cost/Cargo.toml --tar
 begin_stage "cooperative matrices on lavapipe 26"
 ./scripts/check-coop.sh
 
+begin_stage "Tint (Chromium's WGSL compiler)"
+./scripts/check-tint.sh
+
 begin_stage "browser"
 ./scripts/test-web.sh
 
 if [ "${LOWBIT_FULL:-}" = 1 ]; then
-  begin_stage "Tint (Chromium's WGSL compiler)"
-  ./scripts/check-tint.sh
-
   begin_stage "llama.cpp"
   ./scripts/check-llama.sh
 fi
