@@ -112,7 +112,7 @@ export type ModelSource = ArrayBuffer | ArrayBufferView | Blob | File | Response
 export interface ReadOptions {
     /** Hears how much has been read, of how much (null if nobody knows). */
     progress?: (at: { loaded: number; total: number | null }) => void;
-    /** Stops: the promise is rejected with its reason. */
+    /** Stops: the promise is rejected with its reason, whatever it is. */
     signal?: AbortSignal;
 }
 

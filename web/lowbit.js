@@ -13,24 +13,54 @@ let loading;
 const waiting = new Set();
 let stopped;
 
-function promised(promise) {
+/** What the module promises; where the device of `engine` went away in the middle of a readback, which fails before the loss is told, that. */
+function promised(promise, engine) {
+    const told = promise.catch(async (error) => {
+        const device = error?.code === "Gpu" ? engine?.device : null;
+        const lost = device && (await Promise.race([device.lost, new Promise((resolve) => setTimeout(resolve, 200))]));
+        throw lost ? Object.assign(new Error(`the device was lost: ${lost.message || lost.reason}`, { cause: error }), { code: "DeviceLost" }) : error;
+    });
     return new Promise((resolve, reject) => {
         waiting.add(reject);
-        promise.then(resolve, reject).finally(() => waiting.delete(reject));
+        told.then(resolve, reject).finally(() => waiting.delete(reject));
     });
 }
 
-/** What ends the module in the middle of its own work is an uncaught error of the page, and nobody else's answer. */
-function hear(event) {
-    const { error } = event;
+/** Ends the module if an error is one that ended it in the middle of its own work: what it holds is in no state to go on with. */
+function ended(error) {
     const ours = error?.code === "Bug" || (error instanceof WebAssembly.RuntimeError && /lowbit_bg/.test(error.stack ?? ""));
-    if (!ours || waiting.size === 0) return;
-    event.preventDefault();
-    stopped = Object.assign(new Error(`lowbit stopped (${error.message}): a bug, or no memory left; the page has to be loaded again`, { cause: error }), { code: "Bug" });
+    if (!ours || error === stopped) return error;
+    stopped ??= Object.assign(new Error(`lowbit stopped (${error.message}): a bug, or no memory left; the page has to be loaded again`, { cause: error }), { code: "Bug" });
     for (const reject of waiting) reject(stopped);
     waiting.clear();
+    return stopped;
+}
+
+/** Such an error in what goes on behind a promise is an uncaught one of the page, and nobody else's answer. */
+function hear(event) {
+    if (waiting.size > 0 && ended(event.error) === stopped && stopped) event.preventDefault();
 }
 globalThis.addEventListener?.("error", hear);
+
+/** A function of the module that no call gets into after the end. */
+const guarded = (call) =>
+    function (...args) {
+        if (stopped) throw stopped;
+        try {
+            return call.apply(this, args);
+        } catch (error) {
+            throw ended(error);
+        }
+    };
+
+for (const kind of Object.values(raw)) {
+    if (!kind.prototype?.free) continue;
+    for (const [key, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(kind.prototype))) {
+        if (["constructor", "free", "__destroy_into_raw"].includes(key)) continue;
+        if (get) Object.defineProperty(kind.prototype, key, { get: guarded(get), configurable: true });
+        else if (typeof value === "function") kind.prototype[key] = guarded(value);
+    }
+}
 
 /** Loads the module once; a failed attempt may be repeated. */
 export function init(module) {
@@ -83,6 +113,22 @@ if (Symbol.dispose) {
     };
 }
 
+/** A name, or an error that says what it is for. */
+function text(value, what) {
+    if (typeof value !== "string") throw mistake(`${what}: expected a name, got ${shown(value)}`);
+    return value;
+}
+
+/** Options that are there, none of them unknown. */
+function optionsOf(options, known) {
+    if (options === undefined || options === null) return {};
+    if (typeof options !== "object") throw mistake(`options: expected an object, got ${shown(options)}`);
+    const other = Object.keys(options).find((key) => !known.includes(key));
+    if (other !== undefined) throw mistake(`options: there is no '${other}'; there are ${known.join(", ")}`);
+    // What is null is not given.
+    return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== null && value !== undefined));
+}
+
 /** `value` as a handle of a class, or an error that names the argument. */
 function handle(value, kind, what) {
     if (!(value instanceof kind)) throw mistake(`${what}: expected a ${kind.name}, got ${shown(value)}`);
@@ -90,6 +136,7 @@ function handle(value, kind, what) {
 }
 
 function shown(value) {
+    if (typeof value === "string") return `'${value}'`;
     if (value === null || typeof value !== "object") return String(value);
     return value.constructor?.name ?? "an object";
 }
@@ -140,6 +187,8 @@ function dimensions(shape, what) {
 }
 
 const DEVICES = ["auto", "gpu", "cpu"];
+const POWER = ["low-power", "high-performance"];
+const CAPABILITIES = ["f16", "subgroups", "int_dot", "timestamps"];
 
 function isDevice(value) {
     return typeof GPUDevice !== "undefined" && value instanceof GPUDevice;
@@ -177,7 +226,8 @@ function scoped(work) {
     try {
         return work((object) => (kept.push(object), object));
     } finally {
-        kept.forEach((object) => object.free());
+        // What the module was ended in the middle of cannot be given back.
+        if (!stopped) kept.forEach((object) => object.free());
     }
 }
 
@@ -198,26 +248,27 @@ function rowsOf(weight) {
 
 /** Whether a value is a scale and a zero-point of int8, instead of a type's name. */
 function isScale(value) {
-    return typeof value === "object" && value !== null;
+    return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-const NAMES = ["activation", "accumulate", "function", "output", "expert", "kernel"];
+const NAMES = ["activation", "accumulate", "function", "output", "kernel"];
 
 /** The options of a product as the module has them. */
-function callOf(options, engine, keep) {
+function callOf(options, engine, keep, experts = 1) {
     const call = new raw.RawOptions();
     try {
-        for (const [key, value] of Object.entries(options)) {
-            if (value === undefined || value === null) continue;
+        for (const [key, value] of Object.entries(optionsOf(options, [...NAMES, "expert", "bias", "residual"]))) {
             if (key === "bias") call.bias(denseOf(value, key, (bias) => [bias.length], engine, keep));
             else if (key === "residual") call.residual(handle(value, Tensor, key));
-            else if ((key === "activation" || key === "output") && isScale(value)) {
+            else if (key === "expert") {
+                if (!Number.isInteger(value) || value < 0 || value >= experts) throw mistake(`expert: expected a whole number below ${experts}, got ${shown(value)}`);
+                call.expert(value);
+            } else if ((key === "activation" || key === "output") && isScale(value)) {
                 const { scale, zeroPoint = 0 } = value;
                 if (typeof scale !== "number") throw mistake(`${key}: its scale is ${shown(scale)}, expected a number`);
                 if (!Number.isInteger(zeroPoint) || zeroPoint < -128 || zeroPoint > 127) throw mistake(`${key}: ${shown(zeroPoint)} is no zero-point (-128 to 127 are)`);
                 call[`${key}Scale`](scale, zeroPoint);
-            } else if (NAMES.includes(key)) call[key](value);
-            else throw mistake(`options: there is no '${key}'; there are ${NAMES.join(", ")}, bias and residual`);
+            } else call[key](text(value, key));
         }
         return call;
     } catch (error) {
@@ -226,10 +277,17 @@ function callOf(options, engine, keep) {
     }
 }
 
+/** Matrices of a weight. */
+const expertsOf = (weight) => Array.from(weight.shape).slice(0, -2).reduce((n, d) => n * d, 1);
+
 export class Engine extends Handle {
     #info;
 
-    static async create({ device = "auto", powerPreference, without = [], module } = {}) {
+    static async create(options) {
+        const { device = "auto", powerPreference, without = [], module } = optionsOf(options, ["device", "powerPreference", "without", "module"]);
+        if (powerPreference !== undefined && !POWER.includes(powerPreference)) throw mistake(`powerPreference: expected ${POWER.join(" or ")}, got ${shown(powerPreference)}`);
+        const wrong = Array.isArray(without) ? without.find((name) => !CAPABILITIES.includes(name)) : without;
+        if (wrong !== undefined) throw mistake(`without: expected an array of ${CAPABILITIES.join(", ")}, got ${shown(wrong)}`);
         const own = isDevice(device) ? device : undefined;
         if (!own && !DEVICES.includes(device)) throw mistake(`device: expected ${DEVICES.join(", ")} or a GPUDevice, got ${shown(device)}`);
         if (own && without.length > 0) throw mistake("without: a device of the page's own has what the page gave it");
@@ -257,7 +315,8 @@ export class Engine extends Handle {
         return this[RAW].device ?? null;
     }
 
-    tensor(data, shape, { dtype } = {}) {
+    tensor(data, shape, options) {
+        const { dtype } = optionsOf(options, ["dtype"]);
         const size = dimensions(shape, "shape");
         if (data instanceof Float32Array && (dtype ?? "f32") === "f32") {
             return new Tensor(this, this[RAW].upload(matching(numbers(data, Float32Array, "data"), size, "data"), size));
@@ -271,45 +330,53 @@ export class Engine extends Handle {
         return new Tensor(this, this[RAW].uploadBytes(new Uint8Array(buffer, byteOffset, byteLength), size, "f16"));
     }
 
-    wrap(buffer, shape, { dtype = "f32", offset = 0 } = {}) {
+    wrap(buffer, shape, options) {
+        const { dtype = "f32", offset = 0 } = optionsOf(options, ["dtype", "offset"]);
         if (typeof GPUBuffer === "undefined" || !(buffer instanceof GPUBuffer)) throw mistake(`buffer: expected a GPUBuffer, got ${shown(buffer)}`);
         if (!Number.isInteger(offset) || offset < 0) throw mistake(`offset: ${offset} is no byte of a buffer`);
-        return new Tensor(this, this[RAW].wrap(buffer, offset, dimensions(shape, "shape"), dtype));
+        return new Tensor(this, this[RAW].wrap(buffer, offset, dimensions(shape, "shape"), text(dtype, "dtype")));
     }
 
-    async quantize(data, shape, scheme, { name = "weight", importance } = {}) {
+    async quantize(data, shape, scheme, options) {
+        const { name = "weight", importance } = optionsOf(options, ["name", "importance"]);
         const engine = this[RAW];
         const weights = importance === undefined ? undefined : numbers(importance, Float32Array, "importance");
         const size = dimensions(shape, "shape");
         const values = matching(numbers(data, Float32Array, "data"), size, "data");
-        return new Weight(this, await promised(engine.quantize(values, size, String(scheme), String(name), weights)));
+        return new Weight(this, await promised(engine.quantize(values, size, text(scheme, "scheme"), text(name, "name"), weights), this));
     }
 
-    async dequantize(weight, { dtype = "f32" } = {}) {
-        return new Tensor(this, this[RAW].dequantize(handle(weight, Weight, "weight"), dtype));
+    async dequantize(weight, options) {
+        const { dtype = "f32" } = optionsOf(options, ["dtype"]);
+        return new Tensor(this, this[RAW].dequantize(handle(weight, Weight, "weight"), text(dtype, "dtype")));
     }
 
-    async matmul(x, w, options = {}) {
+    async matmul(x, w, options) {
         const engine = this[RAW];
         const weight = handle(w, Weight, "w");
         return scoped((keep) => {
-            const call = keep(callOf(options, engine, keep));
-            const to8 = isScale(options.output);
+            const call = keep(callOf(options, engine, keep, expertsOf(weight)));
+            const to8 = isScale(options?.output);
+            // On the CPU y and the sums before it are in the module's memory.
+            const rows = x instanceof Float32Array ? x.length / weight.shape.at(-1) : handle(x, x instanceof Int8Tensor ? Int8Tensor : Tensor, "x").shape.slice(0, -1).reduce((n, d) => n * d, 1);
+            if (this.info.device === "cpu") room(8 * rows * weight.shape.slice(0, -1).reduce((n, d) => n * d, 1), "y");
             if (!to8 && !(x instanceof Int8Tensor)) return new Tensor(this, engine.matmul(denseOf(x, "x", rowsOf(weight), engine, keep), weight, call));
             const codes = x instanceof Int8Tensor ? x[RAW] : keep(engine.quantizeActivations(denseOf(x, "x", rowsOf(weight), engine, keep), call));
             return to8 ? new Int8Tensor(this, engine.matmulToInt8(codes, weight, call)) : new Tensor(this, engine.matmulInt8(codes, weight, call));
         });
     }
 
-    async quantizeActivations(x, activation = "int8") {
+    async quantizeActivations(x, activation) {
         const engine = this[RAW];
-        return scoped((keep) => new Int8Tensor(this, engine.quantizeActivations(handle(x, Tensor, "x"), keep(callOf({ activation }, engine, keep)))));
+        const call = { activation: activation ?? "int8" };
+        return scoped((keep) => new Int8Tensor(this, engine.quantizeActivations(handle(x, Tensor, "x"), keep(callOf(call, engine, keep)))));
     }
 
-    explain(m, w, options = {}) {
+    explain(m, w, options) {
         const engine = this[RAW];
         if (!Number.isInteger(m) || m < 1 || m >= 2 ** 32) throw mistake(`m: ${shown(m)} is no number of rows`);
-        return scoped((keep) => JSON.parse(engine.explain(m, handle(w, Weight, "w"), keep(callOf(options, engine, keep)))));
+        const weight = handle(w, Weight, "w");
+        return scoped((keep) => JSON.parse(engine.explain(m, weight, keep(callOf(options, engine, keep, expertsOf(weight))))));
     }
 
     submit() {
@@ -317,11 +384,11 @@ export class Engine extends Handle {
     }
 
     async selftest({ progress = () => {}, ...options } = {}) {
-        return JSON.parse(await promised(this[RAW].selftest(JSON.stringify(options), progress)));
+        return JSON.parse(await promised(this[RAW].selftest(JSON.stringify(options), progress), this));
     }
 
     async bench({ progress = () => {}, ...options } = {}) {
-        return JSON.parse(await promised(this[RAW].bench(JSON.stringify(options), progress)));
+        return JSON.parse(await promised(this[RAW].bench(JSON.stringify(options), progress), this));
     }
 
     async load(source, options) {
@@ -397,6 +464,12 @@ export class Model extends Handle {
         return [number, all];
     }
 
+    /** Room for a tensor's bytes and its numbers: the module ends where memory does. */
+    #room(name) {
+        const entry = this.#entries[this.#numbers.get(name)];
+        if (entry) room(entry.bytes + 4 * entry.shape.reduce((n, d) => n * d, 1), `tensor '${name}'`);
+    }
+
     async get(name, options) {
         const [number, bytes] = await this.#fetch(name, options);
         const engine = this.#engine[RAW];
@@ -405,18 +478,24 @@ export class Model extends Handle {
     }
 
     async read(name, options) {
+        this.#room(name);
         const [number, bytes] = await this.#fetch(name, options);
+        this.#room(name);
         return this[RAW].values(number, bytes);
     }
 
     async quantize(name, scheme, options) {
+        text(scheme, "scheme");
+        this.#room(name);
         const [number, bytes] = await this.#fetch(name, options);
-        return new Weight(this.#engine, await promised(this[RAW].quantize(number, bytes, this.#engine[RAW], String(scheme))));
+        this.#room(name);
+        return new Weight(this.#engine, await promised(this[RAW].quantize(number, bytes, this.#engine[RAW], scheme), this.#engine));
     }
 
-    async convert({ type = () => null, format = this.format, progress, signal } = {}) {
+    async convert(options) {
+        const { type = () => null, format = this.format, progress, signal } = optionsOf(options, ["type", "format", "progress", "signal"]);
         const types = this.#entries.map((entry) => type(entry) ?? "");
-        const writer = this[RAW].writer(format, types.map(String));
+        const writer = this[RAW].writer(text(format, "format"), types.map(String));
         const parts = [writer.take()];
         const total = this.#entries.reduce((sum, { bytes }) => sum + bytes, 0);
         let loaded = 0;
@@ -430,7 +509,7 @@ export class Model extends Handle {
                     else writer.dense(bytes);
                 } else {
                     const weight = await this.quantize(name, types[number], { signal });
-                    await promised(writer.weight(weight[RAW])).finally(() => weight.free());
+                    await promised(writer.weight(weight[RAW]), this.#engine).finally(() => weight.free());
                 }
                 parts.push(writer.take());
                 loaded += this.#entries[number].bytes;
@@ -463,11 +542,11 @@ export class Tensor extends Resident {
     }
 
     async read() {
-        return promised(this[RAW].read());
+        return promised(this[RAW].read(), this.engine);
     }
 
     async bytes() {
-        return promised(this[RAW].bytes());
+        return promised(this[RAW].bytes(), this.engine);
     }
 
     get buffer() {
@@ -480,7 +559,7 @@ export class Tensor extends Resident {
 
 export class Int8Tensor extends Resident {
     async read() {
-        const [codes, scales, zeroPoint] = await promised(this[RAW].read());
+        const [codes, scales, zeroPoint] = await promised(this[RAW].read(), this.engine);
         return { codes, scales, zeroPoint };
     }
 }

@@ -8,6 +8,7 @@
 /** Bytes of the first read: enough for the header of most files. */
 export const HEAD = 1 << 20;
 
+const CHANGED = "the file on the server has changed since it was opened";
 const NO_PARTS = "the server does not serve parts of files";
 
 function problem(code, message) {
@@ -33,7 +34,8 @@ export async function open(source, options) {
 function ofMemory(source, name, note = null) {
     const bytes = ArrayBuffer.isView(source) ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength) : new Uint8Array(source);
     const size = bytes.byteLength;
-    const read = async (start, end, { progress } = {}) => {
+    const read = async (start, end, { progress, signal } = {}) => {
+        signal?.throwIfAborted();
         if (bytes.byteLength !== size) throw problem("Usage", `${name}: it is detached (it was transferred elsewhere)`);
         progress?.({ loaded: end - start, total: end - start });
         return bytes.subarray(start, end);
@@ -48,7 +50,7 @@ function ofBlob(blob) {
             return await collect(blob.slice(start, end).stream(), end - start, name, options);
         } catch (error) {
             // A file that was changed or removed since it was chosen.
-            if (error.name === "NotReadableError" || error.name === "NotFoundError") throw io(name, `it can no longer be read (${error.message})`);
+            if (["NotReadableError", "NotFoundError"].includes(error?.name)) throw io(name, `it can no longer be read (${error.message})`);
             throw error;
         }
     };
@@ -57,15 +59,27 @@ function ofBlob(blob) {
 
 /** The last part of a URL's path. */
 function nameOf(url) {
-    const path = new URL(url, globalThis.location?.href).pathname;
-    return decodeURIComponent(path.slice(path.lastIndexOf("/") + 1)) || url;
+    const base = globalThis.location?.href;
+    if (url === "" || !URL.canParse(url, base)) throw problem("Usage", `source: '${url}' is no URL`);
+    const { pathname } = new URL(url, base);
+    const last = pathname.slice(pathname.lastIndexOf("/") + 1);
+    try {
+        return decodeURIComponent(last) || url;
+    } catch {
+        return last;
+    }
 }
 
-async function request(name, url, options, range, method = "GET") {
-    const headers = range ? { Range: `bytes=${range[0]}-${range[1] - 1}` } : {};
+/** Asks for a URL, or with what else a Request says. */
+async function request(name, source, options, range, method = "GET") {
+    const signal = options?.signal;
+    signal?.throwIfAborted();
+    const headers = new Headers(source.headers);
+    if (range) headers.set("Range", `bytes=${range[0]}-${range[1] - 1}`);
     try {
-        return await fetch(url, { headers, method, signal: options?.signal });
+        return await fetch(source, { headers, method, ...(signal && { signal }) });
     } catch (error) {
+        signal?.throwIfAborted();
         if (error.name === "AbortError") throw error;
         throw io(name, `the server cannot be reached (${error.message})`);
     }
@@ -75,43 +89,55 @@ function refuse(name, response) {
     if (!response.ok) throw io(name, `the server answered ${response.status} ${response.statusText}`.trim());
 }
 
-/** The length that a partial answer says the file has, or null. */
-function lengthOf(response) {
-    const match = /^bytes \d+-\d+\/(\d+)$/.exec(response.headers.get("content-range") ?? "");
-    return match ? Number(match[1]) : null;
+/** Which part of how long a file an answer says that it is, or null. */
+function partOf(response) {
+    const match = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(response.headers.get("content-range") ?? "");
+    return match ? { start: Number(match[1]), end: Number(match[2]) + 1, size: Number(match[3]) } : null;
 }
 
 /** The length of a file of which the server has sent a part, or null: another origin need not show a page what the part is of. */
-async function lengthAround(response, name, url, options) {
-    const said = lengthOf(response);
-    if (said !== null) return said;
-    const { headers } = await request(name, url, options, undefined, "HEAD");
+async function lengthAround(response, name, source, options) {
+    const part = partOf(response);
+    if (part !== null) return part.size;
+    const { headers } = await request(name, source, options, undefined, "HEAD");
     return headers.has("content-encoding") ? null : Number(headers.get("content-length")) || null;
 }
 
-async function ofUrl(source, options) {
-    const url = source instanceof URL ? source.href : typeof source === "string" ? source : source.url;
-    const name = nameOf(url);
-    const response = await request(name, url, options, [0, HEAD]);
+async function ofUrl(given, options) {
+    const source = given instanceof URL ? given.href : given;
+    if (source.method && source.method !== "GET") throw problem("Usage", `source: a request by ${source.method}, expected GET`);
+    const name = nameOf(source.url ?? source);
+    const response = await request(name, source, options, [0, HEAD]);
     // An empty file has no first byte.
     if (response.status === 416) return ofMemory(new ArrayBuffer(0), name);
     refuse(name, response);
     if (response.status !== 206) return whole(response, name, NO_PARTS, options);
-    const size = await lengthAround(response, name, url, options);
+    const size = await lengthAround(response, name, source, options);
     if (size === null) {
         await response.body?.cancel();
-        const all = await request(name, url, options);
+        const all = await request(name, source, options);
         refuse(name, all);
         return whole(all, name, "the server does not say how long the file is", options);
     }
+    await expectPart(response, 0, Math.min(HEAD, size), size, name);
     const head = await collect(response.body, Math.min(HEAD, size), name, options);
-    return ofServer(name, url, size, response.headers.get("etag"), head);
+    return ofServer(name, source, size, response.headers.get("etag"), head);
+}
+
+/** That an answer is the part that was asked for, as far as it says what it is. */
+async function expectPart(response, start, end, size, name) {
+    const part = partOf(response);
+    if (part === null || (part.start === start && part.end === end && part.size === size)) return;
+    await response.body?.cancel();
+    if (part.size !== size) throw io(name, CHANGED);
+    throw io(name, `the server sent bytes ${part.start} to ${part.end} instead of ${start} to ${end}`);
 }
 
 async function ofResponse(response, options) {
     const name = response.url ? nameOf(response.url) : "the response";
     if (response.type === "opaque") throw io(name, "the server does not let this page read it (CORS)");
     refuse(name, response);
+    if (response.body?.locked && !response.bodyUsed) throw problem("Usage", `${name}: its body is being read by somebody else`);
     if (response.bodyUsed) throw problem("Usage", `${name}: its body has been read already`);
     if (/^https?:/.test(response.url) && response.status === 200) {
         // Asked for one byte, because the page may not see what the server says of ranges.
@@ -133,16 +159,19 @@ async function whole(response, name, why, options) {
     return ofMemory(bytes, name, `${why}: all ${bytes.byteLength} bytes were fetched`);
 }
 
-function ofServer(name, url, size, etag, head) {
+function ofServer(name, source, size, etag, head) {
     const read = async (start, end, options) => {
-        if (end <= head.byteLength) return head.subarray(start, end);
-        const response = await request(name, url, options, [start, end]);
-        refuse(name, response);
-        const same = response.status === 206 && (lengthOf(response) ?? size) === size && response.headers.get("etag") === etag;
-        if (!same) {
-            await response.body?.cancel();
-            throw io(name, "the file on the server has changed since it was opened");
+        if (end <= head.byteLength) {
+            options?.signal?.throwIfAborted();
+            return head.subarray(start, end);
         }
+        const response = await request(name, source, options, [start, end]);
+        refuse(name, response);
+        if (response.status !== 206 || response.headers.get("etag") !== etag) {
+            await response.body?.cancel();
+            throw io(name, CHANGED);
+        }
+        await expectPart(response, start, end, size, name);
         return collect(response.body, end - start, name, options);
     };
     return { name, size, ranges: true, note: null, read };
@@ -150,16 +179,25 @@ function ofServer(name, url, size, etag, head) {
 
 /** The bytes of a stream; `total` of them if it is known. */
 async function collect(stream, total, name, { progress, signal } = {}, encoded = false) {
-    const cut = (loaded) => io(name, `it ended after ${loaded} of ${total} bytes`);
     const room = encoded ? null : total;
     let bytes = allocate(room ?? HEAD, name);
     let loaded = 0;
     const reader = stream?.getReader();
+    const next = async () => {
+        try {
+            return (await reader?.read()) ?? { done: true };
+        } catch (error) {
+            signal?.throwIfAborted();
+            if (error instanceof TypeError) throw io(name, `it ended after ${loaded} of ${total} bytes`);
+            throw error;
+        }
+    };
     try {
         for (;;) {
             signal?.throwIfAborted();
-            const { done, value } = (await reader?.read()) ?? { done: true };
+            const { done, value } = await next();
             if (done) break;
+            if (room !== null && loaded + value.byteLength > room) throw io(name, `it goes on behind the ${room} bytes that it should have`);
             if (loaded + value.byteLength > bytes.byteLength) {
                 const longer = allocate(Math.max(2 * bytes.byteLength, loaded + value.byteLength), name);
                 longer.set(bytes);
@@ -171,10 +209,9 @@ async function collect(stream, total, name, { progress, signal } = {}, encoded =
         }
     } catch (error) {
         await reader?.cancel().catch(() => {});
-        if (error instanceof TypeError) throw cut(loaded);
         throw error;
     }
-    if (room !== null && loaded !== room) throw cut(loaded);
+    if (room !== null && loaded !== room) throw io(name, `it ended after ${loaded} of ${room} bytes`);
     return bytes.subarray(0, loaded);
 }
 

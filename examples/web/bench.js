@@ -136,6 +136,7 @@ find("choose").addEventListener("submit", guarded(async (event) => {
     await run();
 }));
 find("cancel").addEventListener("click", guarded(async () => {
+    if (state.cancelled) return;
     state.cancelled = true;
     state.remote.stop(new Error("the run was cancelled"));
     await open();

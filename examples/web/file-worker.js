@@ -122,6 +122,7 @@ answer({
         }
     }),
     convert: ({ scheme, format, names }, progress) => exclusive("convert", async (signal) => {
+        if (names.length === 0) throw new Error("no tensor is listed");
         const wanted = new Set(names);
         const lengths = new Map();
         for (const { name, shape } of model.entries) {

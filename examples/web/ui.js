@@ -34,13 +34,13 @@ export async function openEngine() {
     return engine;
 }
 
-/** Shows what went wrong, as a sentence, and the way on where the device went away; without an error, that nothing is wrong any more. */
+/** Shows what went wrong, as a sentence, and the way on where the device went away or lowbit stopped; without an error, that nothing is wrong any more. */
 export function showProblem(error) {
     const text = String(error?.message ?? error ?? "");
     // Not the names of files, which errors may begin with.
     const begun = text.replace(/^[a-z]+(?=[ ,])/, (word) => word[0].toUpperCase() + word.slice(1));
     find("problem").textContent = begun + (begun && !/[.!?]$/.test(begun) ? "." : "");
-    if (error?.code === "DeviceLost") {
+    if (["DeviceLost", "Bug"].includes(error?.code)) {
         find("problem").append(" ", make("button", { type: "button", onclick: () => location.reload() }, "Start again"));
     }
     find("problem").hidden = !begun;

@@ -2,7 +2,9 @@
 //
 //   serve({ "/": folder, "/pkg/": folder }) -> { url, close }
 //
-// A path that begins with /no-ranges/ is served whole whatever is asked, one with /cut/ ends a third of the way. /requests answers with what was asked for
+// A path that begins with /no-ranges/ is served whole whatever is asked, one with /cut/ ends a third of the way. /shifted/ and /slow/ do something else
+// with parts behind the first: another one, nothing at all; /changing/ has another etag for each request, /growing/ another size,
+// /private/ wants a header. /requests answers with what was asked for
 // since it was read last, and how many bytes went out.
 import { createReadStream, statSync } from "node:fs";
 import { createServer } from "node:http";
@@ -39,8 +41,14 @@ export const pages = (root) => ({ "/": join(root, "examples/web"), "/pkg/": join
 export function serve(folders, port = 0) {
     const requests = [];
     const server = createServer((request, response) => {
-        let path = decodeURIComponent(new URL(request.url, "http://127.0.0.1").pathname);
-        const modes = ["no-ranges", "cut"].filter((mode) => path.startsWith(`/${mode}/`));
+        let path;
+        try {
+            path = decodeURIComponent(new URL(request.url, "http://127.0.0.1").pathname);
+        } catch {
+            response.writeHead(400, { "content-type": "text/plain" }).end("no path");
+            return;
+        }
+        const modes = ["no-ranges", "cut", "shifted", "changing", "growing", "private", "slow"].filter((mode) => path.startsWith(`/${mode}/`));
         modes.forEach((mode) => (path = path.slice(mode.length + 1)));
         if (path === "/requests") {
             response.writeHead(200, { "content-type": TYPES[".json"] }).end(JSON.stringify(requests.splice(0)));
@@ -51,6 +59,10 @@ export function serve(folders, port = 0) {
         requests.push(entry);
         if (!found) {
             response.writeHead(404, { "content-type": "text/plain" }).end("not found");
+            return;
+        }
+        if (modes.includes("private") && request.headers.authorization !== "Bearer test") {
+            response.writeHead(401, { "content-type": "text/plain" }).end("not for you");
             return;
         }
         let [start, end, status] = [0, found.size - 1, 200];
@@ -71,7 +83,11 @@ export function serve(folders, port = 0) {
             "access-control-allow-origin": "*",
             "accept-ranges": ranges ? "bytes" : "none",
         };
-        if (status === 206) headers["content-range"] = `bytes ${start}-${end}/${found.size}`;
+        if (status === 206) {
+            const by = modes.includes("shifted") && start > 0 ? 1 : 0;
+            headers["content-range"] = `bytes ${start - by}-${end - by}/${found.size + (modes.includes("growing") ? requests.length : 0)}`;
+        }
+        if (modes.includes("changing")) headers.etag = `"${requests.length}"`;
         response.writeHead(status, headers);
         if (request.method === "HEAD" || found.size === 0) {
             response.end();
@@ -83,6 +99,7 @@ export function serve(folders, port = 0) {
             part.on("end", () => response.destroy()).pipe(response, { end: false });
             return;
         }
+        if (modes.includes("slow") && start > 0) return;
         createReadStream(found.file, { start, end }).pipe(response);
     });
     return new Promise((resolve, reject) => {

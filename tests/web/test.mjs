@@ -13,7 +13,7 @@ const [pkg, only] = process.argv.slice(2);
 const here = dirname(fileURLToPath(import.meta.url));
 
 // What the browser itself says of servers that fail on purpose.
-const SERVERS = /^console: Failed to load resource: .*(416|ERR_CONTENT_LENGTH_MISMATCH|ERR_UNSAFE_PORT)/;
+const SERVERS = /^console: Failed to load resource: .*(400|401|416|ERR_CONTENT_LENGTH_MISMATCH|ERR_UNSAFE_PORT)/;
 
 // Suites by name: the module of page/, what its `suite` is called with, whether the browser has WebGPU, and complaints that belong to it.
 const SUITES = {

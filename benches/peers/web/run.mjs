@@ -4,12 +4,22 @@
 import { writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import { launch } from "./browser.mjs";
 import { serve } from "./serve.mjs";
 
-const [pkg, ...flags] = process.argv.slice(2);
-const quick = flags.includes("--quick");
-const json = flags.includes("--json") ? flags[flags.indexOf("--json") + 1] : null;
+function parsed() {
+    try {
+        return parseArgs({ options: { quick: { type: "boolean" }, json: { type: "string" } }, allowPositionals: true });
+    } catch (error) {
+        console.error(`peers-web: ${error.message}`);
+        process.exit(2);
+    }
+}
+
+const { values: { quick, json }, positionals: [pkg] } = parsed();
+// Before minutes have gone into what could not be kept.
+if (json) writeFileSync(json, "");
 const here = dirname(fileURLToPath(import.meta.url));
 const server = await serve({ "/pkg/": resolve(pkg), "/ort/": join(here, "node_modules/onnxruntime-web/dist"), "/": join(here, "page") });
 const browser = await launch();

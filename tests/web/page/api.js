@@ -146,8 +146,45 @@ export function suite(options, expected) {
             await check.rejects(() => engine.quantizeActivations(dense, "f16"), "Unsupported", /F16 as int8/, "no int8");
             await check.rejects(() => engine.matmul(x, weight, { output: { scale: 1 } }), "Unsupported", /F32 as int8/, "f32 to int8");
             await check.rejects(() => engine.matmul(x, weight, { activation: { scale: 1, zeroPoint: 200 } }), "Usage", /200 is no zero-point/, "zero-point");
-            await check.rejects(() => engine.matmul(x, weight, { activation: { scale: "1" } }), "Usage", /scale is 1, expected a number/, "scale");
+            await check.rejects(() => engine.matmul(x, weight, { activation: { scale: "1" } }), "Usage", /scale is '1', expected a number/, "scale");
             await check.rejects(() => engine.matmul(x, weight, { activation: { scale: 0 } }), "Unsupported", /int8 scale of 0/, "scale of 0");
+        }],
+        ["arguments of other types", async () => {
+            const x = numbers(K);
+            for (const value of [5, NaN, true, ["f32"], Symbol("f32")]) {
+                for (const key of ["activation", "accumulate", "function", "output", "kernel"]) {
+                    await check.rejects(() => engine.matmul(x, weight, { [key]: value }), "Usage", new RegExp(`^${key}: expected a name`), key);
+                }
+                await check.rejects(() => weight.dequantize({ dtype: value }), "Usage", /^dtype: expected a name/, "dtype");
+                await check.rejects(() => engine.quantize(x, [1, K], value), "Usage", /^scheme: expected a name/, "scheme");
+            }
+            using experts = await engine.quantize(numbers(2 * 32 * 64), [2, 32, 64], "q4_0");
+            for (const expert of [1.5, NaN, "1", {}, [], Infinity, true, 2, 2 ** 32, -1]) {
+                await check.rejects(() => engine.matmul(numbers(64), experts, { expert }), "Usage", /^expert: expected a whole number below 2/, String(expert));
+                await check.rejects(async () => engine.explain(1, experts, { expert }), "Usage", /^expert: /, `explain of ${String(expert)}`);
+            }
+            using plain = await engine.matmul(x, weight, null);
+            check.equal(plain.shape, [1, N], "null for no options");
+            await check.rejects(() => engine.matmul(x, weight, 5), "Usage", /options: expected an object, got 5/, "a number of options");
+            await check.rejects(() => Engine.create({ devise: "cpu" }), "Usage", /no 'devise'; there are device, /, "create");
+            await check.rejects(() => Engine.create({ powerPreference: "fast" }), "Usage", /powerPreference: expected low-power or high-performance, got 'fast'/, "power");
+            for (const without of [[5], "f16", ["wings"]]) await check.rejects(() => Engine.create({ without }), "Usage", /^without: expected an array of f16, /, "without");
+        }],
+        ["more than the module's memory", async () => {
+            // 2.4 GB as f32, in 1.2 GB of zeros that nobody has to hold.
+            const shape = [600, 1_000_000];
+            const header = JSON.stringify({ t: { dtype: "F16", shape, data_offsets: [0, 1.2e9] } });
+            const length = new Uint8Array(8);
+            new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
+            const hole = new Blob(new Array(120).fill(new Blob([new Uint8Array(1e7)])));
+            using model = await engine.load(new Blob([length, header, hole]));
+            await check.rejects(() => model.read("t"), "OutOfMemory", /tensor 't'/, "numbers");
+            await check.rejects(() => model.quantize("t", "int8-row"), "OutOfMemory", /tensor 't'/, "quantized");
+            if (expected === "cpu") {
+                using tall = await engine.quantize(new Float32Array(21000 * 32), [21000, 32], "q4_0");
+                await check.rejects(() => engine.matmul(new Float32Array(21000 * 32), tall), "OutOfMemory", /^y: /, "y");
+            }
+            await product("afterwards", numbers(K));
         }],
         ["what would run", async () => {
             const said = engine.explain(1, weight);
@@ -200,14 +237,14 @@ export function suite(options, expected) {
             await check.rejects(() => engine.matmul(numbers(K + 1), weight), "Usage", /x: 97 numbers are no rows of K = 96/, "x");
             await check.rejects(() => engine.matmul(engine.tensor(w, [2, 32]), weight), "Shape", /K of x and w/, "K of x and w");
             await check.rejects(() => engine.matmul(numbers(K), weight, { bias: numbers(3) }), "Shape", /bias: expected \[48\], got \[3\]/, "bias");
-            await check.rejects(() => engine.matmul(numbers(K), weight, { functoin: "relu" }), "Usage", /no 'functoin'/, "option");
+            await check.rejects(() => engine.matmul(numbers(K), weight, { functoin: "relu" }), "Usage", /no 'functoin'; there are /, "option");
             await check.rejects(() => engine.matmul(numbers(K), weight, { function: "tanh" }), "Usage", /'tanh': there are identity, relu/, "function");
             await check.rejects(() => engine.matmul(numbers(K), weight, { accumulate: "f64" }), "Usage", /'f64': there are f32, f16/, "accumulate");
             await check.rejects(() => engine.matmul(numbers(K), weight, { output: "bf16" }), "Usage", /'bf16': there are f32 and f16/, "output");
             await check.rejects(() => engine.matmul(numbers(K), {}), "Usage", /w: expected a Weight, got Object/, "w");
-            await check.rejects(() => engine.matmul(numbers(64), weight, { expert: 3 }), "Usage", /rows of K/, "expert");
+            await check.rejects(() => engine.matmul(numbers(64), weight, { expert: 3 }), "Usage", /^expert: expected a whole number below 1, got 3/, "expert");
             await check.rejects(() => engine.tensor(new Uint16Array(2), [2]), "Usage", /Uint16Array with dtype 'f16'/, "bits");
-            await check.rejects(() => Engine.create({ device: "tpu" }), "Usage", /device: expected auto, gpu, cpu or a GPUDevice, got tpu/, "device");
+            await check.rejects(() => Engine.create({ device: "tpu" }), "Usage", /device: expected auto, gpu, cpu or a GPUDevice, got 'tpu'/, "device");
             const moved = numbers(64);
             structuredClone(moved.buffer, { transfer: [moved.buffer] });
             await check.rejects(() => engine.quantize(moved, [2, 32], "q4_0"), "Usage", /data: its buffer is detached/, "detached");

@@ -39,7 +39,7 @@ export const check = {
             if (error.code !== code || !words.test(error.message)) fail(`${what}: ${error.code}: ${error.message} (expected ${code}: ${words})`);
             return;
         }
-        fail(`${what}: gave ${shown(value)} and no error`);
+        fail(`${what}: gave ${shown(value).slice(0, 200)} and no error`);
     },
 };
 

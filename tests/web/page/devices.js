@@ -84,7 +84,19 @@ export const suite = () => [
             const [got, want] = [await y.read(), await z.read()];
             check.near(got, want, (i) => 1e-5 * (1 + Math.abs(want[i])), `int8 without ${without}`);
         }
-        await check.rejects(() => Engine.create({ without: ["wings"] }), "Usage", /capability 'wings': there are f16/, "unknown");
+        await check.rejects(() => Engine.create({ without: ["wings"] }), "Usage", /without: expected an array of f16, .*got 'wings'/, "unknown");
+    }],
+    ["a device that goes away in the middle", async () => {
+        const engine = await Engine.create();
+        const weight = await engine.quantize(numbers(N * K), [N, K], "q4_0");
+        const reads = [1, 2, 3].map(async () => (await engine.matmul(numbers(64 * K), weight)).read());
+        const others = [engine.quantize(numbers(N * K), [N, K], "q8_0"), engine.selftest({ schemes: ["q4_0"], kernels: ["dequantize"] })];
+        setTimeout(() => engine.device.destroy(), 5);
+        const codes = [...reads, ...others].map((promise) => promise.then(() => "done", (error) => error.code));
+        for (const [i, code] of (await Promise.all(codes)).entries()) {
+            check.ok(["done", "DeviceLost"].includes(code), `${i}: ${code}`);
+        }
+        await check.rejects(() => engine.matmul(numbers(K), weight), "DeviceLost", /the device was lost/, "afterwards");
     }],
     ["a device that goes away", async () => {
         const engine = await Engine.create();

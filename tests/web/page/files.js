@@ -89,6 +89,56 @@ export function suite(options) {
             const stopped = AbortSignal.abort();
             check.equal(await blob.read("z.large", { signal: stopped }).then(() => null, (error) => error.name), "AbortError", "a blob");
         }],
+        ["interruption with whatever reason", async () => {
+            const caught = (promise) => promise.then(() => "no error", (error) => error);
+            const reasons = [new Error("enough"), "enough", new TypeError("enough"), null];
+            for (const reason of reasons) {
+                const signal = AbortSignal.abort(reason);
+                for (const source of [url("model.gguf"), bytes["model.gguf"], new Blob([bytes["model.gguf"]])]) {
+                    check.ok((await caught(engine.load(source, { signal }))) === reason, `load with ${reason}`);
+                    using model = await engine.load(source);
+                    check.ok((await caught(model.read("z.large", { signal }))) === reason, `read with ${reason}`);
+                    check.ok((await caught(model.convert({ signal }))) === reason, `convert with ${reason}`);
+                }
+                // In the middle: headers are there, nothing follows.
+                const stop = new AbortController();
+                using slow = await engine.load(url("model.gguf", "/slow"));
+                const reading = caught(slow.read("z.large", { signal: stop.signal }));
+                setTimeout(() => stop.abort(reason), 50);
+                check.ok((await reading) === reason, `in the middle, ${reason}`);
+            }
+            const thrown = new TypeError("of the page's own");
+            const progress = () => {
+                throw thrown;
+            };
+            using model = await engine.load(url("model.gguf"));
+            check.ok((await caught(model.read("z.large", { progress }))) === thrown, "an error of the page's");
+        }],
+        ["servers that are not what they say", async () => {
+            const words = { shifted: /sent bytes \d+ to \d+ instead of \d+ to \d+/, changing: /has changed/, growing: /has changed/ };
+            for (const [mode, word] of Object.entries(words)) {
+                using model = await engine.load(url("model.gguf", `/${mode}`));
+                check.same(await model.read("norm.weight"), is["norm.weight"], `${mode}: from the first read`);
+                await check.rejects(() => model.read("z.large"), "Io", word, mode);
+            }
+        }],
+        ["more than was announced", async () => {
+            const long = new Response(bytes["model.gguf"], { headers: { "content-length": "4096" } });
+            await check.rejects(() => engine.load(long), "Io", /goes on behind the 4096 bytes that it should have/, "a body");
+        }],
+        ["requests with headers, and what is no URL", async () => {
+            const source = new Request(url("model.gguf", "/private"), { headers: { authorization: "Bearer test" } });
+            using model = await engine.load(source);
+            await holds(model, "a request");
+            await check.rejects(() => engine.load(url("model.gguf", "/private")), "Io", /401/, "without the header");
+            await check.rejects(() => engine.load(new Request(source.url, { method: "POST" })), "Usage", /by POST, expected GET/, "POST");
+            await check.rejects(() => engine.load("http://"), "Usage", /'http:\/\/' is no URL/, "no host");
+            await check.rejects(() => engine.load(""), "Usage", /'' is no URL/, "nothing");
+            await check.rejects(() => engine.load("/files/100%.gguf"), "Io", /100%\.gguf: the server answered 400/, "no escape");
+            const locked = new Response(bytes["model.gguf"]);
+            locked.body.getReader();
+            await check.rejects(() => engine.load(locked), "Usage", /being read by somebody else/, "locked");
+        }],
         ["a server without ranges", async () => {
             for (const source of [url("model.gguf", "/no-ranges"), await fetch(url("model.gguf", "/no-ranges"))]) {
                 await sent();
