@@ -22,6 +22,10 @@ TARGET_FEATURES=simd128,bulk-memory,mutable-globals,nontrapping-fptoint,sign-ext
 case "${1:-}" in
   "") profile=web ;;
   --dev) profile=release ;;
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
   *) die "unknown argument $1: --dev or nothing" ;;
 esac
 find_cargo
