@@ -5,6 +5,7 @@
 //!   upload(Tensor) -> Array            upload_packed(PackedTensor) -> PackedArray            quantize_activations(Array) -> Int8Array
 //!   quantize[_weighted](Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
 //!   matmul_int8(Int8Array, PackedArray) -> Array            matmul_to_int8(Int8Array, PackedArray) -> Int8Array
+//!   embed(PackedArrays, ids) -> Array            layer_norm, attention, mean_pool, normalize: Arrays -> Array
 //!   Array::read / PackedArray::read            one submit, one wait
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! `kernels` and `cpu`.
 
 mod array;
+pub(crate) mod encoder;
 mod int8;
 pub(crate) mod plan;
 #[cfg(feature = "gpu")]
@@ -630,20 +632,16 @@ impl Engine {
         if !maker.same(gpu) {
             return Err(foreign());
         }
-        let mut widen = |a: &Option<Array>| match a {
-            None => Ok(None),
-            Some(Array { data: ArrayData::Device(owner, ..), .. }) if !owner.same(gpu) => Err(foreign()),
-            Some(Array { data: ArrayData::Device(_, b, 0), dtype: DType::F32, .. }) => Ok(Some(b.clone())),
-            Some(Array { data: ArrayData::Device(_, b, offset), shape, dtype }) => {
-                let elements: usize = shape.iter().product();
-                let wide = gpu.alloc(elements as u64 * 4, "epilogue as f32")?;
-                match dtype {
-                    DType::F32 => gpu.copy(target, (b, *offset), (&wide, 0), elements as u64 * 4)?,
-                    _ => kernels::convert::record(gpu, target, (b, *offset), (&wide, 0), elements, false)?,
-                }
-                Ok(Some(wide))
+        let mut widen = |a: &Option<Array>| {
+            let Some(a) = a else { return Ok(None) };
+            let (wide, offset) = encoder::on_device(gpu, target, a)?;
+            if offset == 0 {
+                return Ok(Some(wide));
             }
-            Some(_) => Err(foreign()),
+            let bytes = a.shape.iter().product::<usize>() as u64 * 4;
+            let whole = gpu.alloc(bytes, "an operand of the epilogue")?;
+            gpu.copy(target, (&wide, offset), (&whole, 0), bytes)?;
+            Ok::<_, Error>(Some(whole))
         };
         let (bias, residual) = (widen(&options.bias)?, widen(&options.residual)?);
         let operands = kernels::product::Operands {

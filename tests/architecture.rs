@@ -372,6 +372,11 @@ fn every_kernel_has_its_three_files() {
             Operation::Quantize { .. } => ("quantize", "quantize"),
             Operation::Int8Rows { .. } => ("matmul", "int8"),
             Operation::Int8Values { .. } => ("matmul", "int8_values"),
+            Operation::Embed { .. } => ("embed", "embed"),
+            Operation::LayerNorm { .. } => ("layer_norm", "layer_norm"),
+            Operation::Attention { .. } => ("attention", "attention"),
+            Operation::MeanPool { .. } => ("mean_pool", "mean_pool"),
+            Operation::Normalize { .. } => ("normalize", "normalize"),
             // One function of the crate `half`.
             Operation::Convert { .. } => continue,
         };

@@ -4,6 +4,7 @@
 //! quantize:    Tensor --encode (row by row)--> codes, scales --codes::pack--> PackedTensor
 //! dequantize:  PackedTensor --decode (row by row)--> Tensor
 //! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
+//! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
 //! ```
 //!
 //! | file | subject |
@@ -11,6 +12,7 @@
 //! | `decode` | packed rows -> f32 |
 //! | `encode/`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
+//! | `encoder`, `attention` | the other operations of a transformer encoder |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
 //! | `level` | which vector instructions there are |
@@ -21,10 +23,12 @@
 compile_error!("planes are little-endian words, which the CPU engine reads in place");
 
 mod activations;
+mod attention;
 mod decode;
 mod dequantize;
 mod dot;
 mod encode;
+mod encoder;
 mod epilogue;
 mod float;
 mod half_float;
@@ -42,10 +46,12 @@ mod golden_tests;
 mod tests;
 
 pub use activations::Int8Rows;
+pub use attention::{attention, score_summation, weighted_summation};
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
+pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_summation};
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use level::{Work, vectorized, vectors};

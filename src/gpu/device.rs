@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::adapter::{AdapterInfo, Capabilities, Disable, requirements};
-use super::buffer::Pool;
+use super::buffer::{Buffer, Pool};
 use super::fault::{Faults, lock, turn};
 use super::pipeline::Pipelines;
 use super::recorder::Recorder;
@@ -102,6 +102,8 @@ pub(super) struct Shared {
     pub pipelines: Pipelines,
     /// Immutable uniform buffers by their (padded) content.
     pub uniforms: Mutex<HashMap<Vec<u8>, wgpu::Buffer>>,
+    /// Storage buffers of [`Gpu::constant`] by their content, the one used last at the end.
+    pub constants: Mutex<Vec<(Vec<u8>, Buffer)>>,
     pub counters: Counters,
 }
 
@@ -197,6 +199,7 @@ impl Gpu {
                 recorder: Mutex::default(),
                 pipelines: Pipelines::default(),
                 uniforms: Mutex::default(),
+                constants: Mutex::default(),
                 counters: Counters::default(),
             }),
         }
@@ -345,6 +348,7 @@ impl Gpu {
     /// Drops the caches of uniform buffers, bind groups and free buffers. Pipelines stay.
     pub fn trim(&self) {
         lock(&self.shared.uniforms).clear();
+        lock(&self.shared.constants).clear();
         self.shared.pool.clear();
     }
 }

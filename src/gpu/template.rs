@@ -26,6 +26,7 @@ pub(super) const PACKED: &str = include_str!("../../shaders/lib/packed.wgsl");
 
 /// Every file under `shaders/`, by its path there.
 pub const SHADERS: &[(&str, &str)] = &[
+    ("kernel/attention.wgsl", include_str!("../../shaders/kernel/attention.wgsl")),
     ("kernel/convert.wgsl", include_str!("../../shaders/kernel/convert.wgsl")),
     ("kernel/coop.wgsl", include_str!("../../shaders/kernel/coop.wgsl")),
     ("kernel/dequantize.wgsl", include_str!("../../shaders/kernel/dequantize.wgsl")),
@@ -33,10 +34,14 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/dot_coop.wgsl", include_str!("../../shaders/kernel/dot_coop.wgsl")),
     ("kernel/dot_matmul.wgsl", include_str!("../../shaders/kernel/dot_matmul.wgsl")),
     ("kernel/dot_matvec.wgsl", include_str!("../../shaders/kernel/dot_matvec.wgsl")),
+    ("kernel/embed.wgsl", include_str!("../../shaders/kernel/embed.wgsl")),
     ("kernel/int8_rows.wgsl", include_str!("../../shaders/kernel/int8_rows.wgsl")),
     ("kernel/int8_values.wgsl", include_str!("../../shaders/kernel/int8_values.wgsl")),
+    ("kernel/layer_norm.wgsl", include_str!("../../shaders/kernel/layer_norm.wgsl")),
     ("kernel/matmul.wgsl", include_str!("../../shaders/kernel/matmul.wgsl")),
     ("kernel/matvec.wgsl", include_str!("../../shaders/kernel/matvec.wgsl")),
+    ("kernel/mean_pool.wgsl", include_str!("../../shaders/kernel/mean_pool.wgsl")),
+    ("kernel/normalize.wgsl", include_str!("../../shaders/kernel/normalize.wgsl")),
     ("kernel/quantize_codes.wgsl", include_str!("../../shaders/kernel/quantize_codes.wgsl")),
     ("kernel/quantize_scales.wgsl", include_str!("../../shaders/kernel/quantize_scales.wgsl")),
     ("kernel/quantize_search.wgsl", include_str!("../../shaders/kernel/quantize_search.wgsl")),
@@ -56,7 +61,9 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("lib/product_fields.wgsl", include_str!("../../shaders/lib/product_fields.wgsl")),
     ("lib/steps.wgsl", include_str!("../../shaders/lib/steps.wgsl")),
     ("lib/team.wgsl", include_str!("../../shaders/lib/team.wgsl")),
+    ("lib/team_joins.wgsl", include_str!("../../shaders/lib/team_joins.wgsl")),
     ("lib/tiles.wgsl", include_str!("../../shaders/lib/tiles.wgsl")),
+    ("lib/total.wgsl", include_str!("../../shaders/lib/total.wgsl")),
     ("lib/x_binding.wgsl", include_str!("../../shaders/lib/x_binding.wgsl")),
     ("scheme/bytes.wgsl", include_str!("../../shaders/scheme/bytes.wgsl")),
     ("scheme/chunks.wgsl", include_str!("../../shaders/scheme/chunks.wgsl")),

@@ -25,6 +25,9 @@ const WRITE_CHUNK: usize = 32 << 20;
 /// Bytes of one mapped buffer. Longer reads go in several round trips.
 const READ_CHUNK: u64 = 256 << 20;
 
+/// Buffers of [`Gpu::constant`] that are kept: what the layers of a network ask for again and again, for a few networks.
+const CONSTANTS_KEPT: usize = 16;
+
 impl Gpu {
     /// A pooled buffer with `data` in it.
     ///
@@ -43,6 +46,24 @@ impl Gpu {
     pub fn upload_persistent(&self, data: &[u8], what: &str) -> Result<Buffer> {
         let buffer = self.alloc_persistent(data.len() as u64, what)?;
         self.write(&buffer, 0, data)?;
+        Ok(buffer)
+    }
+
+    /// A buffer with `data` in it that nobody writes again. The last few are kept by content, so that who asks for the same again gets the same.
+    ///
+    /// # Errors
+    /// As [`Gpu::alloc_persistent`].
+    pub fn constant(&self, data: &[u8], what: &str) -> Result<Buffer> {
+        let mut kept = lock(&self.shared.constants);
+        let entry = match kept.iter().position(|(content, _)| content == data) {
+            Some(at) => kept.remove(at),
+            None => (data.to_vec(), self.upload_persistent(data, what)?),
+        };
+        let buffer = entry.1.clone();
+        kept.push(entry);
+        if kept.len() > CONSTANTS_KEPT {
+            kept.remove(0);
+        }
         Ok(buffer)
     }
 

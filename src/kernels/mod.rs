@@ -13,6 +13,7 @@
 //! | here | schemes and shapes; which template with which numbers |
 //! | `engine` | tensors of users; which kernel when |
 
+pub mod attention;
 pub mod choice;
 pub mod context;
 pub mod convert;
@@ -23,15 +24,20 @@ pub mod dot;
 pub mod dot_coop;
 pub mod dot_matmul;
 pub mod dot_matvec;
+pub mod embed;
 pub mod form;
 pub mod int8;
 pub mod int8_rows;
 pub mod int8_values;
+pub mod layer_norm;
 pub mod matmul;
 pub mod matvec;
+pub mod mean_pool;
+pub mod normalize;
 pub mod product;
 pub mod quantize;
 pub mod sum_parts;
+pub mod teams;
 pub mod weights;
 
 pub use context::{SchemeContext, WeightParams};
@@ -215,6 +221,12 @@ pub type QuantizeReference = fn(&[f32], usize, usize, Scheme, Option<&[f32]>) ->
 pub type Int8Reference = fn(&[f32], usize, Int8Group) -> (Vec<i8>, Vec<f32>);
 /// [`crate::reference::matmul::int8_static`].
 pub type StaticReference = fn(&[f32], Int8Scale) -> Vec<i8>;
+/// [`crate::reference::embed`].
+pub type EmbedReference = fn(&[(&PackedTensor, &[u32])]) -> Vec<f64>;
+/// [`crate::reference::layer_norm`].
+pub type LayerNormReference = fn(&[f32], &[f32], &[f32], f32) -> Vec<f64>;
+/// [`crate::reference::attention`].
+pub type AttentionReference = fn(&[f32], &[f32], &[f32], &[usize], usize) -> Vec<f64>;
 
 /// The precisions of activations that a product kernel takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,6 +260,16 @@ pub enum Operation {
     Int8Rows { reference: Int8Reference, fixed: StaticReference },
     /// The numbers that int8 activations stand for.
     Int8Values { reference: fn(&[i8], &[f32], usize, i8) -> Vec<f32> },
+    /// The sum of rows of packed tables.
+    Embed { reference: EmbedReference },
+    /// Rows to mean 0 and variance 1, then scaled and shifted.
+    LayerNorm { reference: LayerNormReference },
+    /// Multi-head attention within sentences.
+    Attention { reference: AttentionReference },
+    /// The mean of each sentence's rows.
+    MeanPool { reference: fn(&[f32], usize, &[usize]) -> Vec<f64> },
+    /// Rows to an L2 norm of 1.
+    Normalize { reference: fn(&[f32], usize) -> Vec<f64> },
 }
 
 /// A row of [`KERNELS`].
@@ -420,6 +442,41 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.is_float(),
         runs: |_| true,
         shaders: convert::shaders,
+    },
+    Kernel {
+        name: "embed",
+        operation: Operation::Embed { reference: reference::embed },
+        takes: |_| true,
+        runs: |_| true,
+        shaders: embed::shaders,
+    },
+    Kernel {
+        name: "layer_norm",
+        operation: Operation::LayerNorm { reference: reference::layer_norm },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: layer_norm::shaders,
+    },
+    Kernel {
+        name: "attention",
+        operation: Operation::Attention { reference: reference::attention },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: attention::shaders,
+    },
+    Kernel {
+        name: "mean_pool",
+        operation: Operation::MeanPool { reference: reference::mean_pool },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: mean_pool::shaders,
+    },
+    Kernel {
+        name: "normalize",
+        operation: Operation::Normalize { reference: reference::normalize },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: normalize::shaders,
     },
 ];
 

@@ -4,19 +4,30 @@
 //! quantize    x f32 [rows, k]          -> PackedTensor        the Encoder definitions, in single f32 operations
 //! dequantize  PackedTensor             -> w f32 [rows, k]     the decoding rule, in single f32 operations
 //! matmul      x f32 [m, k], w [n, k]   -> y f64 [m, n]        products and epilogue in f64
+//! embed, layer_norm, attention, mean_pool, normalize          what else a transformer encoder is made of, in f64
 //! ```
 //!
 //! Every engine, kernel and transcoder is checked against these functions, so they share no arithmetic and no helper with
 //! them: codes are cut out of the planes here by a second reading of the text of [`crate::scheme::layout`]. They are
 //! compiled always, for the self-test and the demo are made of them. They are slow, and not for production.
 
+pub mod attention;
 pub mod dequantize;
+pub mod embed;
+pub mod layer_norm;
 pub mod matmul;
+pub mod mean_pool;
+pub mod normalize;
 pub mod quantize;
 mod search;
 
+pub use attention::attention;
 pub use dequantize::dequantize;
+pub use embed::embed;
+pub use layer_norm::layer_norm;
 pub use matmul::matmul;
+pub use mean_pool::mean_pool;
+pub use normalize::normalize;
 pub use quantize::{quantize, quantize_weighted};
 
 use crate::PackedTensor;

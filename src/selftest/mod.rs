@@ -8,6 +8,7 @@
 //!                  codes that differ are counted and their noise is bounded
 //!     convert      bit for bit
 //!     int8_rows    codes and scales bit for bit; int8_values too
+//!     embed, layer_norm, attention, mean_pool, normalize    exact inputs bit for bit where there are any; else within derived bounds
 //! ```
 //!
 //! Every comparison is on outputs that were poisoned before, between guard words, and shows its teeth: a wrong code that
@@ -15,6 +16,7 @@
 //! `lowbit selftest`, and on the CPU engine.
 
 pub mod data;
+mod encoder;
 #[cfg(feature = "gpu")]
 mod int8;
 mod product;
@@ -104,6 +106,29 @@ impl Report {
         }
     }
 
+    /// Notes a comparison in which each number has a bound for its error. What is beyond is a failure, and so is a bound that zeros would pass.
+    fn within(&mut self, kernel: &'static str, case: &str, got: &[f32], want: &[f64], bounds: &[f64]) {
+        let inside = inside(got, want, bounds);
+        let beyond = inside.iter().filter(|part| part.is_none()).count();
+        let worst = inside.iter().fold(0f64, |worst, part| part.unwrap_or(f64::INFINITY).max(worst));
+        let tally = self.tally(kernel);
+        tally.checks += 1;
+        if worst > tally.worst {
+            tally.worst = worst;
+            tally.worst_case = case.into();
+        }
+        if got.len() != want.len() {
+            self.fail(format!("{kernel} {case}: {} values instead of {}", got.len(), want.len()));
+        }
+        if beyond > 0 {
+            self.fail(format!("{kernel} {case}: {beyond} of {} beyond the bound", got.len()));
+        }
+        let telling = want.iter().zip(bounds).any(|(want, bound)| want.abs() > *bound);
+        if !telling && want.iter().any(|v| *v != 0.0) {
+            self.fail(format!("{kernel} {case}: zeros would pass the bound"));
+        }
+    }
+
     /// Notes that a planted fault was seen, or fails.
     fn teeth(&mut self, kernel: &'static str, case: &str, seen: bool) {
         match seen {
@@ -127,6 +152,16 @@ fn difference<T: PartialEq + std::fmt::Debug>(got: &[T], want: &[T]) -> Option<S
         got[first],
         want[first]
     ))
+}
+
+/// Each number's error as a part of its bound; None beyond it.
+fn inside(got: &[f32], want: &[f64], bounds: &[f64]) -> Vec<Option<f64>> {
+    let part = |((&got, want), bound): ((&f32, &f64), &f64)| {
+        let error = (f64::from(got) - want).abs();
+        // Written so that a NaN is beyond every bound.
+        (error <= *bound).then(|| error / bound.max(f64::MIN_POSITIVE))
+    };
+    got.iter().zip(want).zip(bounds).map(part).collect()
 }
 
 /// Numbers as bits, so that NaN equals itself and -0 does not equal 0.
@@ -157,6 +192,11 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
             }),
         ),
         ("quantize", Subject::Quantize),
+        ("embed", Subject::Encoder(encoder::Operation::Embed)),
+        ("layer_norm", Subject::Encoder(encoder::Operation::LayerNorm)),
+        ("attention", Subject::Encoder(encoder::Operation::Attention)),
+        ("mean_pool", Subject::Encoder(encoder::Operation::MeanPool)),
+        ("normalize", Subject::Encoder(encoder::Operation::Normalize)),
     ]
 }
 
@@ -172,6 +212,7 @@ enum Subject {
     Int8Rows(crate::kernels::Int8Reference, crate::kernels::StaticReference),
     #[cfg(feature = "gpu")]
     Int8Values(fn(&[i8], &[f32], usize, i8) -> Vec<f32>),
+    Encoder(encoder::Operation),
 }
 
 #[cfg(feature = "gpu")]
@@ -195,6 +236,11 @@ impl Subject {
             Convert { .. } => Self::Convert,
             Int8Rows { reference, fixed } => Self::Int8Rows(reference, fixed),
             Int8Values { reference } => Self::Int8Values(reference),
+            Embed { .. } => Self::Encoder(encoder::Operation::Embed),
+            LayerNorm { .. } => Self::Encoder(encoder::Operation::LayerNorm),
+            Attention { .. } => Self::Encoder(encoder::Operation::Attention),
+            MeanPool { .. } => Self::Encoder(encoder::Operation::MeanPool),
+            Normalize { .. } => Self::Encoder(encoder::Operation::Normalize),
         }
     }
 }
@@ -246,6 +292,11 @@ pub async fn run(
                 }
                 #[cfg(feature = "gpu")]
                 Subject::Int8Rows(..) | Subject::Int8Values(_) => {}
+                Subject::Encoder(operation) => {
+                    let mut suite =
+                        encoder::Suite { engine, kernel, options, rng: &mut rng, report: &mut report };
+                    suite.run(operation, scheme, i == 0).await?;
+                }
             }
         }
     }

@@ -343,34 +343,18 @@ impl Suite<'_> {
             false => whole_magnitude(&x, &w, added, case.n),
         };
         let (steps, floor) = allowance(&plan, case.k);
-        let (mut worst, mut beyond, mut telling) = (0f64, 0, false);
-        for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
-            let mut bound = steps * size[i] + floor;
+        let bound = |(size, want): (&f64, &f64)| {
+            let mut bound = steps * size + floor;
             if case.product.function != Function::Identity {
                 bound = 1.13 * bound + 2f64.powi(-20) * (want.abs() + 1.0);
             }
             if case.product.output == DType::F16 {
                 bound += 2f64.powi(-10) * want.abs() + 2f64.powi(-24);
             }
-            let error = (f64::from(got) - want).abs();
-            // Written so that a NaN is beyond every bound.
-            let inside = error <= bound;
-            beyond += usize::from(!inside);
-            worst = worst.max(if inside { error / bound.max(f64::MIN_POSITIVE) } else { f64::INFINITY });
-            telling |= want.abs() > bound;
-        }
-        let tally = report.tally(self.kernel);
-        tally.checks += 1;
-        if worst > tally.worst {
-            tally.worst = worst;
-            tally.worst_case = what.clone();
-        }
-        if beyond > 0 {
-            report.fail(format!("{} {what}: {beyond} of {} beyond the bound", self.kernel, got.len()));
-        }
-        if !telling && want.iter().any(|v| *v != 0.0) {
-            report.fail(format!("{} {what}: zeros would pass the bound", self.kernel));
-        }
+            bound
+        };
+        let bounds: Vec<f64> = size.iter().zip(&want).map(bound).collect();
+        report.within(self.kernel, &what, &got, &want, &bounds);
         Ok(())
     }
 }

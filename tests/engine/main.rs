@@ -8,6 +8,7 @@
 //! | `own_device` | an application's device, buffers and encoders; WebGPU's default limits |
 //! | `split` | weights and activations larger than a binding |
 //! | `operands` | experts, ranks, f16 operands, threads |
+//! | `encoder` | embeddings, layer normalization, attention, pooling |
 //! | `importance` | what a device makes of an importance of columns is what ggml makes of it |
 //! | `int8` | activations as int8: prepared once, static, from layer to layer |
 //! | `errors` | wrong input and lost devices are errors |
@@ -18,6 +19,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod encoder;
 mod errors;
 mod importance;
 mod int8;
