@@ -30,7 +30,7 @@ mod stream;
 mod tune;
 
 use crate::engine::{Engine, EngineOptions};
-use crate::file::hf::{self, Weights};
+use crate::file::hf::{self, Files, Tokens, Weights};
 use crate::file::write::{FORMATS, Format};
 use crate::file::{Model, checkpoint};
 use crate::gpu::Disable;
@@ -143,9 +143,22 @@ fn is_mapped(input: &Path, format: &Format) -> bool {
     format.runs && hf::is_one(input) && !checkpoint::settings(input).ok().flatten().is_some_and(unnamed)
 }
 
-/// Opens what is to be written in `format`: as it is, or mapped, then with weights of these types.
+/// Opens what is to be written in `format`: as it is, or mapped, then with weights of these types. What lowbit's own files are to carry of a
+/// folder is in the metadata.
 fn open_for(input: &Path, format: &Format, weights: Weights) -> Result<Model> {
-    if is_mapped(input, format) { hf::open(input, weights) } else { Model::open(input) }
+    if is_mapped(input, format) {
+        return hf::open(input, weights);
+    }
+    let mut model = Model::open(input)?;
+    match Files::carried_by(&model) {
+        Some(files) if format.runs => hf::map(model, &files, weights, Tokens::Described),
+        _ => {
+            if std::ptr::eq(format, FORMATS[0]) && hf::is_one(input) {
+                Files::in_folder(input).carry(model.metadata_mut())?;
+            }
+            Ok(model)
+        }
+    }
 }
 
 /// The engine that `--device` names.

@@ -271,6 +271,11 @@ impl Model {
         &self.parsed.metadata
     }
 
+    /// The same, to be added to.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.parsed.metadata
+    }
+
     /// The format's row.
     pub fn format(&self) -> &'static Format {
         self.parsed.format

@@ -4,13 +4,11 @@
 //! file -> serde_json -> Config: count, real, text, ...  -> "FILE: 'KEY': what is wrong"
 //! ```
 
+use super::files::Files;
 use crate::Result;
-use crate::file::bytes::{bad, io};
+use crate::file::bytes::bad;
 use serde_json::Value as Json;
-use std::path::{Path, PathBuf};
-
-/// A JSON file beside a model is read whole; the largest tokenizers have some 40 MB.
-const MAX_BYTES: u64 = 1 << 28;
+use std::path::PathBuf;
 
 /// An object of a JSON file.
 pub struct Config {
@@ -23,25 +21,24 @@ impl Config {
     ///
     /// # Errors
     /// [`crate::Error::Io`]; [`crate::Error::Format`] if it is too large, no JSON or no object.
-    pub fn read(path: &Path) -> Result<Self> {
-        let len = std::fs::metadata(path).map_err(io(path))?.len();
-        if len > MAX_BYTES {
-            return Err(bad(path, format!("{len} bytes; at most {MAX_BYTES} are read")));
-        }
-        let text = std::fs::read(path).map_err(io(path))?;
-        let json: Json = serde_json::from_slice(&text).map_err(|e| bad(path, e.to_string()))?;
-        if !json.is_object() {
-            return Err(bad(path, "not a JSON object"));
-        }
-        Ok(Self { path: path.to_path_buf(), json })
+    pub fn read(files: &Files, name: &str) -> Result<Self> {
+        Self::parse(files.path(name), &files.needed(name)?)
     }
 
     /// As [`Self::read`]; none where there is no such file.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_if_there(path: &Path) -> Result<Option<Self>> {
-        if path.is_file() { Self::read(path).map(Some) } else { Ok(None) }
+    pub fn read_if_there(files: &Files, name: &str) -> Result<Option<Self>> {
+        files.text(name)?.map(|text| Self::parse(files.path(name), &text)).transpose()
+    }
+
+    fn parse(path: PathBuf, text: &str) -> Result<Self> {
+        let json: Json = serde_json::from_str(text).map_err(|e| bad(&path, e.to_string()))?;
+        if !json.is_object() {
+            return Err(bad(&path, "not a JSON object"));
+        }
+        Ok(Self { path, json })
     }
 
     /// The error of a key.

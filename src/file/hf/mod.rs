@@ -15,6 +15,7 @@
 mod architecture;
 mod config;
 mod elements;
+mod files;
 mod rope;
 mod tokenizer;
 
@@ -26,6 +27,8 @@ use crate::{DType, Error, Result};
 use architecture::{Architecture, Order, Row, Size, Sizes, Source};
 use config::Config;
 pub(super) use elements::{Mapped, make, reorder};
+pub use files::{Files, TOKENIZER};
+use files::MODULES;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -48,14 +51,34 @@ pub fn is_one(path: &Path) -> bool {
     path.is_dir() && path.join(CONFIG).is_file()
 }
 
+/// What of the metadata is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tokens {
+    /// All of it.
+    Described,
+    /// All but the tokenizer's: for who has one of another making.
+    LeftOut,
+}
+
 /// Opens a folder with `config.json`, `tokenizer.json` and safetensors files as the model that a GGUF file of it holds.
 ///
 /// # Errors
 /// As [`Model::open`]; [`Error::Format`] with file and key for an architecture without a map, a key that is missing or contradicts
 /// another or the tensors, a tensor that the map does not have, and a tokenizer that GGUF has none like.
 pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
-    let path = folder.join(CONFIG);
-    let config = Config::read(&path)?;
+    let model = Model::open(folder)?;
+    if !std::ptr::eq(model.format(), &safetensors::FORMAT) {
+        return Err(bad(folder, "no safetensors file beside config.json"));
+    }
+    map(model, &Files::in_folder(folder), weights, Tokens::Described)
+}
+
+/// The tensors and texts of a model as what a GGUF file of it holds.
+///
+/// # Errors
+/// As [`open`].
+pub fn map(source: Model, files: &Files, weights: Weights, tokens: Tokens) -> Result<Model> {
+    let config = Config::read(files, CONFIG)?;
     let architecture = Architecture::of(&config)?;
     for (key, values) in architecture.expected {
         if let Some(value) = config.text(key)?.filter(|value| !values.contains(value)) {
@@ -64,11 +87,7 @@ pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
         }
     }
     let sizes = Sizes::of(&config, architecture)?;
-    let source = Model::open(folder)?;
-    if !std::ptr::eq(source.format(), &safetensors::FORMAT) {
-        return Err(bad(folder, "no safetensors file beside config.json"));
-    }
-    let map = Map { folder, config: &config, architecture, sizes: &sizes, source: &source };
+    let map = Map { files, config: &config, architecture, sizes: &sizes, source: &source };
     let mut entries = map.entries(weights)?;
     let factors = match &architecture.rope {
         Some(rope) => rope::factors(&config, architecture, rope, &sizes)?,
@@ -83,16 +102,16 @@ pub fn open(folder: &Path, weights: Weights) -> Result<Model> {
         let entry = Entry::new(ROPE_FACTORS.into(), shape, content, &safetensors::FORMAT, parts);
         entries.insert(0, Entry { fixed: true, ..entry });
         let bytes = Bytes::memory(bytes);
-        parsed.shards.push(Shard { path, bytes });
+        parsed.shards.push(Shard { path: files.path(CONFIG), bytes });
     }
-    parsed.metadata = map.metadata(&entries)?;
+    parsed.metadata = map.metadata(&entries, tokens)?;
     parsed.entries = entries;
     source.mapped_to(parsed)
 }
 
-/// What a folder is mapped with.
+/// What a model is mapped with.
 struct Map<'a> {
-    folder: &'a Path,
+    files: &'a Files,
     config: &'a Config,
     architecture: &'static Architecture,
     sizes: &'a Sizes,
@@ -117,13 +136,13 @@ impl Map<'_> {
                     }
                 }
                 None if row.optional => {}
-                None => return Err(bad(self.folder, format!("tensor '{from}' is missing"))),
+                None => return Err(bad(self.files.place(), format!("tensor '{from}' is missing"))),
             }
         }
         let dropped = |name: &&str| architecture.dropped.iter().any(|d| d.is(&architecture.plain_name(name)));
         if let Some(name) = left.into_iter().filter(|name| !dropped(name)).min() {
             let what = format!("tensor '{name}' has no place in GGUF's {}", architecture.name);
-            return Err(bad(self.folder, what));
+            return Err(bad(self.files.place(), what));
         }
         let first = found.iter().find(|(row, _, e)| !row.fixed && e.shape.len() > 1);
         let wanted = match (weights, first.and_then(|(_, _, e)| source_type(e))) {
@@ -192,14 +211,15 @@ impl Map<'_> {
     }
 
     /// All metadata, in llama.cpp's order.
-    fn metadata(&self, entries: &[Entry]) -> Result<Metadata> {
+    fn metadata(&self, entries: &[Entry], tokens: Tokens) -> Result<Metadata> {
         let (architecture, sizes) = (self.architecture, self.sizes);
         let mut out = Metadata::default();
         let text = |text: &str| Value::String(text.into());
         out.set("general.architecture", text(architecture.name));
         out.set("general.type", text("model"));
-        let folder = std::fs::canonicalize(self.folder).ok();
-        if let Some(name) = folder.as_deref().and_then(Path::file_name) {
+        let place = std::fs::canonicalize(self.files.place()).ok();
+        let name = place.as_deref().and_then(if self.files.is_folder() { Path::file_name } else { Path::file_stem });
+        if let Some(name) = name {
             out.set("general.name", text(&name.to_string_lossy()));
         }
         let weights: u64 = entries.iter().map(|e| e.len() as u64).fold(0, u64::saturating_add);
@@ -220,7 +240,7 @@ impl Map<'_> {
             rope::describe(self.config, architecture, rope, sizes, &mut out)?;
         }
         if architecture.rope.is_none() {
-            pooling(self.folder, architecture, &mut out)?;
+            pooling(self.files, architecture, &mut out)?;
         }
         let first = entries.iter().find(|e| !e.fixed).and_then(Entry::float).unwrap_or(DType::F32);
         // Of packed tensors the writer says what most are.
@@ -229,7 +249,9 @@ impl Map<'_> {
             out.set("general.file_type", Value::U32(id));
         }
         out.set("general.quantization_version", Value::U32(gguf::QUANTIZATION_VERSION));
-        tokenizer::describe(self.folder, self.config, sizes.get(Size::Vocab), &mut out)?;
+        if tokens == Tokens::Described {
+            tokenizer::describe(self.files, self.config, sizes.get(Size::Vocab), &mut out)?;
+        }
         Ok(out)
     }
 }
@@ -242,26 +264,29 @@ fn source_type(entry: &Entry) -> Option<DType> {
     }
 }
 
-/// How an embedding is made of those of the tokens, where the files of sentence-transformers say it.
-fn pooling(folder: &Path, architecture: &Architecture, out: &mut Metadata) -> Result<()> {
-    const MEAN: u32 = 1;
-    const FIRST: u32 = 2;
-    const LAST: u32 = 3;
-    let modules = folder.join("modules.json");
-    if !modules.is_file() {
-        return Ok(());
-    }
-    let text = std::fs::read(&modules).map_err(super::bytes::io(&modules))?;
-    let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| bad(&modules, e.to_string()))?;
+/// The folder of the settings of pooling, where the files of sentence-transformers name one.
+fn pooling_folder(files: &Files) -> Result<Option<String>> {
+    let Some(text) = files.text(MODULES)? else { return Ok(None) };
+    let path = files.path(MODULES);
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(&path, e.to_string()))?;
     let text = |json: &serde_json::Value, key: &str| json.get(key)?.as_str().map(str::to_string);
     let list = json.as_array().map_or(&[][..], Vec::as_slice);
     let found = list.iter().find(|m| text(m, "type").is_some_and(|t| t.ends_with("Pooling")));
-    let Some(path) = found.and_then(|m| text(m, "path")) else { return Ok(()) };
+    let Some(folder) = found.and_then(|m| text(m, "path")) else { return Ok(None) };
     // A downloaded list must not reach files outside its folder.
-    if Path::new(&path).file_name().is_none_or(|n| n != path.as_str()) {
-        return Err(bad(&modules, format!("'{path}' is not the name of a folder")));
+    if Path::new(&folder).file_name().is_none_or(|n| n != folder.as_str()) {
+        return Err(bad(&path, format!("'{folder}' is not the name of a folder")));
     }
-    let config = Config::read(&folder.join(path).join(CONFIG))?;
+    Ok(Some(folder))
+}
+
+/// How an embedding is made of those of the tokens, where the files of sentence-transformers say it.
+fn pooling(files: &Files, architecture: &Architecture, out: &mut Metadata) -> Result<()> {
+    const MEAN: u32 = 1;
+    const FIRST: u32 = 2;
+    const LAST: u32 = 3;
+    let Some(folder) = pooling_folder(files)? else { return Ok(()) };
+    let config = Config::read(files, &format!("{folder}/{CONFIG}"))?;
     for (key, kind) in [
         ("pooling_mode_mean_tokens", MEAN),
         ("pooling_mode_cls_token", FIRST),

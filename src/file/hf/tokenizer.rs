@@ -12,11 +12,11 @@
 //! without `tokenizer.model` writes one constant. One that has no row in [`PRES`] is an error.
 
 use super::config::{Config, shortened};
+use super::files::{Files, TOKENIZER, TOKENIZER_CONFIG};
 use crate::Result;
 use crate::file::metadata::{Array, Kind as ValueKind, Metadata, Value};
 use serde_json::Value as Json;
 use std::collections::HashMap;
-use std::path::Path;
 
 /// Types of tokens, as llama.cpp numbers them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,20 +98,20 @@ const SPECIAL: &[(&str, Option<&str>)] = &[
 /// The score of tokens that are only matched as a whole.
 const MATCHED_WHOLE: f32 = -1000.0;
 
-/// Adds the metadata of the tokenizer in a folder; `vocab_size` tokens are the model's.
+/// Adds the metadata of a tokenizer; `vocab_size` tokens are the model's.
 ///
 /// # Errors
 /// [`crate::Error::Io`]; [`crate::Error::Format`] naming file and key, for tokenizers that have no kind or no pre-tokenizer here, and for
 /// tokens that the model has no row for.
-pub fn describe(folder: &Path, config: &Config, vocab_size: usize, out: &mut Metadata) -> Result<()> {
-    let files = Files {
-        tokenizer: Config::read(&folder.join("tokenizer.json"))?,
-        tokenizer_config: Config::read_if_there(&folder.join("tokenizer_config.json"))?,
+pub fn describe(files: &Files, config: &Config, vocab_size: usize, out: &mut Metadata) -> Result<()> {
+    let sources = Sources {
+        tokenizer: Config::read(files, TOKENIZER)?,
+        tokenizer_config: Config::read_if_there(files, TOKENIZER_CONFIG)?,
         config,
     };
-    let file = &files.tokenizer;
-    let kind = files.kind()?;
-    let added = files.added()?;
+    let file = &sources.tokenizer;
+    let kind = sources.kind()?;
+    let added = sources.added()?;
     let mut tokens = vocabulary(file, vocab_size, &added)?;
     let set = &mut |key: &str, value: Value| out.set(&format!("tokenizer.ggml.{key}"), value);
     set("model", Value::String(kind.name().into()));
@@ -130,7 +130,7 @@ pub fn describe(folder: &Path, config: &Config, vocab_size: usize, out: &mut Met
                 }
             }
             let scores: Vec<Value> = scores(&tokens, &merges).into_iter().map(Value::F32).collect();
-            if let Some(space) = files.add_prefix_space()? {
+            if let Some(space) = sources.add_prefix_space()? {
                 set("add_space_prefix", Value::Bool(space));
             }
             set("scores", array(ValueKind::F32, &scores));
@@ -155,7 +155,7 @@ pub fn describe(folder: &Path, config: &Config, vocab_size: usize, out: &mut Met
         let merges: Vec<Value> = merges.iter().map(|m| Value::String(m.text())).collect();
         set("merges", array(ValueKind::String, &merges));
     }
-    let special = files.special(&added)?;
+    let special = sources.special(&added)?;
     for (name, key) in SPECIAL {
         if let (Some(key), Some(&id)) = (key, special.ids.get(name)) {
             if usize::try_from(id).map_or(true, |id| id >= vocab_size) {
@@ -170,7 +170,7 @@ pub fn describe(folder: &Path, config: &Config, vocab_size: usize, out: &mut Met
             set(&format!("add_{name}_token"), Value::Bool(add));
         }
     }
-    files.chat_templates(folder, out)
+    sources.chat_templates(files, out)
 }
 
 /// An array of values of one kind.
@@ -340,7 +340,7 @@ fn pre_tokenizer(file: &Config) -> Result<&'static str> {
 }
 
 /// The files that speak of tokens.
-struct Files<'a> {
+struct Sources<'a> {
     tokenizer: Config,
     tokenizer_config: Option<Config>,
     config: &'a Config,
@@ -353,7 +353,7 @@ struct Special {
     add: HashMap<&'static str, bool>,
 }
 
-impl Files<'_> {
+impl Sources<'_> {
     fn kind(&self) -> Result<Kind> {
         let file = &self.tokenizer;
         let bytes = |part: &str| {
@@ -501,17 +501,15 @@ impl Files<'_> {
     }
 
     /// The chat templates: one text, or several with names.
-    fn chat_templates(&self, folder: &Path, out: &mut Metadata) -> Result<()> {
+    fn chat_templates(&self, files: &Files, out: &mut Metadata) -> Result<()> {
         let inside = self.tokenizer_config.as_ref().and_then(|c| c.get("chat_template").cloned());
-        let jinja = folder.join("chat_template.jinja");
         let template = match inside {
             Some(json) => Some(json),
-            None if jinja.is_file() => {
-                let text = std::fs::read_to_string(&jinja).map_err(crate::file::bytes::io(&jinja))?;
-                Some(Json::String(text))
-            }
-            None => Config::read_if_there(&folder.join("chat_template.json"))?
-                .and_then(|c| c.get("chat_template").cloned()),
+            None => match files.text("chat_template.jinja")? {
+                Some(text) => Some(Json::String(text)),
+                None => Config::read_if_there(files, "chat_template.json")?
+                    .and_then(|c| c.get("chat_template").cloned()),
+            },
         };
         let key = "tokenizer.chat_template";
         let mut names = Vec::new();
