@@ -32,9 +32,10 @@
 //! | [`cpu`] | the CPU engine |
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
 //! | [`selftest`] | engines against the reference |
+//! | [`model`] | networks on the engine: texts to embeddings |
 //! | [`file`](mod@file), [`report`] | formats on disk; error metrics |
 //!
-//! Features: `cli` (default; the command), `gpu` (wgpu), `parallel` (rayon), `mmap`. Without any of them the crate is the CPU engine on one thread.
+//! Features: `cli` (default; the command), `gpu` (wgpu), `parallel` (rayon), `mmap`, `tokenizer` (texts for [`model`]). Without any of them the crate is the CPU engine on one thread.
 #![deny(unsafe_code)]
 
 #[cfg(all(feature = "gpu", any(not(target_arch = "wasm32"), feature = "web")))]
@@ -53,6 +54,7 @@ pub mod file;
 pub mod gpu;
 #[cfg(feature = "gpu")]
 pub mod kernels;
+pub mod model;
 pub mod packed;
 pub mod product;
 pub mod reference;

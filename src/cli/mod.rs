@@ -14,6 +14,7 @@ mod demo;
 mod dequantize;
 mod devices;
 mod digits;
+mod embed;
 mod inspect;
 mod model_output;
 mod output;
@@ -27,6 +28,7 @@ mod schemes;
 mod selftest;
 mod shaders;
 mod stream;
+mod texts;
 mod tune;
 
 use crate::engine::{Engine, EngineOptions};
@@ -65,6 +67,7 @@ enum Command {
     Inspect(inspect::Args),
     Compare(compare::Args),
     Convert(convert::Args),
+    Embed(embed::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
@@ -195,6 +198,7 @@ pub fn run() -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args, device),
         Command::Convert(args) => convert::run(&args),
+        Command::Embed(args) => embed::run(&args, device),
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),

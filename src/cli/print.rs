@@ -27,8 +27,16 @@ pub fn failure(error: &Error) {
 /// # Errors
 /// [`Error::Io`], except for a reader that went away: that ends the process with exit code 0.
 pub fn stdout(text: &str) -> Result<()> {
+    data(visible(text).as_bytes())
+}
+
+/// Writes bytes to stdout as they are.
+///
+/// # Errors
+/// As [`stdout`].
+pub fn data(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(visible(text).as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(source) => Err(Error::Io { path: "stdout".into(), source }),
         Ok(()) => Ok(()),

@@ -95,7 +95,7 @@ impl Entry {
     }
 
     /// The name that the tensor has where it was read.
-    fn name_in_file(&self) -> &str {
+    pub fn name_in_file(&self) -> &str {
         self.mapped.as_ref().map_or(&self.name, |m| &m.from)
     }
 

@@ -94,7 +94,8 @@ impl Files {
             return Err(bad(&path, format!("{len} bytes; at most {MAX_BYTES} are read")));
         }
         let bytes = std::fs::read(&path).map_err(io(&path))?;
-        let text = String::from_utf8(bytes).map_err(|e| bad(&path, format!("no UTF-8: {}", e.utf8_error())))?;
+        let text =
+            String::from_utf8(bytes).map_err(|e| bad(&path, format!("no UTF-8: {}", e.utf8_error())))?;
         Ok(Some(text))
     }
 
@@ -104,9 +105,10 @@ impl Files {
     /// As [`Self::text`]; [`Error::Io`] or [`Error::Format`] if it is not.
     pub fn needed(&self, name: &str) -> Result<String> {
         self.text(name)?.ok_or_else(|| match self.carried {
-            None => {
-                Error::Io { path: self.path(name), source: std::io::Error::from(std::io::ErrorKind::NotFound) }
-            }
+            None => Error::Io {
+                path: self.path(name),
+                source: std::io::Error::from(std::io::ErrorKind::NotFound),
+            },
             Some(_) => bad(&self.place, format!("its metadata has no '{name}'")),
         })
     }

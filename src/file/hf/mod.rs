@@ -27,8 +27,8 @@ use crate::{DType, Error, Result};
 use architecture::{Architecture, Order, Row, Size, Sizes, Source};
 use config::Config;
 pub(super) use elements::{Mapped, make, reorder};
-pub use files::{Files, TOKENIZER};
 use files::MODULES;
+pub use files::{Files, TOKENIZER};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -218,7 +218,8 @@ impl Map<'_> {
         out.set("general.architecture", text(architecture.name));
         out.set("general.type", text("model"));
         let place = std::fs::canonicalize(self.files.place()).ok();
-        let name = place.as_deref().and_then(if self.files.is_folder() { Path::file_name } else { Path::file_stem });
+        let name =
+            place.as_deref().and_then(if self.files.is_folder() { Path::file_name } else { Path::file_stem });
         if let Some(name) = name {
             out.set("general.name", text(&name.to_string_lossy()));
         }

@@ -1,0 +1,352 @@
+//! A BERT encoder on an engine.
+//!
+//! ```text
+//! ids, lengths [B] -> embed (words + positions + kind 0) -> layer_norm -> x [T, D]
+//!   for each layer:   q, k, v = x * W^T + b;  a = attention(q, k, v);  h = layer_norm(a * Wo^T + b + x)
+//!                     u = gelu(h * W1^T + b);  x = layer_norm(u * W2^T + b + h)
+//! x [T, D] -> mean of each sentence -> L2 norm 1 -> [B, D]
+//! ```
+//!
+//! Sentences lie one after the other without padding, T tokens in all. Biases, GELU and residuals are part of the products; with int8 activations, what three products
+//! share is quantized once.
+
+use super::ARCHITECTURE;
+use crate::engine::{Array, Engine, MatmulOptions, PackedArray};
+use crate::file::{Content, Entry, Metadata, Model};
+use crate::product::{Activation, Function};
+use crate::{DType, Error, Result, Tensor};
+
+/// The only architecture here.
+const BERT: &str = "bert";
+/// Mean of the tokens, as GGUF counts the kinds of pooling.
+const MEAN: u64 = 1;
+
+/// The sizes of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sizes {
+    pub layers: usize,
+    /// Columns of the hidden state, and of an embedding.
+    pub hidden: usize,
+    pub heads: usize,
+    /// Columns between the two products of a layer's second half.
+    pub inner: usize,
+    /// The most tokens of a sentence.
+    pub positions: usize,
+    /// Rows of the table of tokens.
+    pub vocab: usize,
+}
+
+/// How an encoder computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// The precision of what the linear layers' products take.
+    pub activation: Activation,
+}
+
+/// A linear layer.
+struct Linear {
+    /// The weight's name where it was read.
+    name: String,
+    weight: PackedArray,
+    bias: Array,
+}
+
+/// gamma and beta of a layer normalization.
+struct Norm {
+    gamma: Array,
+    beta: Array,
+}
+
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    output_norm: Norm,
+    up: Linear,
+    down: Linear,
+    down_norm: Norm,
+}
+
+/// A transformer encoder whose weights are where an engine computes.
+pub struct Encoder {
+    engine: Engine,
+    sizes: Sizes,
+    eps: f32,
+    settings: Settings,
+    words: PackedArray,
+    positions: PackedArray,
+    kinds: PackedArray,
+    norm: Norm,
+    layers: Vec<Layer>,
+}
+
+/// Who is shown the input of linear layers: the names of the layers that share it, and x `[T, K]`.
+pub type Tap<'a> = &'a mut dyn FnMut(&[&str], &Array) -> Result<()>;
+
+/// The input of products, quantized once if it is to be int8.
+enum Input<'a> {
+    Dense(&'a Array),
+    Int8(crate::engine::Int8Array),
+}
+
+impl Encoder {
+    /// Brings the weights of a model with GGUF's names ([`super::Source`]) to an engine.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another architecture or pooling; [`Error::Format`] for keys that are missing; errors with the tensor's
+    /// name for tensors that are missing or of other shapes; errors of the device.
+    pub async fn load(engine: &Engine, model: &Model, settings: Settings) -> Result<Self> {
+        let from = Reader { engine, model };
+        let sizes = from.sizes()?;
+        let Sizes { layers, hidden, inner, positions, vocab, .. } = sizes;
+        let kinds = from.shape("token_types.weight")?.first().copied().unwrap_or(1);
+        let mut made = Vec::with_capacity(layers);
+        for i in 0..layers {
+            let name = |name: &str| format!("blk.{i}.{name}");
+            made.push(Layer {
+                query: from.linear(&name("attn_q"), hidden, hidden).await?,
+                key: from.linear(&name("attn_k"), hidden, hidden).await?,
+                value: from.linear(&name("attn_v"), hidden, hidden).await?,
+                output: from.linear(&name("attn_output"), hidden, hidden).await?,
+                output_norm: from.norm(&name("attn_output_norm"), hidden)?,
+                up: from.linear(&name("ffn_up"), inner, hidden).await?,
+                down: from.linear(&name("ffn_down"), hidden, inner).await?,
+                down_norm: from.norm(&name("layer_output_norm"), hidden)?,
+            });
+        }
+        Ok(Self {
+            engine: engine.clone(),
+            sizes,
+            eps: from.real("attention.layer_norm_epsilon")?,
+            settings,
+            words: from.weight("token_embd.weight", vocab, hidden).await?,
+            positions: from.weight("position_embd.weight", positions, hidden).await?,
+            kinds: from.weight("token_types.weight", kinds, hidden).await?,
+            norm: from.norm("token_embd_norm", hidden)?,
+            layers: made,
+        })
+    }
+
+    /// Its sizes.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Who computes.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Embeddings `[B, D]` of B sentences, of L2 norm 1: `ids` are the tokens of all, one sentence after the other, `lengths` how many each has. Recorded, not
+    /// waited for.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`].
+    pub fn embed(&self, ids: &[u32], lengths: &[usize]) -> Result<Array> {
+        let x = self.hidden(ids, lengths)?;
+        self.engine.normalize(&self.engine.mean_pool(&x, lengths)?)
+    }
+
+    /// The hidden state `[T, D]` behind the last layer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for ids beyond the vocabulary, for lengths that do not sum to their number, that are 0 or beyond the
+    /// positions; errors of the device.
+    pub fn hidden(&self, ids: &[u32], lengths: &[usize]) -> Result<Array> {
+        self.forward(ids, lengths, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Self::hidden`], showing `tap` the input of each linear layer.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`]; those of `tap`.
+    pub fn forward(&self, ids: &[u32], lengths: &[usize], tap: Tap<'_>) -> Result<Array> {
+        let most = self.sizes.positions;
+        if let Some(at) = lengths.iter().position(|&length| length > most) {
+            return Err(Error::shape(
+                format!("tokens of sentence {at}"),
+                format!("at most {most}"),
+                lengths[at],
+            ));
+        }
+        let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        let kinds = vec![0u32; ids.len()];
+        let tables = [(&self.words, ids), (&self.positions, &positions[..]), (&self.kinds, &kinds[..])];
+        let engine = &self.engine;
+        let mut x = self.normed(&engine.embed(&tables)?, &self.norm)?;
+        for layer in &self.layers {
+            let Layer { query, key, value, output, up, down, .. } = layer;
+            tap(&[&query.name, &key.name, &value.name], &x)?;
+            let input = self.input(&x)?;
+            let [q, k, v] = [query, key, value].map(|l| self.product(&input, l, Function::Identity, None));
+            let a = engine.attention(&q?, &k?, &v?, lengths, self.sizes.heads)?;
+            tap(&[&output.name], &a)?;
+            let a = self.product(&self.input(&a)?, output, Function::Identity, Some(&x))?;
+            let h = self.normed(&a, &layer.output_norm)?;
+            tap(&[&up.name], &h)?;
+            let u = self.product(&self.input(&h)?, up, Function::Gelu, None)?;
+            tap(&[&down.name], &u)?;
+            let y = self.product(&self.input(&u)?, down, Function::Identity, Some(&h))?;
+            x = self.normed(&y, &layer.down_norm)?;
+        }
+        Ok(x)
+    }
+
+    fn normed(&self, x: &Array, norm: &Norm) -> Result<Array> {
+        self.engine.layer_norm(x, &norm.gamma, &norm.beta, self.eps)
+    }
+
+    fn input<'a>(&self, x: &'a Array) -> Result<Input<'a>> {
+        match self.settings.activation {
+            Activation::F32 | Activation::F16 => Ok(Input::Dense(x)),
+            int8 => self.engine.quantize_activations(x, int8).map(Input::Int8),
+        }
+    }
+
+    fn product(
+        &self,
+        x: &Input<'_>,
+        linear: &Linear,
+        function: Function,
+        residual: Option<&Array>,
+    ) -> Result<Array> {
+        let options = MatmulOptions {
+            activation: self.settings.activation,
+            function,
+            bias: Some(linear.bias.clone()),
+            residual: residual.cloned(),
+            ..MatmulOptions::default()
+        };
+        match x {
+            Input::Dense(x) => self.engine.matmul(x, &linear.weight, &options),
+            Input::Int8(x) => self.engine.matmul_int8(x, &linear.weight, &options),
+        }
+    }
+}
+
+/// What weights are read from and brought to.
+struct Reader<'a> {
+    engine: &'a Engine,
+    model: &'a Model,
+}
+
+impl Reader<'_> {
+    fn metadata(&self) -> &Metadata {
+        self.model.metadata()
+    }
+
+    /// The error of a key of the metadata.
+    fn wrong(&self, key: &str, what: &str) -> Error {
+        let path = self.model.paths().next().unwrap_or(std::path::Path::new("")).to_path_buf();
+        Error::Format { path, what: format!("'{key}': {what}") }
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        let key = format!("{BERT}.{key}");
+        let value = self.metadata().get(&key).ok_or_else(|| self.wrong(&key, "the key is missing"))?;
+        let size = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..1 << 32).contains(n));
+        size.ok_or_else(|| self.wrong(&key, &format!("expected a whole number above 0, got {value}")))
+    }
+
+    fn real(&self, key: &str) -> Result<f32> {
+        let key = format!("{BERT}.{key}");
+        let value = self.metadata().get(&key).ok_or_else(|| self.wrong(&key, "the key is missing"))?;
+        let real = value.to_json().as_f64().map(|v| v as f32).filter(|v| v.is_finite() && *v > 0.0);
+        real.ok_or_else(|| self.wrong(&key, &format!("expected a number above 0, got {value}")))
+    }
+
+    fn sizes(&self) -> Result<Sizes> {
+        let architecture = self.metadata().get(ARCHITECTURE).and_then(|value| value.as_str());
+        if architecture != Some(BERT) {
+            let name = architecture.unwrap_or("none");
+            return Err(Error::unsupported(
+                format!("architecture '{name}'"),
+                "lowbit runs encoders of BERT's",
+            ));
+        }
+        let pooling = format!("{BERT}.pooling_type");
+        if let Some(kind) = self.metadata().get(&pooling).filter(|kind| kind.as_u64() != Some(MEAN)) {
+            let why = "lowbit takes the mean of the tokens (1)";
+            return Err(Error::unsupported(format!("pooling of kind {kind} ({pooling})"), why));
+        }
+        let sizes = Sizes {
+            layers: self.size("block_count")?,
+            hidden: self.size("embedding_length")?,
+            heads: self.size("attention.head_count")?,
+            inner: self.size("feed_forward_length")?,
+            positions: self.size("context_length")?,
+            vocab: self.shape("token_embd.weight")?.first().copied().unwrap_or(0),
+        };
+        if sizes.hidden % sizes.heads != 0 {
+            let what = format!("{} heads do not divide {} columns", sizes.heads, sizes.hidden);
+            return Err(self.wrong(&format!("{BERT}.attention.head_count"), &what));
+        }
+        Ok(sizes)
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        let entry = self.model.entry(name);
+        entry.ok_or_else(|| {
+            let path = self.model.paths().next().unwrap_or(std::path::Path::new("")).to_path_buf();
+            Error::Format { path, what: format!("tensor '{name}' is missing") }
+        })
+    }
+
+    fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(&self.entry(name)?.shape)
+    }
+
+    /// An entry of this shape.
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let entry = self.entry(name)?;
+        if entry.shape != shape {
+            let (expected, got) = (format!("{shape:?}"), format!("{:?}", entry.shape));
+            return Err(Error::shape("shape", expected, got).in_tensor(entry.name_in_file()));
+        }
+        Ok(entry)
+    }
+
+    /// A matrix: packed as it is, or plain numbers in the scheme of their own.
+    async fn weight(&self, name: &str, n: usize, k: usize) -> Result<PackedArray> {
+        let entry = self.shaped(name, &[n, k])?;
+        let made = async {
+            if let Content::Packed { .. } = entry.content {
+                return self.engine.upload_packed(&self.model.packed(entry)?);
+            }
+            let tensor = self.model.tensor(entry)?;
+            let scheme = tensor.dtype().to_string().to_lowercase().parse()?;
+            self.engine.quantize_named(&tensor, &entry.name, &scheme).await
+        };
+        let weight = made.await.map_err(|e| e.in_tensor(entry.name_in_file()))?;
+        self.model.release(entry);
+        Ok(weight)
+    }
+
+    async fn linear(&self, name: &str, n: usize, k: usize) -> Result<Linear> {
+        let weight = format!("{name}.weight");
+        Ok(Linear {
+            name: self.entry(&weight)?.name_in_file().into(),
+            weight: self.weight(&weight, n, k).await?,
+            bias: self.vector(&format!("{name}.bias"), n)?,
+        })
+    }
+
+    fn norm(&self, name: &str, d: usize) -> Result<Norm> {
+        let part = |part: &str| self.vector(&format!("{name}.{part}"), d);
+        Ok(Norm { gamma: part("weight")?, beta: part("bias")? })
+    }
+
+    /// A vector as f32.
+    fn vector(&self, name: &str, n: usize) -> Result<Array> {
+        let entry = self.shaped(name, &[n])?;
+        let made = || {
+            let tensor = match entry.content {
+                Content::Packed { .. } => crate::cpu::dequantize(&self.model.packed(entry)?, DType::F32),
+                _ => self.model.tensor(entry)?,
+            };
+            self.engine.upload(&Tensor::from_f32([n], tensor.to_f32().into_owned())?)
+        };
+        made().map_err(|e| e.in_tensor(entry.name_in_file()))
+    }
+}
