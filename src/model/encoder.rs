@@ -97,7 +97,20 @@ impl Encoder {
     /// [`Error::Unsupported`] for another architecture or pooling; [`Error::Format`] for keys that are missing; errors with the tensor's
     /// name for tensors that are missing or of other shapes; errors of the device.
     pub async fn load(engine: &Engine, model: &Model, settings: Settings) -> Result<Self> {
-        let from = Reader { engine, model };
+        Self::load_with(engine, model, settings, |_, _| Ok(None)).await
+    }
+
+    /// As [`Self::load`], with matrices that `other` makes of an entry instead of what the file holds.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; those of `other`.
+    pub async fn load_with(
+        engine: &Engine,
+        model: &Model,
+        settings: Settings,
+        other: impl Fn(&Model, &Entry) -> Result<Option<PackedArray>>,
+    ) -> Result<Self> {
+        let from = Reader { engine, model, other: &other };
         let sizes = from.sizes()?;
         let Sizes { layers, hidden, inner, positions, vocab, .. } = sizes;
         let kinds = from.shape("token_types.weight")?.first().copied().unwrap_or(1);
@@ -229,7 +242,11 @@ impl Encoder {
 struct Reader<'a> {
     engine: &'a Engine,
     model: &'a Model,
+    other: Other<'a>,
 }
+
+/// Makes a matrix of an entry, or leaves it to the reader.
+type Other<'a> = &'a dyn Fn(&Model, &Entry) -> Result<Option<PackedArray>>;
 
 impl Reader<'_> {
     fn metadata(&self) -> &Metadata {
@@ -311,6 +328,9 @@ impl Reader<'_> {
     async fn weight(&self, name: &str, n: usize, k: usize) -> Result<PackedArray> {
         let entry = self.shaped(name, &[n, k])?;
         let made = async {
+            if let Some(made) = (self.other)(self.model, entry)? {
+                return Ok(made);
+            }
             if let Content::Packed { .. } = entry.content {
                 return self.engine.upload_packed(&self.model.packed(entry)?);
             }
