@@ -32,6 +32,7 @@
 //! | [`cpu`] | the CPU engine |
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
 //! | [`selftest`] | engines against the reference |
+//! | [`calibrate`] | what goes into linear layers: moments, ranges, histograms |
 //! | [`model`] | networks on the engine: texts to embeddings |
 //! | [`file`](mod@file), [`report`] | formats on disk; error metrics |
 //!
@@ -42,6 +43,7 @@
 // Without the command only what tuning and bindings take of it is used.
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 mod bench;
+pub mod calibrate;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "gpu")]

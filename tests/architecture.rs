@@ -23,14 +23,14 @@ const MODULES: &[(&str, &[&str])] = &[
     ("kernels", &["packed", "gpu"]),
     ("engine", &["cpu", "kernels"]),
     ("quantize", &["engine"]),
-    ("calibrate", &["engine"]),
+    ("calibrate", &["engine", "file"]),
     ("train", &["engine", "quantize", "calibrate"]),
     ("model", &["engine", "file", "quantize", "calibrate"]),
     ("report", &[]),
     ("selftest", &["engine", "quantize", "reference", "report"]),
     ("bench", &["selftest"]),
     ("tune", &["bench"]),
-    ("cli", &["file", "train", "model", "selftest", "bench", "tune"]),
+    ("cli", &["file", "calibrate", "train", "model", "selftest", "bench", "tune"]),
     ("web", &["file", "train", "model", "selftest", "bench"]),
 ];
 
@@ -376,6 +376,7 @@ fn every_kernel_has_its_three_files() {
             Operation::LayerNorm { .. } => ("layer_norm", "layer_norm"),
             Operation::Attention { .. } => ("attention", "attention"),
             Operation::MeanPool { .. } => ("mean_pool", "mean_pool"),
+            Operation::Gram { .. } => ("gram", "gram"),
             Operation::Normalize { .. } => ("normalize", "normalize"),
             // One function of the crate `half`.
             Operation::Convert { .. } => continue,

@@ -8,6 +8,7 @@
 
 mod assign;
 mod bench;
+mod calibrate;
 mod compare;
 mod convert;
 mod demo;
@@ -68,6 +69,7 @@ enum Command {
     Compare(compare::Args),
     Convert(convert::Args),
     Embed(embed::Args),
+    Calibrate(calibrate::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
@@ -198,6 +200,7 @@ pub fn run() -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args, device),
         Command::Convert(args) => convert::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args, device),
         Command::Embed(args) => embed::run(&args, device),
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),

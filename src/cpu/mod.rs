@@ -4,6 +4,7 @@
 //! quantize:    Tensor --encode (row by row)--> codes, scales --codes::pack--> PackedTensor
 //! dequantize:  PackedTensor --decode (row by row)--> Tensor
 //! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
+//! gram:        X^T X, the second moments of columns
 //! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! | `encode/`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
+//! | `gram` | second moments of columns |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
 //! | `level` | which vector instructions there are |
@@ -31,6 +33,7 @@ mod encode;
 mod encoder;
 mod epilogue;
 mod float;
+mod gram;
 mod half_float;
 mod integer;
 pub mod kmeans;
@@ -52,6 +55,7 @@ pub use dequantize::{dequantize, dequantize_rows};
 pub(crate) use dot::int_chains;
 pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
 pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_summation};
+pub use gram::{gram, gram_summation};
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use level::{Work, vectorized, vectors};

@@ -1,7 +1,7 @@
 //! What a transformer encoder is made of besides products: embeddings, layer normalization, attention, pooling.
 //!
 //! ```text
-//! embed(tables, ids) -> [T, D]    layer_norm [.., D]    attention(q, k, v [T, D])    mean_pool [T, D] -> [B, D]    normalize [.., D]
+//! embed(tables, ids) -> [T, D]    layer_norm [.., D]    attention(q, k, v [T, D])    mean_pool [T, D] -> [B, D]    normalize [.., D]    gram [.., K] -> [K, K]
 //! ```
 //!
 //! A batch of sentences is their tokens one after the other, `[T, D]` without padding, and the sentences' lengths. Operands are f32 or f16, results f32;
@@ -34,6 +34,7 @@ pub(crate) enum Step<'a> {
     Attention { q: &'a Array, k: &'a Array, v: &'a Array, lengths: &'a [usize], heads: usize },
     MeanPool { x: &'a Array, lengths: &'a [usize] },
     Normalize { x: &'a Array },
+    Gram { x: &'a Array, onto: Option<&'a Array> },
 }
 
 impl Engine {
@@ -91,6 +92,16 @@ impl Engine {
         self.run(Step::Normalize { x })
     }
 
+    /// The second moments of the columns of x `[.., K]`: `X^T X` `[K, K]`, added to `onto` `[K, K]` if there is one. Of a linear layer's inputs it is half of the Hessian of
+    /// the squared error of its outputs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for shapes that do not match; [`Error::Unsupported`] for arrays of another engine; [`Error::TooLarge`] if one is larger than a
+    /// binding; errors of the device.
+    pub fn gram(&self, x: &Array, onto: Option<&Array>) -> Result<Array> {
+        self.run(Step::Gram { x, onto })
+    }
+
     /// The operation, as its own method.
     ///
     /// # Errors
@@ -138,10 +149,13 @@ impl Engine {
             (Backend::Cpu, Sum::Score { head }) => all(cpu::score_summation(head)),
             (Backend::Cpu, Sum::Weighted { length }) => all(cpu::weighted_summation(length)),
             (Backend::Cpu, Sum::Powers { .. }) => 1,
+            (Backend::Cpu, Sum::Gram { tokens }) => all(cpu::gram_summation(tokens)),
             #[cfg(feature = "gpu")]
             (Backend::Gpu(gpu), Sum::Row { d }) => {
                 all(Teams::new(Tier::of(gpu.capabilities()), d).summation(d))
             }
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(_), Sum::Gram { tokens }) => all(kernels::gram::summation(tokens)),
             #[cfg(feature = "gpu")]
             (Backend::Gpu(_), Sum::Pool { length }) => all(kernels::mean_pool::summation(length)),
             #[cfg(feature = "gpu")]
@@ -163,6 +177,8 @@ pub(crate) enum Sum {
     Row { d: usize },
     /// Of the rows of a sentence.
     Pool { length: usize },
+    /// Of products of two columns of so many rows.
+    Gram { tokens: usize },
     /// Of the products of q and k.
     Score { head: usize },
     /// Of the weights of a sentence's tokens, or of rows of v by weight.
@@ -207,6 +223,15 @@ impl Step<'_> {
             }
             Self::MeanPool { x, lengths } => Ok(vec![lengths.len(), tokens(x, lengths)?]),
             Self::Normalize { x } => rows(x).map(|_| x.shape.clone()),
+            Self::Gram { x, onto } => {
+                let (_, k) = rows(x)?;
+                match onto.filter(|onto| onto.shape != [k, k]) {
+                    Some(other) => {
+                        Err(Error::shape("onto", format!("[{k}, {k}]"), format!("{:?}", other.shape)))
+                    }
+                    None => Ok(vec![k, k]),
+                }
+            }
         }
     }
 
@@ -231,6 +256,10 @@ impl Step<'_> {
             }
             Self::MeanPool { x, lengths } => cpu::mean_pool(&on_host(x)?, rows(x)?.1, lengths),
             Self::Normalize { x } => cpu::normalize(&on_host(x)?, rows(x)?.1),
+            Self::Gram { x, onto } => {
+                let onto = onto.map(on_host).transpose()?;
+                cpu::gram(&on_host(x)?, rows(x)?.1, onto.as_deref())
+            }
         })
     }
 
@@ -267,6 +296,13 @@ impl Step<'_> {
                 let (_, d) = rows(x)?;
                 let x = on_device(gpu, target, x)?;
                 kernels::mean_pool::record(gpu, target, lengths, d, [(&x.0, x.1), y])
+            }
+            Self::Gram { x, onto } => {
+                let (tokens, k) = rows(x)?;
+                let x = on_device(gpu, target, x)?;
+                let onto = onto.map(|onto| on_device(gpu, target, onto)).transpose()?;
+                let onto = onto.as_ref().map(|onto| (&onto.0, onto.1));
+                kernels::gram::record(gpu, target, [tokens, k], [(&x.0, x.1), y], onto)
             }
             Self::Normalize { x } => {
                 let (m, d) = rows(x)?;

@@ -35,6 +35,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/dot_matmul.wgsl", include_str!("../../shaders/kernel/dot_matmul.wgsl")),
     ("kernel/dot_matvec.wgsl", include_str!("../../shaders/kernel/dot_matvec.wgsl")),
     ("kernel/embed.wgsl", include_str!("../../shaders/kernel/embed.wgsl")),
+    ("kernel/gram.wgsl", include_str!("../../shaders/kernel/gram.wgsl")),
     ("kernel/int8_rows.wgsl", include_str!("../../shaders/kernel/int8_rows.wgsl")),
     ("kernel/int8_values.wgsl", include_str!("../../shaders/kernel/int8_values.wgsl")),
     ("kernel/layer_norm.wgsl", include_str!("../../shaders/kernel/layer_norm.wgsl")),

@@ -26,6 +26,7 @@ pub mod dot_matmul;
 pub mod dot_matvec;
 pub mod embed;
 pub mod form;
+pub mod gram;
 pub mod int8;
 pub mod int8_rows;
 pub mod int8_values;
@@ -268,6 +269,8 @@ pub enum Operation {
     Attention { reference: AttentionReference },
     /// The mean of each sentence's rows.
     MeanPool { reference: fn(&[f32], usize, &[usize]) -> Vec<f64> },
+    /// The second moments of columns.
+    Gram { reference: fn(&[f32], usize, Option<&[f32]>) -> Vec<f64> },
     /// Rows to an L2 norm of 1.
     Normalize { reference: fn(&[f32], usize) -> Vec<f64> },
 }
@@ -470,6 +473,13 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.is_float(),
         runs: |_| true,
         shaders: mean_pool::shaders,
+    },
+    Kernel {
+        name: "gram",
+        operation: Operation::Gram { reference: reference::gram },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: gram::shaders,
     },
     Kernel {
         name: "normalize",

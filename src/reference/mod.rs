@@ -14,6 +14,7 @@
 pub mod attention;
 pub mod dequantize;
 pub mod embed;
+pub mod gram;
 pub mod layer_norm;
 pub mod matmul;
 pub mod mean_pool;
@@ -24,6 +25,7 @@ mod search;
 pub use attention::attention;
 pub use dequantize::dequantize;
 pub use embed::embed;
+pub use gram::gram;
 pub use layer_norm::layer_norm;
 pub use matmul::matmul;
 pub use mean_pool::mean_pool;

@@ -10,6 +10,7 @@
 //! layer_norm   |gamma| r (e + |x - mean| (h + 4 u)) + u |beta|        r = 1 / sqrt(variance + eps)
 //!     e = (s + 2) u mean |x|                                 of the mean
 //!     h = (s + 6) u / 2 + e^2 r^2 / 2 + 6 u, at most 1       of r: squares, their sum, and what the mean being off by e adds to it
+//! gram         s u sum |x_i x_j|                          of the tokens, and what it is added to
 //! attention    (E + s u W + |y| (D + s u)) / (1 - D - s u) + 5 u |y|
 //!     d_j = (s' + 2) u scale sum |q k_j|                     of score j; s' of its sum
 //!     c_j = exp(d_j + u (5 R_j + 6 n)) - 1                   of weight w_j, whose score is R_j below the highest: n exponentials of differences
@@ -32,6 +33,7 @@ pub(super) enum Operation {
     Attention,
     MeanPool,
     Normalize,
+    Gram,
 }
 
 pub(super) struct Suite<'a> {
@@ -63,6 +65,7 @@ impl Suite<'_> {
             Operation::Attention => self.attention().await,
             Operation::MeanPool => self.mean_pool().await,
             Operation::Normalize => self.normalize().await,
+            Operation::Gram => self.gram().await,
         }
     }
 
@@ -274,6 +277,32 @@ impl Suite<'_> {
                 x[at] = if x[at] == 0.0 { 1.0 } else { -2.0 * x[at] };
                 self.judge(&case, &got, &right, &bounded(&x));
             }
+        }
+        Ok(())
+    }
+
+    async fn gram(&mut self) -> Result<()> {
+        for (i, (tokens, k)) in
+            [(1, 1), (5, 3), (16, 32), (17, 33), (40, 100), (300, 20), (2, 129)].into_iter().enumerate()
+        {
+            let mut x: Vec<f32> = (0..tokens * k).map(|_| self.rng.normal()).collect();
+            let onto: Option<Vec<f32>> =
+                (i % 2 == 1).then(|| (0..k * k).map(|_| self.rng.normal()).collect());
+            let case = format!("[{tokens}, {k}]{}", if onto.is_some() { " onto another" } else { "" });
+            let on = self.upload(&[tokens, k], &x)?;
+            let onto_on = onto.as_ref().map(|onto| self.upload(&[k, k], onto)).transpose()?;
+            let step = Step::Gram { x: &on, onto: onto_on.as_ref() };
+            let Some(got) = self.output(&case, step, &[k, k]).await? else { continue };
+            let part = self.steps(Sum::Gram { tokens }) * U * SLACK;
+            let bounded = |x: &[f32]| -> Vec<[f64; 2]> {
+                let positive = |of: &[f32]| of.iter().map(|v| v.abs()).collect::<Vec<f32>>();
+                let sizes = reference::gram(&positive(x), k, onto.as_deref().map(positive).as_deref());
+                let y = reference::gram(x, k, onto.as_deref());
+                y.into_iter().zip(sizes).map(|(y, size)| [y, part * size]).collect()
+            };
+            let right = bounded(&x);
+            x[tokens * k - 1] += 1.0;
+            self.judge(&case, &got, &right, &bounded(&x));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //!                  codes that differ are counted and their noise is bounded
 //!     convert      bit for bit
 //!     int8_rows    codes and scales bit for bit; int8_values too
-//!     embed, layer_norm, attention, mean_pool, normalize    exact inputs bit for bit where there are any; else within derived bounds
+//!     embed, layer_norm, attention, mean_pool, normalize, gram    exact inputs bit for bit where there are any; else within derived bounds
 //! ```
 //!
 //! Every comparison is on outputs that were poisoned before, between guard words, and shows its teeth: a wrong code that
@@ -197,6 +197,7 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
         ("attention", Subject::Encoder(encoder::Operation::Attention)),
         ("mean_pool", Subject::Encoder(encoder::Operation::MeanPool)),
         ("normalize", Subject::Encoder(encoder::Operation::Normalize)),
+        ("gram", Subject::Encoder(encoder::Operation::Gram)),
     ]
 }
 
@@ -240,6 +241,7 @@ impl Subject {
             LayerNorm { .. } => Self::Encoder(encoder::Operation::LayerNorm),
             Attention { .. } => Self::Encoder(encoder::Operation::Attention),
             MeanPool { .. } => Self::Encoder(encoder::Operation::MeanPool),
+            Gram { .. } => Self::Encoder(encoder::Operation::Gram),
             Normalize { .. } => Self::Encoder(encoder::Operation::Normalize),
         }
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::fixture::{Fixture, bert};
 use lowbit::Error;
+use lowbit::calibrate::{Collector, Statistics};
 use lowbit::gpu::adapter;
 
 fn folder(change: impl FnOnce(&mut Fixture)) -> tempfile::TempDir {
@@ -91,6 +92,51 @@ fn a_packed_file_carries_what_is_needed() {
         matches!(error, Error::Unsupported { .. }) && error.to_string().contains("config.json"),
         "{error}"
     );
+}
+
+#[test]
+fn statistics_of_inputs_are_kept_and_found_again() {
+    let folder = folder(|_| {});
+    let engine = Engine::cpu();
+    let embedder = open(&engine, folder.path());
+    let mut collector = Collector::new(&engine, 4);
+    let mut seen = Vec::new();
+    for ids in [&[2u32, 6, 8, 9, 3][..], &[2, 8, 3]] {
+        let forward = embedder.encoder.forward(ids, &[ids.len()], &mut |layers, x| {
+            seen.push((layers.iter().map(|l| l.to_string()).collect::<Vec<_>>(), x.clone()));
+            collector.see(layers, x)
+        });
+        forward.unwrap();
+        block_on(collector.absorb()).unwrap();
+    }
+    let statistics = block_on(collector.finish()).unwrap();
+    // Four inputs in each of two layers, of six linear layers.
+    assert_eq!(statistics.inputs.len(), 8);
+    assert_eq!(statistics.inputs.iter().map(|i| i.layers.len()).sum::<usize>(), 12);
+    let inputs = statistics.of("encoder.layer.1.output.dense.weight").unwrap();
+    let x: Vec<f32> = seen
+        .iter()
+        .filter(|(layers, _)| *layers == inputs.layers)
+        .flat_map(|(_, x)| block_on(x.read()).unwrap().to_f32().into_owned())
+        .collect();
+    assert_eq!((inputs.k, inputs.tokens, x.len()), (128, 8, 8 * 128));
+    let want = lowbit::reference::gram(&x, 128, None);
+    assert!(
+        inputs.moments.iter().zip(&want).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-4 * (1.0 + b.abs()))
+    );
+    let path = folder.path().join("stats.safetensors");
+    statistics.write(std::fs::File::create(&path).unwrap(), &path).unwrap();
+    assert_eq!(Statistics::open(&path).unwrap(), statistics);
+    let other = folder.path().join("model.safetensors");
+    assert!(Statistics::open(&other).unwrap_err().to_string().contains("no statistics"));
+    // Any byte of the header that is changed is an error or other statistics, and no panic.
+    let whole = std::fs::read(&path).unwrap();
+    for at in (0..3000).step_by(7) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x15;
+        std::fs::write(&path, &bytes).unwrap();
+        let _ = Statistics::open(&path);
+    }
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! Statistics as a file: safetensors with what is large, JSON in its metadata with the rest.
+//!
+//! ```text
+//! Statistics -> tensors "LAYER.moments" [K, K], ".low", ".high" [K], ".sample" [S, K] (LAYER: the first that has the input)
+//!               metadata "lowbit.calibration": {"version", "sample_rows", "inputs": [{"layers", "k", "tokens", "histogram"}]}
+//! ```
+
+use super::{BINS, Histogram, Inputs, Statistics};
+use crate::file::{Dtype, Format, Metadata, Model, Plan, Value, Writer};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::Path;
+
+/// The key of the metadata.
+const KEY: &str = "lowbit.calibration";
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    sample_rows: usize,
+    inputs: Vec<Input>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Input {
+    layers: Vec<String>,
+    k: usize,
+    tokens: u64,
+    histogram: Histogram,
+}
+
+impl Statistics {
+    /// Writes a file; `label` stands for it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write<W: Write>(&self, to: W, label: &Path) -> Result<W> {
+        let header = Header {
+            version: VERSION,
+            sample_rows: self.sample_rows,
+            inputs: self.inputs.iter().map(Input::of).collect(),
+        };
+        let header = serde_json::to_string(&header).map_err(|e| bad(label, e.to_string()))?;
+        let mut metadata = Metadata::default();
+        metadata.set(KEY, Value::String(header));
+        let mut plan = Plan::new(metadata);
+        for inputs in &self.inputs {
+            for (name, shape, _) in parts(inputs) {
+                plan.dense(&name, Dtype::F32, shape)?;
+            }
+        }
+        let mut writer = Writer::new(to, label, Format::named("lowbit")?, plan)?;
+        while let Some(item) = writer.next_item().cloned() {
+            let found = self.inputs.iter().flat_map(parts).find(|(name, ..)| name == item.name());
+            let (_, _, values) = found.ok_or_else(|| bad(label, format!("no tensor '{}'", item.name())))?;
+            writer.dense(bytemuck::cast_slice(values))?;
+        }
+        writer.finish()
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a file that has no statistics, or others than it says; as [`Model::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let model = Model::open(path)?;
+        let text = model.metadata().get(KEY).and_then(Value::as_str);
+        let text =
+            text.ok_or_else(|| bad(path, "no statistics of a calibration (lowbit calibrate writes them)"))?;
+        let header: Header = serde_json::from_str(text).map_err(|e| bad(path, format!("'{KEY}': {e}")))?;
+        if header.version != VERSION {
+            return Err(bad(path, format!("'{KEY}': version {}, {VERSION} is known", header.version)));
+        }
+        let inputs =
+            header.inputs.into_iter().map(|input| input.read(&model, path)).collect::<Result<_>>()?;
+        Ok(Self { inputs, sample_rows: header.sample_rows })
+    }
+}
+
+/// The tensors of an input: name, shape, values.
+fn parts(inputs: &Inputs) -> [(String, Vec<usize>, &[f32]); 4] {
+    let name = |part: &str| format!("{}.{part}", inputs.layers[0]);
+    let k = inputs.k;
+    [
+        (name("moments"), vec![k, k], &inputs.moments),
+        (name("low"), vec![k], &inputs.low),
+        (name("high"), vec![k], &inputs.high),
+        (name("sample"), vec![inputs.sample.len() / k, k], &inputs.sample),
+    ]
+}
+
+impl Input {
+    fn of(inputs: &Inputs) -> Self {
+        let Inputs { layers, k, tokens, histogram, .. } = inputs;
+        Self { layers: layers.clone(), k: *k, tokens: *tokens, histogram: histogram.clone() }
+    }
+
+    fn read(self, model: &Model, path: &Path) -> Result<Inputs> {
+        let Self { layers, k, tokens, histogram } = self;
+        let first = layers.first().ok_or_else(|| bad(path, format!("'{KEY}': an input of no layer")))?;
+        if k == 0 || histogram.counts.len() != BINS || !(-64..=128).contains(&histogram.exponent) {
+            return Err(bad(path, format!("'{KEY}': the input of '{first}' has no column or no histogram")));
+        }
+        let part = |part: &str, rows: Option<usize>| -> Result<Vec<f32>> {
+            let name = format!("{first}.{part}");
+            let entry = model.entry(&name).ok_or_else(|| bad(path, format!("tensor '{name}' is missing")))?;
+            let fits = match rows {
+                Some(0) => entry.shape == [k],
+                Some(rows) => entry.shape == [rows, k],
+                None => entry.shape.len() == 2 && entry.shape[1] == k,
+            };
+            if !fits {
+                let got = format!("{:?}", entry.shape);
+                return Err(Error::shape("shape", format!("columns of K = {k}"), got).in_tensor(&name));
+            }
+            let values = model.tensor(entry)?.to_f32().into_owned();
+            match values.iter().position(|v| !v.is_finite()) {
+                Some(at) => Err(bad(path, format!("tensor '{name}': {} at {at}", values[at]))),
+                None => Ok(values),
+            }
+        };
+        let moments = part("moments", Some(k))?;
+        let (low, high, sample) = (part("low", Some(0))?, part("high", Some(0))?, part("sample", None)?);
+        Ok(Inputs { layers, k, tokens, moments, low, high, histogram, sample })
+    }
+}
+
+fn bad(path: &Path, what: impl Into<String>) -> Error {
+    Error::Format { path: path.to_path_buf(), what: what.into() }
+}
