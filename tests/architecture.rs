@@ -25,7 +25,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("quantize", &["engine"]),
     ("calibrate", &["engine"]),
     ("train", &["engine", "quantize", "calibrate"]),
-    ("model", &["engine", "quantize", "calibrate"]),
+    ("model", &["file", "engine", "quantize", "calibrate"]),
     ("report", &[]),
     ("selftest", &["engine", "quantize", "reference", "report"]),
     ("bench", &["selftest"]),

@@ -25,6 +25,7 @@ mod quantize;
 mod same;
 mod scheme_file;
 mod schemes;
+mod search;
 mod selftest;
 mod shaders;
 mod stream;
@@ -68,6 +69,7 @@ enum Command {
     Compare(compare::Args),
     Convert(convert::Args),
     Embed(embed::Args),
+    Search(search::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
@@ -199,6 +201,7 @@ pub fn run() -> Result<()> {
         Command::Compare(args) => compare::run(&args, device),
         Command::Convert(args) => convert::run(&args),
         Command::Embed(args) => embed::run(&args, device),
+        Command::Search(args) => search::run(&args, device),
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),

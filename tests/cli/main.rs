@@ -53,6 +53,8 @@ fn help_shows_an_example_for_every_command() {
         "inspect",
         "compare",
         "convert",
+        "embed",
+        "search",
         "shaders",
         "selftest",
         "bench",
