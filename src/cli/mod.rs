@@ -15,6 +15,7 @@ mod dequantize;
 mod devices;
 mod digits;
 mod embed;
+mod eval;
 mod inspect;
 mod model_output;
 mod output;
@@ -70,6 +71,7 @@ enum Command {
     Convert(convert::Args),
     Embed(embed::Args),
     Search(search::Args),
+    Eval(eval::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
@@ -202,6 +204,7 @@ pub fn run() -> Result<()> {
         Command::Convert(args) => convert::run(&args),
         Command::Embed(args) => embed::run(&args, device),
         Command::Search(args) => search::run(&args, device),
+        Command::Eval(args) => eval::run(&args, device),
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),

@@ -55,6 +55,7 @@ fn help_shows_an_example_for_every_command() {
         "convert",
         "embed",
         "search",
+        "eval",
         "shaders",
         "selftest",
         "bench",

@@ -1,4 +1,4 @@
-//! `lowbit search` on a small random encoder. It knows the words `the`, `low`, `bit` and the ending `s`: what its vectors mean does not matter,
+//! `lowbit search` and `lowbit eval` on a small random encoder. It knows the words `the`, `low`, `bit` and the ending `s`: what its vectors mean does not matter,
 //! equal texts have equal ones.
 
 use crate::binary::{Folder, Ran};
@@ -211,4 +211,161 @@ fn wrong_searches_say_why() {
         *p = json!({"type": "Sequence", "processors": [p]});
     };
     processor(in_sequence).fails(1, &["tokenizer.json", "'[CLS]'"]);
+}
+
+fn eval(folder: &Folder, more: &[&str]) -> Ran {
+    folder.run(&[&["eval", "--device", "cpu", "--text", "t.txt"], more].concat())
+}
+
+fn quantize(folder: &Folder, scheme: &str, output: &str) {
+    let ran = folder.run(&["quantize", "encoder", "-o", output, "--scheme", scheme, "--device", "cpu"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[test]
+fn a_model_agrees_with_itself() {
+    let folder = with_encoder();
+    let found = eval(&folder, &["encoder", "encoder", "--runs", "0", "--json"]).json();
+    assert_eq!(
+        (&found["texts"], &found["among"], &found["activation"]),
+        (&json!(5), &json!(5), &json!("f32"))
+    );
+    // [CLS] and [SEP] around the words and endings of TEXT.
+    assert_eq!(found["tokens"], 5 * 2 + 2 + 3 + 6 + 3 + 1);
+    let (own, reference) = (&found["models"][0], &found["reference"]);
+    for key in ["mean", "min"] {
+        assert!((own["cosine"][key].as_f64().unwrap() - 1.0).abs() < 1e-12, "{own}");
+    }
+    for key in ["top1", "top10", "kendall_tau"] {
+        assert_eq!(own[key], 1.0, "{key}");
+    }
+    assert_eq!((&own["tokens_per_second"], &own["near_far"]), (&Value::Null, &reference["near_far"]));
+    // Everything but the pooler, in f32.
+    let layer = 4 * (64 * 64 + 64) + (128 * 64 + 128) + (64 * 128 + 64) + 4 * 64;
+    let weights = (16 + 32 + 2) * 64 + 2 * 64 + 2 * layer;
+    assert_eq!((&own["bytes"], &own["bits_per_weight"]), (&json!(4 * weights), &json!(32.0)));
+
+    let one = folder.write("one.txt", "the low\n");
+    let args = ["encoder", "encoder", "--device", "cpu", "--text", one.to_str().unwrap()];
+    let ran = folder.run(&[&["eval"], &args[..]].concat());
+    let cells: Vec<&str> = ran.stdout.lines().nth(2).unwrap().split_whitespace().collect();
+    assert_eq!(cells[4..9], ["1.000000", "1.000000", "-", "-", "-"], "{}", ran.stdout);
+    assert!(cells[10].parse::<f64>().unwrap() > 0.0, "{}", ran.stdout);
+}
+
+#[test]
+fn fewer_bits_agree_less() {
+    let folder = with_encoder();
+    for (scheme, output) in
+        [("q8_0", "q8_0.safetensors"), ("int2-g32", "int2.safetensors"), ("q8_0", "q8_0.gguf")]
+    {
+        quantize(&folder, scheme, output);
+    }
+    let models = ["q8_0.safetensors", "int2.safetensors", "q8_0.gguf", "encoder"];
+    let ran = eval(&folder, &[&models[..], &["--json", "--svg", "cost.svg", "--runs", "1"]].concat());
+    let found = ran.json();
+    assert_eq!(ran.stderr, "", "the same tokens, also by the vocabulary in GGUF");
+    let cosine = |i: usize, key: &str| found["models"][i]["cosine"][key].as_f64().unwrap();
+    let (eight, two) = (cosine(0, "mean"), cosine(1, "mean"));
+    assert!((0.999..1.0 - 1e-9).contains(&eight) && two < 0.99 && two > -1.0, "{eight} {two}");
+    assert!((0.999..1.0 - 1e-9).contains(&cosine(2, "mean")), "{found}");
+    for (i, name) in models[..3].iter().enumerate() {
+        let model = &found["models"][i];
+        assert_eq!(model["model"], *name);
+        assert!(cosine(i, "min") <= cosine(i, "mean"));
+        let worst = &model["cosine"]["worst"];
+        let line = TEXT.lines().nth(worst["line"].as_u64().unwrap() as usize - 1).unwrap();
+        assert_eq!(worst["text"], line.trim());
+        assert!(
+            model["tokens_per_second"].as_f64().unwrap() > 0.0 && model["load_ms"].as_f64().unwrap() > 0.0
+        );
+    }
+    let bits = |i: usize| found["models"][i]["bits_per_weight"].as_f64().unwrap();
+    // Norms and biases stay f32 and count too.
+    let (weights, rest) = (2.0 * (4.0 * 4096.0 + 2.0 * 8192.0) + 50.0 * 64.0, 1536.0);
+    let expected = |scheme: f64| (weights * scheme + rest * 32.0) / (weights + rest);
+    assert!((bits(0) - expected(8.5)).abs() < 0.01 && (bits(1) - expected(2.5)).abs() < 0.01, "{found}");
+    let svg = std::fs::read_to_string(folder.path("cost.svg")).unwrap();
+    assert_eq!(svg.matches("<circle").count(), 3);
+    assert!(
+        ["int2.safetensors", "q8_0.gguf", "1 - mean cosine", "size, MiB"]
+            .iter()
+            .all(|name| svg.contains(name))
+    );
+
+    let args = [&models[..], &["--svg", "cost.svg"]].concat();
+    eval(&folder, &args).fails(1, &["cost.svg exists", "--force"]);
+    let ran = eval(&folder, &[&args[..], &["--force", "--runs", "0"]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for word in [&models[..], &["cosine mean", "top-10", "tau", "5 texts (25 tokens)", "among 5"]].concat() {
+        assert!(ran.stdout.contains(word), "{word}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn activations_are_those_of_the_models_alone() {
+    let folder = with_encoder();
+    let found =
+        eval(&folder, &["encoder", "encoder", "--activation", "int8", "--runs", "0", "--json"]).json();
+    let mean = found["models"][0]["cosine"]["mean"].as_f64().unwrap();
+    assert!((0.99..1.0 - 1e-7).contains(&mean) && found["activation"] == "int8", "{found}");
+}
+
+#[test]
+fn pairs_of_a_file_are_told_apart() {
+    let folder = with_encoder();
+    let near_far = |pairs: &str| {
+        folder.write("p.tsv", pairs);
+        let found =
+            eval(&folder, &["encoder", "encoder", "--pairs", "p.tsv", "--runs", "0", "--json"]).json();
+        found["reference"]["near_far"].clone()
+    };
+    assert_eq!(near_far("near\tthe low\tThe LOW\nfar\tthe\tlowbit lowbit\n"), 1.0);
+    assert_eq!(near_far("near\tthe\tlowbit lowbit\nfar\tthe low\tThe LOW\n"), 0.0);
+    assert_eq!(near_far("near\tthe\tlow\n"), Value::Null);
+    folder.write("p.tsv", "near\tthe\tlow\nnear\tthe low\n");
+    eval(&folder, &["encoder", "encoder", "--pairs", "p.tsv"]).fails(1, &["p.tsv", "line 2", "tabs"]);
+}
+
+#[test]
+fn a_nan_is_shown() {
+    let folder = with_encoder();
+    let mut spoiled = fixture::bert();
+    spoiled.tensors.get_mut("embeddings.LayerNorm.bias").unwrap().1[5] = f32::NAN;
+    spoiled.write(&folder.path("spoiled"));
+    let args = ["spoiled", "encoder", "--runs", "0"];
+    let model = eval(&folder, &[&args[..], &["--json"]].concat()).json()["models"][0].clone();
+    let cosine = &model["cosine"];
+    assert_eq!(
+        (&cosine["mean"], &cosine["min"], &cosine["worst"]["line"]),
+        (&Value::Null, &Value::Null, &json!(1))
+    );
+    assert_eq!([&model["top1"], &model["top10"], &model["kendall_tau"]], [&Value::Null; 3]);
+    assert!(eval(&folder, &args).stdout.lines().nth(2).unwrap().matches("NaN").count() >= 5);
+}
+
+#[test]
+fn models_that_cannot_be_compared_say_why() {
+    let folder = with_encoder();
+    fixture::bert_of(32).write(&folder.path("narrow"));
+    eval(&folder, &["narrow", "encoder"]).fails(1, &["embeddings of narrow", "64 as in encoder", "got 32"]);
+    let mut other = fixture::bert();
+    let vocab = &mut other.tokenizer["model"]["vocab"];
+    (vocab["the"], vocab["low"]) = (json!(8), json!(6));
+    other.write(&folder.path("other"));
+    let ran = eval(&folder, &["other", "encoder", "--runs", "0"]);
+    assert!(
+        ran.code == Some(0) && ran.stderr.contains("other and encoder cut the texts into different tokens")
+    );
+
+    assert_eq!(eval(&folder, &["encoder"]).code, Some(2));
+    assert_eq!(eval(&folder, &["encoder", "encoder", "--runs", "-1"]).code, Some(2));
+    eval(&folder, &["encoder", "encoder", "--activation", "int4"]).fails(2, &["'int4'"]);
+    eval(&folder, &["none", "encoder"]).fails(1, &["none"]);
+    eval(&folder, &["encoder", "none"]).fails(1, &["none"]);
+    eval(&folder, &["encoder", "encoder", "--pairs", "none.tsv"]).fails(1, &["none.tsv"]);
+    eval(&folder, &["encoder", "encoder", "--svg", "no/such.svg"]).fails(1, &["no/such.svg"]);
+    eval(&folder, &["t.txt", "encoder", "--svg", "t.txt", "--force"]).fails(2, &["t.txt is the input"]);
+    folder.write("t.txt", "\n");
+    eval(&folder, &["encoder", "encoder"]).fails(1, &["t.txt", "only blank lines"]);
 }
