@@ -8,10 +8,9 @@
 //! Cases without arithmetic (quantize, dequantize) have bars only.
 
 use super::file::{Ceiling, File, Limit, Measured, Regime};
-use plotters::coord::Shift;
+use crate::report::plot::{Area, COLOURS, FONT, GRID, INK, MUTED, decades, short, words, write};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use std::fmt::Display;
 use std::ops::Range;
 
 const PLOT_WIDTH: i32 = 900;
@@ -21,22 +20,6 @@ const HEADER: i32 = 64;
 const LINE: i32 = 17;
 /// Where bars begin and end in the list.
 const BAR: Range<i32> = 430..560;
-const FONT: &str = "sans-serif";
-const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
-const MUTED: RGBColor = RGBColor(0x77, 0x77, 0x77);
-const GRID: RGBColor = RGBColor(0xe8, 0xe8, 0xe8);
-/// Colours that are told apart with the common kinds of colour blindness too (Okabe and Ito).
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0x00, 0x72, 0xb2),
-    RGBColor(0xd5, 0x5e, 0x00),
-    RGBColor(0x00, 0x9e, 0x73),
-    RGBColor(0xcc, 0x79, 0xa7),
-    RGBColor(0xe6, 0x9f, 0x00),
-    RGBColor(0x56, 0xb4, 0xe9),
-    RGBColor(0x55, 0x55, 0x55),
-];
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// A ceiling that was measured, and its rate.
 type Line<'a> = (&'a Ceiling, f64);
 
@@ -68,22 +51,6 @@ pub fn svg(file: &File) -> Result<String, String> {
     Ok(text)
 }
 
-fn words(error: impl Display) -> String {
-    error.to_string()
-}
-
-fn write(
-    area: &Area,
-    text: &str,
-    at: (i32, i32),
-    size: f64,
-    colour: RGBColor,
-    anchor: Pos,
-) -> Result<(), String> {
-    let style = TextStyle::from((FONT, size).into_font()).color(&colour).pos(anchor);
-    area.draw(&Text::new(text.to_string(), at, style)).map_err(words)
-}
-
 /// The colour of a scheme: those of a file in turn.
 fn colour(file: &File, case: &Measured) -> RGBColor {
     let mut schemes: Vec<&str> = Vec::new();
@@ -94,18 +61,6 @@ fn colour(file: &File, case: &Measured) -> RGBColor {
     }
     let at = schemes.iter().position(|scheme| *scheme == case.scheme).unwrap_or(0);
     COLOURS[at % COLOURS.len()]
-}
-
-/// Powers of ten around `values`, of all of them one at least.
-fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (low, high) = values
-        .filter(|v| v.is_finite() && *v > 0.0)
-        .fold((f64::INFINITY, 0f64), |(low, high), v| (low.min(v), high.max(v)));
-    if low > high {
-        return 1.0..10.0;
-    }
-    let power = |v: f64| 10f64.powi(v as i32);
-    power((low * 0.9).log10().floor())..power((high * 1.1).log10().ceil())
 }
 
 /// Ceilings of arithmetic and of reading, the latter of memory and of the fastest cache.
@@ -262,12 +217,6 @@ fn list(area: &Area, file: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// `0.1`, `1`, `1000`.
-fn short(v: f64) -> String {
-    let text = format!("{v:.6}");
-    text.trim_end_matches('0').trim_end_matches('.').to_string()
-}
-
 /// `1.5 T`: three digits and a prefix.
 fn engineering(v: f64) -> String {
     let (unit, name) = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]
@@ -324,13 +273,5 @@ mod tests {
     fn numbers_are_short() {
         let all = [0.0123, 1.0, 999.0, 1000.0, 1234.0, 4.5e12, 4.56e13, 4.567e14, 999.96e9].map(engineering);
         assert_eq!(all, ["0.01 ", "1 ", "999 ", "1 k", "1.23 k", "4.5 T", "45.6 T", "457 T", "1 T"]);
-        assert_eq!([0.01, 10.0, 1000.0].map(short), ["0.01", "10", "1000"]);
-    }
-
-    #[test]
-    fn decades_hold_all_values() {
-        assert_eq!(decades([3.0, 700.0].into_iter()), 1.0..1000.0);
-        assert_eq!(decades([0.0, f64::NAN].into_iter()), 1.0..10.0);
-        assert_eq!(decades([5.0].into_iter()), 1.0..10.0);
     }
 }

@@ -94,7 +94,7 @@ async fn time(engine: &Engine, work: impl FnOnce() -> Result<()>) -> Result<(f64
 }
 
 /// The quantile of sorted numbers, between neighbours by proportion.
-fn quantile(sorted: &[f64], part: f64) -> f64 {
+pub fn quantile(sorted: &[f64], part: f64) -> f64 {
     let at = part * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     low + (high - low) * at.fract()

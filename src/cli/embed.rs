@@ -7,7 +7,7 @@
 use super::output::Output;
 use super::texts::{self, Run};
 use super::{open_engine, print};
-use crate::file::{Dtype, Plan, Writer};
+use crate::file::Metadata;
 use crate::{Error, Result, Tensor};
 use serde_json::json;
 use std::io::Write;
@@ -82,13 +82,7 @@ impl To {
                 to.write_all(&npy_header(embeddings.shape())).map_err(io)?;
                 to.write_all(embeddings.bytes()).map_err(io)
             }
-            Self::Safetensors => {
-                let mut plan = Plan::default();
-                plan.dense("embeddings", Dtype::F32, embeddings.shape().to_vec())?;
-                let mut writer = Writer::new(to, label, crate::file::write::FORMATS[0], plan)?;
-                writer.dense(embeddings.bytes())?;
-                writer.finish().map(|_| ())
-            }
+            Self::Safetensors => texts::write_safetensors(embeddings, Metadata::default(), to, label),
         }
     }
 }
@@ -141,10 +135,7 @@ fn texts_of(args: &Args) -> Result<(Vec<String>, Box<dyn Fn(usize) -> String>)> 
         return Ok((args.texts.clone(), Box::new(|at| format!("text {}", at + 1))));
     }
     let path = args.text.clone().unwrap_or_else(|| "-".into());
-    let found = texts::lines(&texts::read(&path)?);
-    if found.is_empty() {
-        return Err(Error::Nothing { path, what: "no text in it, only blank lines".into() });
-    }
+    let found = texts::of_file(&path, texts::lines)?;
     let (texts, lines): (Vec<_>, Vec<_>) = found.into_iter().map(|t| (t.text, t.line)).unzip();
     Ok((texts, Box::new(move |at| format!("line {}", lines[at]))))
 }

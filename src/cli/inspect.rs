@@ -147,7 +147,7 @@ fn about(model: &Model) -> String {
 }
 
 /// Bits per weight over all tensors, by count of weights; none of an empty model.
-fn average_bits(entries: &[Entry]) -> Option<f64> {
+pub fn average_bits(entries: &[Entry]) -> Option<f64> {
     let weights: f64 = entries.iter().map(|e| e.len() as f64).sum();
     let bits: f64 =
         entries.iter().filter(|e| !e.is_empty()).map(|e| e.bits_per_weight() * e.len() as f64).sum();

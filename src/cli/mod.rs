@@ -16,6 +16,7 @@ mod dequantize;
 mod devices;
 mod digits;
 mod embed;
+mod eval;
 mod inspect;
 mod model_output;
 mod output;
@@ -26,6 +27,7 @@ mod quantize;
 mod same;
 mod scheme_file;
 mod schemes;
+mod search;
 mod selftest;
 mod shaders;
 mod stream;
@@ -69,6 +71,8 @@ enum Command {
     Compare(compare::Args),
     Convert(convert::Args),
     Embed(embed::Args),
+    Search(search::Args),
+    Eval(eval::Args),
     Calibrate(calibrate::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
@@ -202,6 +206,8 @@ pub fn run() -> Result<()> {
         Command::Convert(args) => convert::run(&args),
         Command::Calibrate(args) => calibrate::run(&args, device),
         Command::Embed(args) => embed::run(&args, device),
+        Command::Search(args) => search::run(&args, device),
+        Command::Eval(args) => eval::run(&args, device),
         Command::Shaders(args) => shaders::run(&args),
         Command::Selftest(args) => selftest::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),

@@ -4,6 +4,7 @@
 //! files of others: control characters in them are shown, not sent to the terminal.
 
 use crate::{Error, Result};
+use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -151,6 +152,15 @@ impl Table {
         let mut lines = vec![line(&header), rule.clone()];
         lines.extend(self.rows.iter().map(|r| if r.is_empty() { rule.clone() } else { line(r) }));
         lines.join("\n") + "\n"
+    }
+}
+
+/// A line as wide as the terminal at most, shortened if need be; whole if stdout is none.
+pub fn fitting(line: &str) -> String {
+    let line = visible(line);
+    match Term::stdout().size_checked() {
+        Some((_, width)) => truncate_str(&line, width.into(), "…").into_owned(),
+        _ => line.into_owned(),
     }
 }
 

@@ -6,9 +6,11 @@
 
 use super::print;
 use crate::engine::Engine;
+use crate::file::write::FORMATS;
+use crate::file::{Dtype, Metadata, Plan, Writer};
 use crate::model::{Embedder, Long, Passages, Settings};
 use crate::{Error, Result, Tensor};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// How a model is run.
@@ -68,6 +70,16 @@ pub fn read(path: &Path) -> Result<String> {
     })
 }
 
+/// The texts of a file or of standard input (`-`), which [`lines`] or [`paragraphs`] parts; one at least.
+pub fn of_file(path: &Path, part: fn(&str) -> Vec<Text>) -> Result<Vec<Text>> {
+    match part(&read(path)?) {
+        none if none.is_empty() => {
+            Err(Error::Nothing { path: path.into(), what: "no text in it, only blank lines".into() })
+        }
+        texts => Ok(texts),
+    }
+}
+
 /// The lines of a content that are not blank.
 pub fn lines(content: &str) -> Vec<Text> {
     let numbered = content.lines().zip(1..);
@@ -121,6 +133,23 @@ pub fn embed(embedder: &Embedder, passages: &Passages) -> Result<Tensor> {
     let embeddings = pollster::block_on(embedder.embed(passages, |tokens| bar.inc(tokens as u64)));
     bar.finish_and_clear();
     embeddings
+}
+
+/// The tensor that holds embeddings in a file.
+pub const EMBEDDINGS: &str = "embeddings";
+
+/// Writes embeddings `[texts, D]` as safetensors. `label` stands for the path in errors.
+pub fn write_safetensors(
+    embeddings: &Tensor,
+    metadata: Metadata,
+    to: &mut impl Write,
+    label: &Path,
+) -> Result<()> {
+    let mut plan = Plan::new(metadata);
+    plan.dense(EMBEDDINGS, Dtype::F32, embeddings.shape().to_vec())?;
+    let mut writer = Writer::new(to, label, FORMATS[0], plan)?;
+    writer.dense(embeddings.bytes())?;
+    writer.finish().map(|_| ())
 }
 
 #[cfg(test)]

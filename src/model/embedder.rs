@@ -26,7 +26,7 @@ pub enum Long {
 }
 
 /// Texts that are tokenized.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Passages {
     /// One or more for each text.
     chunks: Vec<Vec<u32>>,

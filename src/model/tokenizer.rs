@@ -66,10 +66,7 @@ impl Tokenizer {
         }
         // The crate takes it for granted when it puts tokens around a text.
         if let Some(processor) = inner.get_post_processor() {
-            let json = serde_json::to_value(processor).map_err(|e| e.to_string())?;
-            if let Some(token) = undefined(&json) {
-                return Err(format!("post_processor: '{token}' is not among its special tokens"));
-            }
+            check_template(&serde_json::to_value(processor).map_err(|e| e.to_string())?)?;
         }
         let around = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
         if around >= most {
@@ -119,16 +116,20 @@ impl Tokenizer {
     }
 }
 
-/// A special token that a template (or one of a sequence of them) names and does not define.
-fn undefined(processor: &Json) -> Option<&str> {
+/// Whether a template (or each of a sequence of them) names what it defines, and one text where there is one.
+fn check_template(processor: &Json) -> Result<(), String> {
     let list = |key: &str| processor.get(key).and_then(Json::as_array).into_iter().flatten();
-    if let Some(inside) = list("processors").find_map(undefined) {
-        return Some(inside);
+    list("processors").try_for_each(check_template)?;
+    let id = |piece: &Json, kind: &str| Some(piece.get(kind)?.get("id")?.as_str()?.to_string());
+    let defined = |token: &String| processor.get("special_tokens").is_some_and(|d| d.get(token).is_some());
+    let mut named = list("single").chain(list("pair")).filter_map(|piece| id(piece, "SpecialToken"));
+    if let Some(token) = named.find(|token| !defined(token)) {
+        return Err(format!("post_processor: '{token}' is not among its special tokens"));
     }
-    let named =
-        list("single").chain(list("pair")).filter_map(|piece| piece.get("SpecialToken")?.get("id")?.as_str());
-    let defined = processor.get("special_tokens");
-    named.into_iter().find(|id| defined.is_none_or(|d| d.get(id).is_none()))
+    if list("single").any(|piece| id(piece, "Sequence").is_some_and(|text| text != "A")) {
+        return Err("post_processor: a second text where there is one".into());
+    }
+    Ok(())
 }
 
 /// The tokenizer that GGUF's metadata tells of: WordPiece, lower case and without accents, as llama.cpp takes every vocabulary of BERT.

@@ -1,9 +1,15 @@
-//! What is told about results: error measures.
+//! What is told about results: error measures, and pictures of them.
 //!
 //! ```text
 //! (reference, result) values, chunk by chunk -> metrics::Errors -> SQNR, cosine, largest and mean absolute error
+//! embeddings of two models -> agreement -> cosines, neighbours, order of pairs          sizes, errors -> size_plot -> SVG
 //! ```
 //!
 //! Nothing here computes on tensors or prints tables.
 
+pub mod agreement;
 pub mod metrics;
+#[cfg(feature = "cli")]
+pub(crate) mod plot;
+#[cfg(feature = "cli")]
+pub(crate) mod size_plot;

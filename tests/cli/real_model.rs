@@ -79,3 +79,51 @@ fn a_real_model() {
         assert_eq!(compared["different"], json!([]));
     }
 }
+
+/// The goals of the project for embeddings, as `lowbit eval` measures them; `tests/model` has the same cosines by another way.
+#[test]
+fn a_quantized_model_finds_what_the_real_one_finds() {
+    let Some(model) = std::env::var_os("LOWBIT_TEST_MODEL") else {
+        assert!(!under_ci(), "LOWBIT_TEST_MODEL is not set");
+        println!("left out: LOWBIT_TEST_MODEL is not set (scripts/test.sh fetches a model and sets it)");
+        return;
+    };
+    let real = std::fs::canonicalize(&model).unwrap().parent().unwrap().to_str().unwrap().to_string();
+    let folder = Folder::new();
+    // 384 columns are no multiple of 256: q6_k_mix is Q6_K where rows have 1536 columns and Q8_0 elsewhere.
+    for (scheme, activation, least) in
+        [("q8_0", "f32", 0.9995), ("q6_k_mix", "f32", 0.998), ("int8-row", "int8", 0.995)]
+    {
+        let packed = format!("{scheme}.safetensors");
+        let ran = folder.run(&["quantize", &real, "-o", &packed, "--scheme", scheme, "--device", "cpu"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let args =
+            ["eval", &packed, &real, "--activation", activation, "--runs", "0", "--device", "cpu", "--json"];
+        let found = folder.run(&args).json();
+        let (own, reference) = (&found["models"][0], &found["reference"]);
+        let number = |value: &Value| value.as_f64().unwrap();
+        let mean = number(&own["cosine"]["mean"]);
+        println!("{scheme} {activation}: {own}");
+        assert!(mean >= least && mean < 1.0, "{scheme}: {mean}");
+        assert!(
+            number(&own["top1"]) > 0.9 && number(&own["top10"]) > 0.9 && number(&own["kendall_tau"]) > 0.9
+        );
+        // Near pairs are above 0.55 and far ones below 0.49 (examples/texts/README.md).
+        assert_eq!((number(&reference["near_far"]), number(&own["near_far"])), (1.0, 1.0));
+        assert!(number(&own["bytes"]) < 0.3 * number(&reference["bytes"]));
+    }
+    folder.write("t.txt", include_str!("../../examples/texts/sentences.txt"));
+    let lines = |model: &str| {
+        let args =
+            ["search", model, "t.txt", "how do plants drink?", "--top", "3", "--device", "cpu", "--json"];
+        let found = folder.run(&args).json();
+        let lines: Vec<u64> =
+            found["matches"].as_array().unwrap().iter().map(|m| m["line"].as_u64().unwrap()).collect();
+        lines
+    };
+    let found = lines(&real);
+    assert_eq!((found.len(), lines("q8_0.safetensors")), (3, found.clone()));
+    let first =
+        include_str!("../../examples/texts/sentences.txt").lines().nth(found[0] as usize - 1).unwrap();
+    assert!(first.contains("water") || first.contains("Water"), "{first}");
+}

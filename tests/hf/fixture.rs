@@ -282,8 +282,13 @@ pub fn with_byte_fallback(fixture: &mut Fixture) {
 
 /// Two layers with a head of training that is left out.
 pub fn bert() -> Fixture {
+    bert_of(64)
+}
+
+/// The same with so many columns.
+pub fn bert_of(hidden: usize) -> Fixture {
     let config = json!({
-        "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "hidden_size": 64,
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "hidden_size": hidden,
         "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": 32, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "vocab_size": 16,
         "pad_token_id": 0, "position_embedding_type": "absolute",
@@ -314,7 +319,7 @@ pub fn bert() -> Fixture {
         "mask_token": "[MASK]", "do_lower_case": true, "tokenizer_class": "BertTokenizer",
     });
     let mut f = Fixture::new(3, config, tokenizer, tokenizer_config);
-    let (hidden, inner) = (64, 128);
+    let inner = 128;
     f.matrix("embeddings.word_embeddings.weight", &[16, hidden]);
     f.matrix("embeddings.position_embeddings.weight", &[32, hidden]);
     f.matrix("embeddings.token_type_embeddings.weight", &[2, hidden]);

@@ -5,6 +5,7 @@
 //! mapping     names, shapes, order of rows, types, metadata, tokenizers: as stated here
 //! refused     what has no map: by file and key, or by the tensor's name
 //! outside     gguf-py: its own map of names, its own reading of special tokens, the data
+//! texts       a sentence encoder searches texts, and what quantization costs it
 //! readme      every command of the README
 //! llama_cpp   llama.cpp: what it quantizes, and what it says
 //! ```
@@ -19,3 +20,4 @@ mod mapping;
 mod outside;
 mod readme;
 mod refused;
+mod texts;

@@ -42,7 +42,7 @@ pub enum Weights {
     As(DType),
 }
 
-const CONFIG: &str = "config.json";
+pub const CONFIG: &str = "config.json";
 /// Frequencies are divided by these.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
