@@ -36,6 +36,16 @@ pub struct Sizes {
     pub vocab: usize,
 }
 
+impl Sizes {
+    /// The sizes of a model with GGUF's names ([`super::Source`]), of which only the header is read.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`], but for what is seen in the tensors only.
+    pub fn of(model: &Model) -> Result<Self> {
+        Header { model }.sizes()
+    }
+}
+
 /// How an encoder computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -97,10 +107,11 @@ impl Encoder {
     /// [`Error::Unsupported`] for another architecture or pooling; [`Error::Format`] for keys that are missing; errors with the tensor's
     /// name for tensors that are missing or of other shapes; errors of the device.
     pub async fn load(engine: &Engine, model: &Model, settings: Settings) -> Result<Self> {
-        let from = Reader { engine, model };
-        let sizes = from.sizes()?;
+        let header = Header { model };
+        let from = Reader { engine, header };
+        let sizes = header.sizes()?;
         let Sizes { layers, hidden, inner, positions, vocab, .. } = sizes;
-        let kinds = from.shape("token_types.weight")?.first().copied().unwrap_or(1);
+        let kinds = header.shape("token_types.weight")?.first().copied().unwrap_or(1);
         let mut made = Vec::with_capacity(layers);
         for i in 0..layers {
             let name = |name: &str| format!("blk.{i}.{name}");
@@ -118,7 +129,7 @@ impl Encoder {
         Ok(Self {
             engine: engine.clone(),
             sizes,
-            eps: from.real("attention.layer_norm_epsilon")?,
+            eps: header.real("attention.layer_norm_epsilon")?,
             settings,
             words: from.weight("token_embd.weight", vocab, hidden).await?,
             positions: from.weight("position_embd.weight", positions, hidden).await?,
@@ -225,14 +236,14 @@ impl Encoder {
     }
 }
 
-/// What weights are read from and brought to.
-struct Reader<'a> {
-    engine: &'a Engine,
+/// What a model says of itself.
+#[derive(Clone, Copy)]
+struct Header<'a> {
     model: &'a Model,
 }
 
-impl Reader<'_> {
-    fn metadata(&self) -> &Metadata {
+impl<'a> Header<'a> {
+    fn metadata(&self) -> &'a Metadata {
         self.model.metadata()
     }
 
@@ -245,7 +256,7 @@ impl Reader<'_> {
     fn size(&self, key: &str) -> Result<usize> {
         let key = format!("{BERT}.{key}");
         let value = self.metadata().get(&key).ok_or_else(|| self.wrong(&key, "the key is missing"))?;
-        let size = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..1 << 32).contains(n));
+        let size = value.as_u64().filter(|n| (1..1 << 32).contains(n)).and_then(|n| usize::try_from(n).ok());
         size.ok_or_else(|| self.wrong(&key, &format!("expected a whole number above 0, got {value}")))
     }
 
@@ -285,7 +296,7 @@ impl Reader<'_> {
         Ok(sizes)
     }
 
-    fn entry(&self, name: &str) -> Result<&Entry> {
+    fn entry(&self, name: &str) -> Result<&'a Entry> {
         let entry = self.model.entry(name);
         entry.ok_or_else(|| {
             let path = self.model.paths().next().unwrap_or(std::path::Path::new("")).to_path_buf();
@@ -293,13 +304,21 @@ impl Reader<'_> {
         })
     }
 
-    fn shape(&self, name: &str) -> Result<&[usize]> {
+    fn shape(&self, name: &str) -> Result<&'a [usize]> {
         Ok(&self.entry(name)?.shape)
     }
+}
 
+/// What weights are read from and brought to.
+struct Reader<'a> {
+    engine: &'a Engine,
+    header: Header<'a>,
+}
+
+impl Reader<'_> {
     /// An entry of this shape.
     fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
-        let entry = self.entry(name)?;
+        let entry = self.header.entry(name)?;
         if entry.shape != shape {
             let (expected, got) = (format!("{shape:?}"), format!("{:?}", entry.shape));
             return Err(Error::shape("shape", expected, got).in_tensor(entry.name_in_file()));
@@ -312,21 +331,21 @@ impl Reader<'_> {
         let entry = self.shaped(name, &[n, k])?;
         let made = async {
             if let Content::Packed { .. } = entry.content {
-                return self.engine.upload_packed(&self.model.packed(entry)?);
+                return self.engine.upload_packed(&self.header.model.packed(entry)?);
             }
-            let tensor = self.model.tensor(entry)?;
+            let tensor = self.header.model.tensor(entry)?;
             let scheme = tensor.dtype().to_string().to_lowercase().parse()?;
             self.engine.quantize_named(&tensor, &entry.name, &scheme).await
         };
         let weight = made.await.map_err(|e| e.in_tensor(entry.name_in_file()))?;
-        self.model.release(entry);
+        self.header.model.release(entry);
         Ok(weight)
     }
 
     async fn linear(&self, name: &str, n: usize, k: usize) -> Result<Linear> {
         let weight = format!("{name}.weight");
         Ok(Linear {
-            name: self.entry(&weight)?.name_in_file().into(),
+            name: self.header.entry(&weight)?.name_in_file().into(),
             weight: self.weight(&weight, n, k).await?,
             bias: self.vector(&format!("{name}.bias"), n)?,
         })
@@ -342,8 +361,10 @@ impl Reader<'_> {
         let entry = self.shaped(name, &[n])?;
         let made = || {
             let tensor = match entry.content {
-                Content::Packed { .. } => crate::cpu::dequantize(&self.model.packed(entry)?, DType::F32),
-                _ => self.model.tensor(entry)?,
+                Content::Packed { .. } => {
+                    crate::cpu::dequantize(&self.header.model.packed(entry)?, DType::F32)
+                }
+                _ => self.header.model.tensor(entry)?,
             };
             self.engine.upload(&Tensor::from_f32([n], tensor.to_f32().into_owned())?)
         };
