@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # build-web.sh: the package for browsers, in pkg/.
 #
-#   cargo (wasm32, profile web) -> tools/wasm-bindgen -> wasm-opt -> pkg/lowbit_bg.wasm, lowbit_raw.js
-#   web/*.js, lowbit.d.ts, README.md, package.json                -> pkg/
+#   cargo (wasm32, profile web, feature web)           -> tools/wasm-bindgen -> wasm-opt -> pkg/lowbit_bg.wasm, lowbit_raw.js
+#   the same with web-tokenizer, a module of its own   -> ...                             -> pkg/lowbit_tokenizer_bg.wasm, lowbit_tokenizer.js
+#   web/*.js, lowbit.d.ts, README.md, package.json                                        -> pkg/
 #
 #   ./scripts/build-web.sh          the package as it is published, and its size
 #   ./scripts/build-web.sh --dev    builds in a fifth of the time, for whoever changes it: not optimised across crates, no wasm-opt
@@ -32,26 +33,35 @@ find_cargo
 why=$(why_no_node)
 [ -z "$why" ] || die "$why"
 wasm_toolchain
-env "${WASM_ENV[@]}" RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+${TARGET_FEATURES//,/,+}" cargo rustc --locked --lib --crate-type cdylib \
-  "${WASM_STD[@]}" --target "$WASM_TARGET" --target-dir target/web --profile "$profile" --no-default-features --features web
-cargo run --quiet --release --locked --manifest-path tools/wasm-bindgen/Cargo.toml --target-dir target/wasm-bindgen -- \
-  "target/web/$WASM_TARGET/$profile/lowbit.wasm" target/web/pkg lowbit_raw
 rm -rf pkg
 mkdir pkg
-if [ "$profile" = web ]; then
-  fetch_node_packages web target/binaryen || die "npm could not fetch binaryen"
-  node target/binaryen/node_modules/binaryen/bin/wasm-opt -O3 --enable-simd --enable-bulk-memory --enable-mutable-globals \
-    --enable-nontrapping-float-to-int --enable-sign-ext --enable-reference-types --enable-multivalue --strip-debug --strip-producers \
-    target/web/pkg/lowbit_raw_bg.wasm -o pkg/lowbit_bg.wasm
-else
-  cp target/web/pkg/lowbit_raw_bg.wasm pkg/lowbit_bg.wasm
-fi
-sed 's/lowbit_raw_bg\.wasm/lowbit_bg.wasm/' target/web/pkg/lowbit_raw.js >pkg/lowbit_raw.js
+
+# The features $2 of the crate as the module $1: NAME_bg.wasm and its JavaScript side $3.
+build_module() {
+  local name=$1 features=$2 script=$3
+  env "${WASM_ENV[@]}" RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+${TARGET_FEATURES//,/,+}" cargo rustc --locked --lib --crate-type cdylib \
+    "${WASM_STD[@]}" --target "$WASM_TARGET" --target-dir target/web --profile "$profile" --no-default-features --features "$features"
+  cargo run --quiet --release --locked --manifest-path tools/wasm-bindgen/Cargo.toml --target-dir target/wasm-bindgen -- \
+    "target/web/$WASM_TARGET/$profile/lowbit.wasm" target/web/pkg "$script"
+  if [ "$profile" = web ]; then
+    node target/binaryen/node_modules/binaryen/bin/wasm-opt -O3 --enable-simd --enable-bulk-memory --enable-mutable-globals \
+      --enable-nontrapping-float-to-int --enable-sign-ext --enable-reference-types --enable-multivalue --strip-debug --strip-producers \
+      "target/web/pkg/${script}_bg.wasm" -o "pkg/${name}_bg.wasm"
+  else
+    cp "target/web/pkg/${script}_bg.wasm" "pkg/${name}_bg.wasm"
+  fi
+  sed "s/${script}_bg\.wasm/${name}_bg.wasm/" "target/web/pkg/$script.js" >"pkg/$script.js"
+}
+
+[ "$profile" != web ] || fetch_node_packages web target/binaryen || die "npm could not fetch binaryen"
+build_module lowbit web lowbit_raw
+build_module lowbit_tokenizer web-tokenizer lowbit_tokenizer
 cp web/*.js web/lowbit.d.ts web/README.md LICENSE-* pkg/
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | sed -n 1p)
 node -e '
   const { devDependencies, ...manifest } = JSON.parse(require("fs").readFileSync("web/package.json", "utf8"));
   console.log(JSON.stringify({ ...manifest, version: process.argv[1] }, null, 2));
 ' "$version" >pkg/package.json
-printf 'pkg/: lowbit %s, lowbit_bg.wasm %d bytes, %d with gzip; JavaScript %d bytes, %d with gzip\n' "$version" "$(wc -c <pkg/lowbit_bg.wasm)" \
-  "$(gzip -9c pkg/lowbit_bg.wasm | wc -c)" "$(cat pkg/*.js | wc -c)" "$(cat pkg/*.js | gzip -9c | wc -c)"
+size() { printf '%d bytes, %d with gzip' "$(cat "$@" | wc -c)" "$(cat "$@" | gzip -9c | wc -c)"; }
+printf 'pkg/: lowbit %s, lowbit_bg.wasm %s; JavaScript %s; for models of texts lowbit_tokenizer_bg.wasm %s\n' "$version" "$(size pkg/lowbit_bg.wasm)" \
+  "$(size pkg/*.js)" "$(size pkg/lowbit_tokenizer_bg.wasm)"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # serve-web.sh: the pages of examples/web on localhost.
 #
-#   build-web.sh, if there is no pkg/ -> a server of examples/web, pkg/ and data/digits on 127.0.0.1
+#   build-web.sh, if there is no pkg/ -> a server of examples/web, pkg/, data/digits and examples/texts on 127.0.0.1
 #
 #   ./scripts/serve-web.sh          prints the addresses; Ctrl-C ends it
 #   PORT=8123                       where it listens (8080)
@@ -25,7 +25,7 @@ exec node --input-type=module -e '
   const port = Number(process.argv[1]);
   try {
     const { url } = await serve(pages("."), port);
-    for (const page of ["", "digits.html", "file.html", "bench.html"]) console.log(`${url}/${page}`);
+    for (const page of ["", "digits.html", "file.html", "search.html", "bench.html"]) console.log(`${url}/${page}`);
   } catch (error) {
     console.error(`error: port ${process.argv[1]} cannot be had (${error.message}); PORT=N takes another`);
     process.exit(1);

@@ -7,6 +7,7 @@
 #   ./scripts/test-web.sh [NAME]    NAME: only suites and pages whose name contains it; `dawn` is one
 #   LOWBIT_WEB_DEV=1                tests the package of build-web.sh --dev
 #   LOWBIT_FULL=1                   every scheme on every kernel, instead of a sample
+#   LOWBIT_TEST_MODEL               as in test.sh: a model of sentences beside its config and tokenizer, which `lowbit` packs for the pages
 #
 # Needs node, npm and Chromium (scripts/setup.sh), and once the network. Where these are missing it says so, and fails under CI.
 set -euo pipefail
@@ -23,7 +24,29 @@ fetch_node_packages tests/web target/web-test || leave_out "the browser" "npm co
 rm -rf target/web-test/page
 cp -r tests/web/page tests/web/*.mjs target/web-test
 LOWBIT_CHROMIUM=$(chromium_program)
-export LOWBIT_CHROMIUM
+LOWBIT_GOLDEN=$PWD/tests/data
+export LOWBIT_CHROMIUM LOWBIT_GOLDEN
+
+# The model of sentences as the pages get it, in LOWBIT_WEB_MODELS; and what the search page should find, by the command line.
+pack_models() {
+  local model=${LOWBIT_TEST_MODEL:-target/test-data/model.safetensors} packed
+  if ! [ -f "$model" ]; then
+    if in_ci; then die "LOWBIT_TEST_MODEL is not set"; fi
+    warn "models of texts were left out: LOWBIT_TEST_MODEL is not set (scripts/test.sh fetches a model)"
+    return 0
+  fi
+  LOWBIT_WEB_MODELS=$PWD/target/web-test/models
+  export LOWBIT_WEB_MODELS
+  mkdir -p "$LOWBIT_WEB_MODELS"
+  cargo build --quiet --release --locked --bin lowbit
+  for packed in f32.safetensors:f32 int4.safetensors:int4-g32 q8_0.gguf:q8_0; do
+    target/release/lowbit quantize "$(dirname "$model")" -o "$LOWBIT_WEB_MODELS/${packed%:*}" --scheme "${packed#*:}" --device cpu --force >/dev/null
+  done
+  cat tests/web/queries.txt examples/texts/sentences.txt >"$LOWBIT_WEB_MODELS/wanted.txt"
+  target/release/lowbit embed "$LOWBIT_WEB_MODELS/int4.safetensors" --device cpu --text "$LOWBIT_WEB_MODELS/wanted.txt" \
+    -o "$LOWBIT_WEB_MODELS/wanted.safetensors" --force
+}
+pack_models
 lavapipe=$(lavapipe_manifest | sed -n 1p)
 [ -n "$lavapipe" ] || leave_out "Dawn in Node" "no lavapipe"
 failed=0

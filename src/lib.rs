@@ -68,7 +68,7 @@ pub mod tensor;
 mod threads;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 mod tune;
-#[cfg(all(feature = "web", target_arch = "wasm32"))]
+#[cfg(all(any(feature = "web", feature = "web-tokenizer"), target_arch = "wasm32"))]
 mod web;
 
 pub use engine::{

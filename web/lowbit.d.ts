@@ -278,6 +278,12 @@ export class Engine implements Handle {
      */
     load(source: ModelSource, options?: ReadOptions): Promise<Model>;
     /**
+     * Opens a sentence-embedding model (an encoder of BERT's): a safetensors file that `lowbit quantize` made of its folder and that carries config and tokenizer, or a
+     * GGUF file. The header is read first, then all of the file; `activation` is the precision of what the linear layers take. Loads the tokenizer, a module of its
+     * own (`lowbit_tokenizer_bg.wasm`), with the first model.
+     */
+    loadEncoder(source: ModelSource, options?: EncoderOptions): Promise<Encoder>;
+    /**
      * Checks kernels and schemes of this engine against the reference, as `lowbit selftest`: seconds for each scheme. Failures are in the report and no
      * errors.
      */
@@ -382,6 +388,49 @@ export class Model implements Handle {
     quantize(name: string, scheme: string, options?: ReadOptions): Promise<Weight>;
     /** The model as a file, one tensor in memory at a time beside the result. */
     convert(options?: ConvertOptions): Promise<Blob>;
+    free(): void;
+    [Symbol.dispose](): void;
+}
+
+export interface EncoderOptions extends ReadOptions {
+    /** The default is f32. */
+    activation?: "f32" | "f16" | "int8" | "int8-g32" | "int8-g128";
+    /** Where `lowbit_tokenizer_bg.wasm` comes from, if not from beside `lowbit.js`: as in `init`. */
+    module?: Parameters<typeof init>[0];
+}
+
+export interface EmbedOptions {
+    /** What to do with a text of more tokens than the model takes: leave the last ones out, the default, or take the mean of its chunks. */
+    long?: "cut" | "chunk";
+    /** Hears how many tokens of how many are done. */
+    progress?: (at: { loaded: number; total: number }) => void;
+}
+
+/** A model that makes vectors of texts. */
+export class Encoder implements Handle {
+    private constructor();
+    readonly engine: Engine;
+    /** The file's name, as far as it has one. */
+    readonly name: string;
+    readonly byteLength: number;
+    /** Numbers of an embedding. */
+    readonly width: number;
+    /** `positions`: the most tokens of a text; `vocab`: tokens that there are. */
+    readonly sizes: {
+        readonly layers: number;
+        readonly hidden: number;
+        readonly heads: number;
+        readonly inner: number;
+        readonly positions: number;
+        readonly vocab: number;
+    };
+    /** The tokens of a text, those around it included, as `embed` takes them; how many the whole text has if it is cut, else null. */
+    tokenize(text: string): { ids: Uint32Array; cutFrom: number | null };
+    /**
+     * Embeddings of L2 norm 1, so that a dot product of two is their cosine: `values` [count, width], one text after the other. `cut`: each text that was cut, and how
+     * many tokens it has.
+     */
+    embed(texts: string[], options?: EmbedOptions): Promise<{ values: Float32Array; count: number; width: number; cut: { text: number; tokens: number }[] }>;
     free(): void;
     [Symbol.dispose](): void;
 }

@@ -1,7 +1,8 @@
 // lowbit in the browser: what lowbit.d.ts describes, over the raw types of the wasm module (src/web).
 //
 //   init: lowbit_bg.wasm, once for the page            Engine.create: GPUAdapter, prepared -> raw engine, or the CPU engine and why
-//   Engine -> Tensor (dense), Weight (quantized), Model (a file)       handles of memory: free(), `using`
+//   Engine -> Tensor (dense), Weight (quantized), Model (a file), Encoder (texts)       handles of memory: free(), `using`
+//   Encoder: texts -> lowbit_tokenizer_bg.wasm, loaded with the first -> ids -> raw encoder -> embeddings
 //
 // Arguments are checked here, where a mistake still has its name; what the module throws passes as it is.
 import initModule, * as raw from "./lowbit_raw.js";
@@ -28,7 +29,7 @@ function promised(promise, engine) {
 
 /** Ends the module if an error is one that ended it in the middle of its own work: what it holds is in no state to go on with. */
 function ended(error) {
-    const ours = error?.code === "Bug" || (error instanceof WebAssembly.RuntimeError && /lowbit_bg/.test(error.stack ?? ""));
+    const ours = error?.code === "Bug" || (error instanceof WebAssembly.RuntimeError && /lowbit(_tokenizer)?_bg/.test(error.stack ?? ""));
     if (!ours || error === stopped) return error;
     stopped ??= Object.assign(new Error(`lowbit stopped (${error.message}): a bug, or no memory left; the page has to be loaded again`, { cause: error }), { code: "Bug" });
     for (const reject of waiting) reject(stopped);
@@ -53,14 +54,19 @@ const guarded = (call) =>
         }
     };
 
-for (const kind of Object.values(raw)) {
-    if (!kind.prototype?.free) continue;
-    for (const [key, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(kind.prototype))) {
-        if (["constructor", "free", "__destroy_into_raw"].includes(key)) continue;
-        if (get) Object.defineProperty(kind.prototype, key, { get: guarded(get), configurable: true });
-        else if (typeof value === "function") kind.prototype[key] = guarded(value);
+/** The same of all methods of a module. */
+function guard(module) {
+    for (const kind of Object.values(module)) {
+        if (!kind.prototype?.free) continue;
+        for (const [key, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(kind.prototype))) {
+            if (["constructor", "free", "__destroy_into_raw"].includes(key)) continue;
+            if (get) Object.defineProperty(kind.prototype, key, { get: guarded(get), configurable: true });
+            else if (typeof value === "function") kind.prototype[key] = guarded(value);
+        }
     }
+    return module;
 }
+guard(raw);
 
 /** Loads the module once; a failed attempt may be repeated. */
 export function init(module) {
@@ -70,6 +76,19 @@ export function init(module) {
         throw error;
     });
     return loading.then(() => undefined);
+}
+
+let tokenizing;
+
+/** The tokenizer's module, which few pages want: loaded once, when a model of texts is. */
+function initTokenizer(module) {
+    tokenizing ??= import("./lowbit_tokenizer.js")
+        .then(async (tokenizer) => (await tokenizer.default(module === undefined ? undefined : { module_or_path: module }), guard(tokenizer)))
+        .catch((error) => {
+            tokenizing = undefined;
+            throw error;
+        });
+    return tokenizing;
 }
 
 export function version() {
@@ -394,14 +413,39 @@ export class Engine extends Handle {
     async load(source, options) {
         this[RAW]; // A freed engine says so before anything is fetched.
         const file = await open(source, options);
-        let [model, length] = [undefined, Math.min(HEAD, file.size)];
-        while (model === undefined) {
-            model = raw.openHead(file.name, copied(await file.read(0, length, { signal: options?.signal }), file.name), file.size);
-            // What is in all of the file and still not enough is an error of the header.
-            length = Math.min(2 * length, file.size);
-        }
-        return new Model(this, model, file);
+        return new Model(this, await fromHead(file, raw.openHead, options?.signal), file);
     }
+
+    async loadEncoder(source, options) {
+        const { activation = "f32", progress, signal, module } = optionsOf(options, ["activation", "progress", "signal", "module"]);
+        text(activation, "activation");
+        scoped((keep) => keep(callOf({ activation }, this[RAW], keep)));
+        const file = await open(source, { signal });
+        // A file that is no such model is not read any further.
+        await fromHead(file, raw.encoderHead, signal);
+        const [{ RawTokenizer }, bytes] = await Promise.all([initTokenizer(module), file.read(0, file.size, { progress, signal })]);
+        // The file, and its weights where the CPU engine computes with them.
+        room((this.info.device === "cpu" ? 2 : 1) * file.size, file.name);
+        const encoder = await promised(raw.loadEncoder(this[RAW], file.name, bytes, activation), this);
+        try {
+            const { vocab, positions } = JSON.parse(encoder.sizes);
+            return new Encoder(this, encoder, new RawTokenizer(encoder.takeTokenizer(), encoder.place, vocab, positions), file);
+        } catch (error) {
+            encoder.free();
+            throw error;
+        }
+    }
+}
+
+/** What `parse` makes of the first bytes of a file, as many as it wants. */
+async function fromHead(file, parse, signal) {
+    let [made, length] = [undefined, Math.min(HEAD, file.size)];
+    while (made === undefined) {
+        made = parse(file.name, copied(await file.read(0, length, { signal }), file.name), file.size);
+        // What is in all of the file and still not enough is an error of the header.
+        length = Math.min(2 * length, file.size);
+    }
+    return made;
 }
 
 /** Bytes that the module takes a copy of. */
@@ -521,6 +565,55 @@ export class Model extends Handle {
             writer.free();
         }
         return new Blob(parts, { type: "application/octet-stream" });
+    }
+}
+
+export class Encoder extends Handle {
+    #engine;
+    #tokenizer;
+
+    constructor(engine, encoder, tokenizer, file) {
+        super(encoder);
+        this.#engine = engine;
+        this.#tokenizer = tokenizer;
+        this.sizes = Object.freeze(JSON.parse(encoder.sizes));
+        this.width = this.sizes.hidden;
+        this.name = file.name;
+        this.byteLength = file.size;
+    }
+
+    get engine() {
+        return this.#engine;
+    }
+
+    #tokens(texts, long) {
+        this[RAW]; // A freed model says so.
+        const at = texts.findIndex((one) => typeof one !== "string");
+        if (at >= 0) throw mistake(`text ${at}: expected a string, got ${shown(texts[at])}`);
+        return this.#tokenizer.tokenize(texts, long);
+    }
+
+    tokenize(one) {
+        const [ids, , , cut] = this.#tokens([one], "cut");
+        return { ids, cutFrom: cut[1] ?? null };
+    }
+
+    async embed(texts, options) {
+        const { long = "cut", progress } = optionsOf(options, ["long", "progress"]);
+        if (!Array.isArray(texts)) throw mistake(`texts: expected an array of strings, got ${shown(texts)}`);
+        const [ids, lengths, perText, cut] = this.#tokens(texts, text(long, "long"));
+        room(2 * 4 * lengths.length * this.width, "embeddings");
+        let loaded = 0;
+        const heard = (tokens) => progress?.({ loaded: (loaded += tokens), total: ids.length });
+        const values = await promised(this[RAW].embed(ids, lengths, perText, heard), this.#engine);
+        const pairs = Array.from({ length: cut.length / 2 }, (_, i) => ({ text: cut[2 * i], tokens: cut[2 * i + 1] }));
+        return { values, count: texts.length, width: this.width, cut: pairs };
+    }
+
+    free() {
+        this.#tokenizer?.free();
+        this.#tokenizer = undefined;
+        super.free();
     }
 }
 

@@ -1,7 +1,7 @@
 // The file page: a file's tensors in a table, one of them as a histogram with its noise in each scheme, and the whole file in another scheme.
 import { histogram } from "./histogram.js";
 import { Remote } from "./remote.js";
-import { bytesText, find, guarded, make, offerSchemes, showDevice, tableRow, wantedDevice } from "./ui.js";
+import { bytesText, find, guarded, make, offerSchemes, onDrop, showDevice, tableRow, wantedDevice } from "./ui.js";
 
 /** Schemes that every tensor is tried in; more can be named. */
 const CANDIDATES = ["q8_0", "q6_k", "q5_k", "q4_k", "q4_0", "int4-g32-asym", "nf4-g64", "mxfp4", "q3_k", "q2_k", "int2-g32"];
@@ -202,22 +202,7 @@ find("example").addEventListener("click", guarded(async () => {
     if (!response.ok) throw new Error(`the example cannot be loaded (${response.status})`);
     await open(new File([await response.blob()], "classifier.safetensors"));
 }));
-for (const type of ["dragenter", "dragover"]) {
-    document.addEventListener(type, (event) => {
-        event.preventDefault();
-        find("drop").classList.add("over");
-    });
-}
-document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) find("drop").classList.remove("over");
-});
-document.addEventListener("drop", guarded(async (event) => {
-    event.preventDefault();
-    find("drop").classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (!file) throw new Error("what was dropped is no file");
-    await open(file);
-}));
+onDrop(find("drop"), open);
 find("filter").addEventListener("input", showTable);
 find("try").addEventListener("submit", guarded(async (event) => {
     event.preventDefault();

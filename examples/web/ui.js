@@ -19,7 +19,7 @@ export function make(tag, properties = {}, ...children) {
 /** Who computes, as a sentence. */
 export function deviceSentence({ device, name, tier, software, fallback }) {
     if (device === "gpu") return `Computing with WebGPU on ${name} (${software ? "software; " : ""}tier ${tier}).`;
-    return `Computing on the CPU, in wasm on one thread, ${fallback ? `because ${fallback}` : "as this page's address asks"}.`;
+    return `Computing on the CPU, in wasm on one thread, ${fallback ? `because ${fallback}` : "as was asked"}.`;
 }
 
 /** The device that the page's address asks for: `?device=cpu`, `gpu`, or `auto`. */
@@ -56,6 +56,26 @@ export function guarded(handler) {
             if (error.name !== "AbortError") showProblem(error);
         }
     };
+}
+
+/** Takes a file that is dropped anywhere on the page; `place` shows that it may be. */
+export function onDrop(place, open) {
+    for (const type of ["dragenter", "dragover"]) {
+        document.addEventListener(type, (event) => {
+            event.preventDefault();
+            place.classList.add("over");
+        });
+    }
+    document.addEventListener("dragleave", (event) => {
+        if (!event.relatedTarget) place.classList.remove("over");
+    });
+    document.addEventListener("drop", guarded(async (event) => {
+        event.preventDefault();
+        place.classList.remove("over");
+        const [file] = event.dataTransfer.files;
+        if (!file) throw new Error("what was dropped is no file");
+        await open(file);
+    }));
 }
 
 /** An element of a picture. */

@@ -76,7 +76,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let bar = print::progress(passages.tokens() as u64, "tokens");
     let mut statistics = pollster::block_on(async {
         let mut collector = Collector::new(&engine, args.sample);
-        for batch in embedder.batches(&passages) {
+        for batch in embedder.encoder.batches(&passages) {
             let (ids, lengths) = (batch.concat(), batch.iter().map(Vec::len).collect::<Vec<_>>());
             embedder.encoder.forward(&ids, &lengths, &mut |layers, x| collector.see(layers, x))?;
             collector.absorb().await?;

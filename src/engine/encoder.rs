@@ -184,6 +184,7 @@ pub(crate) enum Sum {
     /// Of the weights of a sentence's tokens, or of rows of v by weight.
     Weighted { length: usize },
     /// No sum: the exponentials that a weight is a product of.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     Powers { length: usize },
 }
 

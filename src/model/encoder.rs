@@ -36,6 +36,16 @@ pub struct Sizes {
     pub vocab: usize,
 }
 
+impl Sizes {
+    /// The sizes of a model with GGUF's names ([`super::Source`]), of which only the header is read.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`], but for what is seen in the tensors only.
+    pub fn of(model: &Model) -> Result<Self> {
+        Header { model }.sizes()
+    }
+}
+
 /// How an encoder computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -110,10 +120,11 @@ impl Encoder {
         settings: Settings,
         other: impl Fn(&Model, &Entry) -> Result<Option<PackedArray>>,
     ) -> Result<Self> {
-        let from = Reader { engine, model, other: &other };
-        let sizes = from.sizes()?;
+        let header = Header { model };
+        let from = Reader { engine, header, other: &other };
+        let sizes = header.sizes()?;
         let Sizes { layers, hidden, inner, positions, vocab, .. } = sizes;
-        let kinds = from.shape("token_types.weight")?.first().copied().unwrap_or(1);
+        let kinds = header.shape("token_types.weight")?.first().copied().unwrap_or(1);
         let mut made = Vec::with_capacity(layers);
         for i in 0..layers {
             let name = |name: &str| format!("blk.{i}.{name}");
@@ -131,7 +142,7 @@ impl Encoder {
         Ok(Self {
             engine: engine.clone(),
             sizes,
-            eps: from.real("attention.layer_norm_epsilon")?,
+            eps: header.real("attention.layer_norm_epsilon")?,
             settings,
             words: from.weight("token_embd.weight", vocab, hidden).await?,
             positions: from.weight("position_embd.weight", positions, hidden).await?,
@@ -238,18 +249,14 @@ impl Encoder {
     }
 }
 
-/// What weights are read from and brought to.
-struct Reader<'a> {
-    engine: &'a Engine,
+/// What a model says of itself.
+#[derive(Clone, Copy)]
+struct Header<'a> {
     model: &'a Model,
-    other: Other<'a>,
 }
 
-/// Makes a matrix of an entry, or leaves it to the reader.
-type Other<'a> = &'a dyn Fn(&Model, &Entry) -> Result<Option<PackedArray>>;
-
-impl Reader<'_> {
-    fn metadata(&self) -> &Metadata {
+impl<'a> Header<'a> {
+    fn metadata(&self) -> &'a Metadata {
         self.model.metadata()
     }
 
@@ -262,7 +269,7 @@ impl Reader<'_> {
     fn size(&self, key: &str) -> Result<usize> {
         let key = format!("{BERT}.{key}");
         let value = self.metadata().get(&key).ok_or_else(|| self.wrong(&key, "the key is missing"))?;
-        let size = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..1 << 32).contains(n));
+        let size = value.as_u64().filter(|n| (1..1 << 32).contains(n)).and_then(|n| usize::try_from(n).ok());
         size.ok_or_else(|| self.wrong(&key, &format!("expected a whole number above 0, got {value}")))
     }
 
@@ -302,7 +309,7 @@ impl Reader<'_> {
         Ok(sizes)
     }
 
-    fn entry(&self, name: &str) -> Result<&Entry> {
+    fn entry(&self, name: &str) -> Result<&'a Entry> {
         let entry = self.model.entry(name);
         entry.ok_or_else(|| {
             let path = self.model.paths().next().unwrap_or(std::path::Path::new("")).to_path_buf();
@@ -310,13 +317,25 @@ impl Reader<'_> {
         })
     }
 
-    fn shape(&self, name: &str) -> Result<&[usize]> {
+    fn shape(&self, name: &str) -> Result<&'a [usize]> {
         Ok(&self.entry(name)?.shape)
     }
+}
 
+/// Makes a matrix of an entry, or leaves it to the reader.
+type Other<'a> = &'a dyn Fn(&Model, &Entry) -> Result<Option<PackedArray>>;
+
+/// What weights are read from and brought to.
+struct Reader<'a> {
+    engine: &'a Engine,
+    header: Header<'a>,
+    other: Other<'a>,
+}
+
+impl Reader<'_> {
     /// An entry of this shape.
     fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
-        let entry = self.entry(name)?;
+        let entry = self.header.entry(name)?;
         if entry.shape != shape {
             let (expected, got) = (format!("{shape:?}"), format!("{:?}", entry.shape));
             return Err(Error::shape("shape", expected, got).in_tensor(entry.name_in_file()));
@@ -328,25 +347,25 @@ impl Reader<'_> {
     async fn weight(&self, name: &str, n: usize, k: usize) -> Result<PackedArray> {
         let entry = self.shaped(name, &[n, k])?;
         let made = async {
-            if let Some(made) = (self.other)(self.model, entry)? {
+            if let Some(made) = (self.other)(self.header.model, entry)? {
                 return Ok(made);
             }
             if let Content::Packed { .. } = entry.content {
-                return self.engine.upload_packed(&self.model.packed(entry)?);
+                return self.engine.upload_packed(&self.header.model.packed(entry)?);
             }
-            let tensor = self.model.tensor(entry)?;
+            let tensor = self.header.model.tensor(entry)?;
             let scheme = tensor.dtype().to_string().to_lowercase().parse()?;
             self.engine.quantize_named(&tensor, &entry.name, &scheme).await
         };
         let weight = made.await.map_err(|e| e.in_tensor(entry.name_in_file()))?;
-        self.model.release(entry);
+        self.header.model.release(entry);
         Ok(weight)
     }
 
     async fn linear(&self, name: &str, n: usize, k: usize) -> Result<Linear> {
         let weight = format!("{name}.weight");
         Ok(Linear {
-            name: self.entry(&weight)?.name_in_file().into(),
+            name: self.header.entry(&weight)?.name_in_file().into(),
             weight: self.weight(&weight, n, k).await?,
             bias: self.vector(&format!("{name}.bias"), n)?,
         })
@@ -362,8 +381,10 @@ impl Reader<'_> {
         let entry = self.shaped(name, &[n])?;
         let made = || {
             let tensor = match entry.content {
-                Content::Packed { .. } => crate::cpu::dequantize(&self.model.packed(entry)?, DType::F32),
-                _ => self.model.tensor(entry)?,
+                Content::Packed { .. } => {
+                    crate::cpu::dequantize(&self.header.model.packed(entry)?, DType::F32)
+                }
+                _ => self.header.model.tensor(entry)?,
             };
             self.engine.upload(&Tensor::from_f32([n], tensor.to_f32().into_owned())?)
         };

@@ -9,27 +9,32 @@
 //! | file | subject |
 //! |---|---|
 //! | `encoder` | weights on an engine, the forward pass |
+//! | `passages` | texts that are tokenized, embedded in batches |
+//! | `wordpiece` | the tokenizer of a GGUF file |
 //! | `tokenizer` | texts to ids, cut to what a model takes (feature `tokenizer`) |
-//! | `embedder` | the two together: texts to vectors, in batches (feature `tokenizer`) |
+//! | `embedder` | encoder and tokenizer together (feature `tokenizer`) |
 //!
 //! Weights may be in any scheme, each in its own. Not here: how a file is read (`file`), arithmetic (`engine`).
 
 #[cfg(feature = "tokenizer")]
 mod embedder;
 pub mod encoder;
+mod passages;
 #[cfg(feature = "tokenizer")]
 mod tokenizer;
+mod wordpiece;
 
 #[cfg(feature = "tokenizer")]
-pub use embedder::{Embedder, Long, Passages};
+pub use embedder::Embedder;
 pub use encoder::{Encoder, Settings, Sizes};
+pub use passages::{Passages, joined};
 #[cfg(feature = "tokenizer")]
-pub use tokenizer::{Tokenized, Tokenizer};
+pub use tokenizer::{Long, Tokenized, Tokenizer};
 
 use crate::file::Model;
-use crate::file::hf::{self, Files, Tokens, Weights};
+use crate::file::hf::{self, Files, TOKENIZER, Tokens, Weights};
 use crate::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model as a network wants it, and where its texts are.
 pub struct Source {
@@ -66,6 +71,19 @@ impl Source {
         };
         let model = hf::map(model, &files, Weights::AsTheyAre, Tokens::LeftOut)?;
         Ok(Self { model, files: Some(files) })
+    }
+
+    /// What stands in `tokenizer.json`, or what would, of a GGUF file; and where it is from, for errors.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] if there is none, or none of BERT's.
+    pub fn tokenizer(&self) -> Result<(PathBuf, String)> {
+        if let Some(files) = &self.files {
+            return Ok((files.path(TOKENIZER), files.needed(TOKENIZER)?));
+        }
+        let place: PathBuf = self.model.paths().next().map(Into::into).unwrap_or_default();
+        let made = wordpiece::of_metadata(self.model.metadata());
+        made.map(|json| (place.clone(), json)).map_err(|what| Error::Format { path: place, what })
     }
 }
 

@@ -1,21 +1,26 @@
-//! Texts to ids: `tokenizer.json` through the crate `tokenizers`, or the WordPiece vocabulary of a GGUF file.
+//! Texts to ids: a `tokenizer.json` through the crate `tokenizers`.
 //!
 //! ```text
 //! text -> normalized, split, looked up, [CLS] and [SEP] around -> ids -> as long as the model takes | cut, keeping [SEP] | chunks
 //! ```
 //!
-//! What `tokenizer.json` says of truncation and padding is for training: neither is done here.
+//! A package for browsers has this file in a module of its own, apart from engine and files. What `tokenizer.json` says of truncation and padding is for training: neither is done here.
 
-use super::Source;
-use crate::file::hf::TOKENIZER;
-use crate::file::{Metadata, Value};
+use super::{Passages, Source};
 use crate::{Error, Result};
-use serde_json::{Map, Value as Json, json};
-use std::path::PathBuf;
+use serde_json::Value as Json;
+use std::path::Path;
 use tokenizers::PostProcessor;
 
-/// Marks a token that begins a word in GGUF's vocabularies of BERT, where HuggingFace marks those that do not, by `##`.
-const BEGINS_WORD: char = '\u{2581}';
+/// What to do with a text of more tokens than the model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Long {
+    /// Leave the last ones out.
+    #[default]
+    Cut,
+    /// Take the mean of its chunks' embeddings, weighted by their tokens, at L2 norm 1.
+    Chunk,
+}
 
 /// Texts to ids.
 #[derive(Debug)]
@@ -42,19 +47,18 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] if there is none, if it cannot be read, or if it makes ids that the model has no row for.
     pub fn open(source: &Source, vocab: usize, most: usize) -> Result<Self> {
-        let (inner, place) = match &source.files {
-            Some(files) => {
-                let bad = |e| Error::Format { path: files.path(TOKENIZER), what: format!("{e}") };
-                let text = files.needed(TOKENIZER)?;
-                (tokenizers::Tokenizer::from_bytes(text).map_err(bad)?, files.path(TOKENIZER))
-            }
-            None => {
-                let place: PathBuf = source.model.paths().next().map(Into::into).unwrap_or_default();
-                let made = of_metadata(source.model.metadata());
-                (made.map_err(|what| Error::Format { path: place.clone(), what })?, place)
-            }
-        };
-        Self::new(inner, vocab, most).map_err(|what| Error::Format { path: place, what })
+        let (place, json) = source.tokenizer()?;
+        Self::from_json(&json, &place, vocab, most)
+    }
+
+    /// The same of the text of a `tokenizer.json`; `place` stands in errors.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_json(json: &str, place: &Path, vocab: usize, most: usize) -> Result<Self> {
+        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string());
+        let made = inner.and_then(|inner| Self::new(inner, vocab, most));
+        made.map_err(|what| Error::Format { path: place.into(), what })
     }
 
     fn new(mut inner: tokenizers::Tokenizer, vocab: usize, most: usize) -> Result<Self, String> {
@@ -109,6 +113,27 @@ impl Tokenizer {
         Ok(inside.chunks(each).map(|chunk| [first, chunk, last].concat()).collect())
     }
 
+    /// Tokenizes texts.
+    ///
+    /// # Errors
+    /// As [`Self::tokenize`].
+    pub fn passages<T: AsRef<str>>(&self, texts: &[T], long: Long) -> Result<Passages> {
+        let mut passages = Passages::default();
+        for (at, text) in texts.iter().enumerate() {
+            let before = passages.chunks.len();
+            match long {
+                Long::Cut => {
+                    let tokenized = self.tokenize(text.as_ref())?;
+                    passages.cut.extend(tokenized.cut_from.map(|n| (at, n)));
+                    passages.chunks.push(tokenized.ids);
+                }
+                Long::Chunk => passages.chunks.extend(self.chunks(text.as_ref())?),
+            }
+            passages.per_text.push(passages.chunks.len() - before);
+        }
+        Ok(passages)
+    }
+
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true);
         let encoding = encoding.map_err(|e| Error::Usage(format!("a text that has no tokens: {e}")))?;
@@ -130,56 +155,4 @@ fn check_template(processor: &Json) -> Result<(), String> {
         return Err("post_processor: a second text where there is one".into());
     }
     Ok(())
-}
-
-/// The tokenizer that GGUF's metadata tells of: WordPiece, lower case and without accents, as llama.cpp takes every vocabulary of BERT.
-fn of_metadata(metadata: &Metadata) -> Result<tokenizers::Tokenizer, String> {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let value =
-        |name: &str| metadata.get(&key(name)).ok_or_else(|| format!("the key '{}' is missing", key(name)));
-    let model = value("model")?;
-    if model.as_str() != Some("bert") {
-        return Err(format!("'{}': {model}; lowbit runs tokenizers of bert", key("model")));
-    }
-    let Value::Array(tokens) = value("tokens")? else {
-        return Err(format!("'{}' is no list", key("tokens")));
-    };
-    let id = |name: &str| -> Result<u32, String> {
-        let id = value(name)?.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.filter(|&id| (id as usize) < tokens.len()).ok_or_else(|| format!("'{}' is no token", key(name)))
-    };
-    let ids = ["bos_token_id", "seperator_token_id", "unknown_token_id"].map(id);
-    let [first, last, unknown] = ids;
-    let (first, last, unknown) = (first?, last?, unknown?);
-    let mut texts = Vec::with_capacity(tokens.len());
-    for token in tokens.values() {
-        let token = token.as_str().ok_or_else(|| format!("'{}' holds what is no text", key("tokens")))?;
-        texts.push(match token.strip_prefix(BEGINS_WORD) {
-            Some(word) => word.to_string(),
-            // Special tokens are as they are.
-            None if token.starts_with('[') && token.ends_with(']') => token.to_string(),
-            None => format!("##{token}"),
-        });
-    }
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
-    let added = (0u32..).zip(&texts).filter(|(_, text)| special.contains(&text.as_str())).map(|(id, text)| {
-        json!({
-            "id": id, "content": text, "special": true, "normalized": false, "single_word": false, "lstrip": false, "rstrip": false,
-        })
-    });
-    let around = |id: u32| json!([texts[id as usize], id]);
-    let whole = json!({
-        "version": "1.0",
-        "added_tokens": Json::from_iter(added),
-        "normalizer": {
-            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true,
-        },
-        "pre_tokenizer": { "type": "BertPreTokenizer" },
-        "post_processor": { "type": "BertProcessing", "cls": around(first), "sep": around(last) },
-        "model": {
-            "type": "WordPiece", "unk_token": texts[unknown as usize], "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": texts.iter().zip(0u32..).map(|(text, id)| (text.clone(), id.into())).collect::<Map<_, _>>(),
-        },
-    });
-    tokenizers::Tokenizer::from_bytes(whole.to_string()).map_err(|e| e.to_string())
 }

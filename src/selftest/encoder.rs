@@ -22,8 +22,10 @@
 
 use super::data::{self, Random};
 use super::{Options, Report, bits, inside, plant, sizes_of_k};
+#[cfg(feature = "gpu")]
+use crate::DType;
 use crate::engine::encoder::{Step, Sum};
-use crate::{Array, DType, Engine, PackedTensor, Result, Scheme, Tensor, reference};
+use crate::{Array, Engine, PackedTensor, Result, Scheme, Tensor, reference};
 
 /// Which of them.
 #[derive(Clone, Copy, Debug)]

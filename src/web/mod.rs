@@ -15,15 +15,28 @@
 //! | `arrays` | tensors where the engine computes |
 //! | `measure` | the differential suite, the bench |
 //! | `model` | files: opened from their first bytes, read by ranges, written |
+//! | `encoder` | models of texts: ids to embeddings |
+//! | `tokenizer` | texts to ids: a wasm module by itself (feature `web-tokenizer`), loaded where it is wanted |
 
+#[cfg(feature = "web")]
 mod arrays;
+#[cfg(feature = "web")]
 mod browser;
+#[cfg(feature = "web")]
+mod encoder;
+#[cfg(feature = "web")]
 mod engine;
+#[cfg(feature = "web")]
 mod measure;
+#[cfg(feature = "web")]
 mod model;
+#[cfg(feature = "web-tokenizer")]
+mod tokenizer;
 
 use crate::Error;
-use js_sys::{Promise, Reflect};
+#[cfg(feature = "web")]
+use js_sys::Promise;
+use js_sys::Reflect;
 use wasm_bindgen::prelude::*;
 
 /// An error as JavaScript has it: the message, and the variant's name as `code`.
@@ -34,11 +47,13 @@ fn thrown(error: Error) -> JsValue {
 }
 
 /// A promise of what `work` gives.
+#[cfg(feature = "web")]
 fn promise<T: Into<JsValue>>(work: impl Future<Output = crate::Result<T>> + 'static) -> Promise {
     wasm_bindgen_futures::future_to_promise(async move { work.await.map(Into::into).map_err(thrown) })
 }
 
 /// Dimensions as JavaScript counts them.
+#[cfg(feature = "web")]
 fn shape_of(shape: &[u32]) -> Vec<usize> {
     shape.iter().map(|&d| d as usize).collect()
 }
@@ -58,12 +73,14 @@ fn js_error(message: &str, code: &str) -> JsValue {
 }
 
 /// This version of lowbit.
+#[cfg(feature = "web")]
 #[wasm_bindgen]
 pub fn version() -> String {
     env!("CARGO_PKG_VERSION").into()
 }
 
 /// Every scheme that has a name of its own, as JSON: name and bits per weight of a large matrix.
+#[cfg(feature = "web")]
 #[wasm_bindgen]
 pub fn schemes() -> String {
     let rows = crate::scheme::preset::samples().into_iter().map(|scheme| {
@@ -74,6 +91,7 @@ pub fn schemes() -> String {
 }
 
 /// Whether so many bytes can be had of the module's memory, which ends the module where it fails unasked.
+#[cfg(feature = "web")]
 #[wasm_bindgen(js_name = hasRoom)]
 pub fn has_room(bytes: f64) -> bool {
     bytes < isize::MAX as f64 && Vec::<u8>::new().try_reserve_exact(bytes as usize).is_ok()

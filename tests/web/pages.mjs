@@ -2,7 +2,8 @@
 //
 //   node pages.mjs ROOT [NAME]       ROOT: the checkout, with pkg/ built; run by scripts/test-web.sh from a folder with playwright-core
 //
-// Screenshots of every page go to target/web-screenshots, for looking at: on a desktop and a phone, light and dark, with WebGPU and without.
+// LOWBIT_WEB_MODELS is a folder with a packed model of texts, and what native lowbit makes with it of tests/web/queries.txt and the lines of the search page;
+// without it that page is left out. Screenshots of every page go to target/web-screenshots, for looking at: on a desktop and a phone, light and dark, with WebGPU and without.
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -10,19 +11,11 @@ import { launch } from "./browser.mjs";
 import { check, Failure, random } from "./page/check.js";
 import { matmul } from "./page/reference.js";
 import { pages, serve } from "./serve.mjs";
+import { safetensors } from "./tensors.mjs";
 
 const [root, only] = [resolve(process.argv[2]), process.argv[3]];
 const here = dirname(fileURLToPath(import.meta.url));
 const shots = join(root, "target/web-screenshots");
-
-/** Tensors of a safetensors file: { name: { shape, bytes } }. */
-function safetensors(file) {
-    const start = 8 + Number(file.readBigUInt64LE(0));
-    const header = JSON.parse(file.subarray(8, start).toString());
-    delete header.__metadata__;
-    const tensor = ({ shape, data_offsets: [from, to] }) => ({ shape, bytes: Uint8Array.from(file.subarray(start + from, start + to)) });
-    return Object.fromEntries(Object.entries(header).map(([name, entry]) => [name, tensor(entry)]));
-}
 
 const classifier = readFileSync(join(root, "data/digits/classifier.safetensors"));
 const weights = Object.fromEntries(Object.entries(safetensors(classifier)).map(([name, { bytes }]) => [name, new Float32Array(bytes.buffer)]));
@@ -325,6 +318,129 @@ async function file({ page, shot }) {
     check.ok(await page.locator("#convert").isEnabled(), "it may be tried again");
 }
 
+const packed = process.env.LOWBIT_WEB_MODELS;
+const INT4 = "int4.safetensors";
+const textLines = (path) => readFileSync(path, "utf8").trimEnd().split("\n");
+
+/** Of the page's lines from `first` to `end`, what each query of tests/web/queries.txt should find: all with their scores, nearest first, by native lowbit. */
+function wanted(first, end) {
+    const queries = textLines(join(root, "tests/web/queries.txt"));
+    const among = textLines(join(packed, "wanted.txt")).slice(queries.length);
+    const { shape: [, width], bytes } = safetensors(readFileSync(join(packed, "wanted.safetensors"))).embeddings;
+    const values = new Float32Array(bytes.buffer);
+    const row = (i) => values.subarray(i * width, (i + 1) * width);
+    const score = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
+    return queries.map((query, q) => {
+        const all = among.map((text, i) => ({ text, number: i + 1 - first, score: score(row(q), row(queries.length + i)) }));
+        const found = all.slice(first, end);
+        return { query, found: found.sort((a, b) => b.score - a.score) };
+    });
+}
+
+/** What the search page shows. */
+const ranking = (page) => page.locator("#results li").evaluateAll((all) => all.map((item) => {
+    const [score, text, number] = item.children;
+    return { text: text.textContent, number: parseInt(number.textContent.slice("line ".length)), score: Number(score.textContent) };
+}));
+
+/** That the page ranks as native lowbit does. Scores are shown in thousandths. */
+async function ranksAs(page, { query, found }) {
+    await page.waitForFunction((text) => document.querySelector("#results li .text")?.textContent === text, found[0].text);
+    const shown = await ranking(page);
+    check.equal(shown.length, 20, `${query}: lines`);
+    check.near(shown.map(({ score }) => score), found.slice(0, 20).map(({ score }) => score), () => 0.0011, `${query}: scores`);
+    for (const { text, number, score } of shown) {
+        const want = found.find((one) => one.text === text);
+        check.equal(number, want.number, text);
+        check.near([score], [want.score], () => 0.0011, text);
+    }
+}
+
+async function search({ page, shot, webgpu }) {
+    await ready(page);
+    check.ok(await page.locator("#query").isDisabled(), "nothing is asked without a model");
+    await drop(page, "notes.safetensors", Buffer.from("no model"));
+    check.ok(/^notes\.safetensors: /.test(await problem(page)), "what is no model");
+    await drop(page, "classifier.safetensors", classifier);
+    await until(page, "#problem", /^classifier\.safetensors .*no config\.json/);
+    check.equal(await text(page, "#status"), "No model yet.", "still none");
+
+    const lines = textLines(join(root, "examples/texts/sentences.txt"));
+    check.equal(await page.locator("#lines").inputValue(), `${lines.join("\n")}\n`, "lines to begin with");
+    // All of them take minutes on SwiftShader.
+    const [first, end] = webgpu ? [50, 130] : [0, lines.length];
+    const [pet, doctor, weather] = wanted(first, end);
+    const area = page.locator("#lines");
+    if (webgpu) await area.fill(lines.slice(first, end).join("\n"));
+    await page.locator("#pick").setInputFiles(join(packed, INT4));
+    await until(page, "#status", "int4.safetensors: 13.6 MB, 6 layers, vectors of 384 numbers, up to 512 tokens a line.");
+    check.ok(await page.locator("#problem").isHidden(), "the problem is over");
+    // While lines are embedded, those that are there are ranked.
+    await page.locator("#query").fill(pet.query);
+    await until(page, "#found", "embedded so far");
+    const n = end - first;
+    await until(page, "#embedded", `${n} lines, ${n} of them new, in `);
+    await until(page, "#found", new RegExp(`^20 of ${n} lines, in .* for the query and .* for the ranking\\.$`));
+    await ranksAs(page, pet);
+    await shot("found");
+
+    // Typed at once: the newest is what is shown.
+    await page.locator("#query").fill("");
+    await page.waitForFunction(() => document.getElementById("results").children.length === 0);
+    await page.locator("#query").pressSequentially(doctor.query);
+    await ranksAs(page, doctor);
+    await page.locator("#query").fill(weather.query);
+    await ranksAs(page, weather);
+
+    // Only what is new is embedded.
+    await area.fill(`The kitten hides when the doorbell rings.\n\n${await area.inputValue()}\nThe kitten hides when the doorbell rings.`);
+    await until(page, "#embedded", `${n + 1} lines, 1 of them new, in `);
+    await page.locator("#query").fill("kitten");
+    await page.waitForFunction(() => document.querySelector("#results li .text")?.textContent.startsWith("The kitten hides"));
+    check.equal((await ranking(page))[0].number, 1, "its first line");
+    await page.locator("#text").setInputFiles({ name: "two.txt", mimeType: "text/plain", buffer: Buffer.from(`one line\r\n\r\n${"and a long one ".repeat(150)}`) });
+    await until(page, "#embedded", /^2 lines, 2 of them new, in .* 1 is too long, and the end left out\.$/);
+    await page.waitForFunction(() => document.getElementById("results").children.length === 2);
+
+    if (!webgpu) return;
+    await page.locator("#where").selectOption("cpu");
+    await until(page, "#device", "Computing on the CPU, in wasm on one thread, as was asked.");
+    await page.locator("#query").fill("one");
+    await page.waitForFunction(() => document.querySelector("#results li .text")?.textContent === "one line");
+}
+
+/** Another way to a model: the page's address. */
+async function searchByAddress({ page }) {
+    await page.goto(`${server.url}/search.html?device=cpu&model=data/classifier.safetensors`);
+    await until(page, "#problem", /^classifier\.safetensors .*no config\.json/);
+    await page.goto(`${server.url}/search.html?device=cpu&model=models/${INT4}`);
+    await until(page, "#device", "Computing on the CPU");
+    await until(page, "#status", "int4.safetensors: 13.6 MB");
+}
+
+async function lostSearch({ page }) {
+    await page.route("**/search-worker.js", async (route) => {
+        const response = await route.fetch();
+        await route.fulfill({ response, body: KEEP_DEVICES + (await response.text()) });
+    });
+    await page.reload();
+    await ready(page);
+    const lines = ["The cat sleeps.", "Rain until noon.", "A loan at four per cent."];
+    await page.locator("#lines").fill(lines.join("\n"));
+    await page.locator("#pick").setInputFiles(join(packed, INT4));
+    await until(page, "#embedded", "3 lines");
+    const [worker] = page.workers();
+    const first = await worker.evaluateHandle(() => self.testDevice);
+    await loseDevice(worker);
+    // A query and a line at once: both find that the device is gone, and one of them takes another.
+    await page.locator("#lines").fill([...lines, "Four goals before the break."].join("\n"));
+    await page.locator("#query").fill("what does a bank do?");
+    await until(page, "#embedded", "4 lines, 1 of them new");
+    await page.waitForFunction(() => document.querySelector("#results li .text")?.textContent.startsWith("A loan"));
+    check.ok(await worker.evaluate((first) => self.testDevice !== first, first), "there is another device");
+    check.ok(await page.locator("#problem").isHidden(), "no problem is left");
+}
+
 async function bench({ page, shot }) {
     await ready(page);
     const box = (name) => page.getByRole("checkbox", { name, exact: true });
@@ -387,7 +503,7 @@ async function index({ page, webgpu }) {
     check.equal((await text(page, "#facts")).includes("no GPU because"), !webgpu, "fallback");
     await page.keyboard.press("Tab");
     check.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content", "the first Tab");
-    for (const name of ["Digits", "File", "Benchmark"]) {
+    for (const name of ["Digits", "File", "Search", "Benchmark"]) {
         await page.getByRole("main").getByRole("link", { name }).click();
         await ready(page);
         check.equal(await text(page, "nav [aria-current=page]"), name, "where one is");
@@ -415,12 +531,21 @@ const legibility = (page) => page.evaluate(() => {
         const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))].sort((a, b) => b - a);
         if ((a + 0.05) / (b + 0.05) < 4.5) wrong.push(`contrast ${((a + 0.05) / (b + 0.05)).toFixed(2)} of '${element.textContent.slice(0, 30)}'`);
     }
-    for (const field of document.querySelectorAll("input, select, button, canvas[tabindex]")) {
+    for (const field of document.querySelectorAll("input, select, textarea, button, canvas[tabindex]")) {
         const name = field.labels?.[0]?.textContent || field.textContent || field.getAttribute("aria-label") || field.getAttribute("aria-labelledby");
         if (!name?.trim()) wrong.push(`${field.id || field.outerHTML} has no name`);
     }
     return wrong;
 });
+
+async function searched(page) {
+    await ready(page);
+    await page.locator("#lines").fill(textLines(join(packed, "wanted.txt")).slice(100, 108).join("\n"));
+    await page.locator("#pick").setInputFiles(join(packed, INT4));
+    await until(page, "#embedded", "8 lines");
+    await page.locator("#query").fill("fear");
+    await until(page, "#found", "8 of 8 lines");
+}
 
 /** Something to see on every page, for its looks. */
 const FILLED = {
@@ -436,6 +561,7 @@ const FILLED = {
         await page.getByRole("button", { name: "fc1.weight" }).click();
         await until(page, "#studied", "11 of 11 schemes measured.");
     },
+    ...(packed && { "search.html": searched }),
     "bench.html": async (page) => {
         await ready(page);
         await uncheckShapes(page);
@@ -471,11 +597,19 @@ const TESTS = [
     ["digits without WebGPU", "digits.html", false, digits],
     ["file without WebGPU", "file.html", false, file],
     ["benchmark without WebGPU", "bench.html", false, bench],
+    ...(packed
+        ? [
+            ["search", "search.html", true, search],
+            ["search by address", "search.html", true, searchByAddress],
+            ["search when the device goes away", "search.html", true, lostSearch],
+            ["search without WebGPU", "search.html", false, search],
+        ]
+        : []),
 ];
 
 rmSync(shots, { recursive: true, force: true });
 mkdirSync(shots, { recursive: true });
-const server = await serve({ ...pages(root), "/test/": join(here, "page") });
+const server = await serve({ ...pages(root), ...(packed && { "/models/": packed }), "/test/": join(here, "page") });
 const browsers = new Map();
 let [passed, failed] = [0, 0];
 for (const [name, address, webgpu, test] of TESTS) {

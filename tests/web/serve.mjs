@@ -17,6 +17,7 @@ const TYPES = {
     ".css": "text/css",
     ".json": "application/json",
     ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
     ".wasm": "application/wasm",
 };
 
@@ -36,7 +37,12 @@ function find(folders, path) {
 }
 
 /** What the pages of examples/web consist of, in a checkout. */
-export const pages = (root) => ({ "/": join(root, "examples/web"), "/pkg/": join(root, "pkg"), "/data/": join(root, "data/digits") });
+export const pages = (root) => ({
+    "/": join(root, "examples/web"),
+    "/pkg/": join(root, "pkg"),
+    "/data/": join(root, "data/digits"),
+    "/texts/": join(root, "examples/texts"),
+});
 
 export function serve(folders, port = 0) {
     const requests = [];

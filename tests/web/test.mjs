@@ -1,19 +1,36 @@
 // The package in Chromium: every suite of page/ in a fresh page, with WebGPU and without, and nothing in the console.
 //
 //   node test.mjs PKG [SUITE]        PKG: the built package; run by scripts/test-web.sh from a folder with playwright-core
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
+//
+// LOWBIT_WEB_MODELS is a folder with a model of texts in f32, int4 and as GGUF and what native lowbit makes with it (without one these suites are left out), LOWBIT_GOLDEN the one with what transformers makes of texts (tests/data).
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { launch } from "./browser.mjs";
 import { files, huge } from "./page/models.js";
 import { serve } from "./serve.mjs";
+import { safetensors } from "./tensors.mjs";
 
 const [pkg, only] = process.argv.slice(2);
 const here = dirname(fileURLToPath(import.meta.url));
+const packed = process.env.LOWBIT_WEB_MODELS;
 
 // What the browser itself says of servers that fail on purpose.
-const SERVERS = /^console: Failed to load resource: .*(400|401|416|ERR_CONTENT_LENGTH_MISMATCH|ERR_UNSAFE_PORT)/;
+const SERVERS = /^console: Failed to load resource: .*(400|401|404|416|ERR_CONTENT_LENGTH_MISMATCH|ERR_UNSAFE_PORT)/;
+
+/** Texts, their tokens and their embeddings in f32; and what native lowbit makes of most of them with the int4 model. */
+function golden() {
+    const of = (name) => join(process.env.LOWBIT_GOLDEN, name);
+    const { texts, tokens } = JSON.parse(readFileSync(of("minilm.json"), "utf8"));
+    const { embeddings, ids, lengths } = safetensors(readFileSync(of("minilm.safetensors")));
+    const numbers = (Type, { bytes }) => Array.from(new Type(bytes.buffer));
+    const lines = readFileSync(join(packed, "wanted.txt"), "utf8").trimEnd().split("\n");
+    const native = safetensors(readFileSync(join(packed, "wanted.safetensors"))).embeddings;
+    const [values, width] = [numbers(Float32Array, native), native.shape[1]];
+    const int4 = texts.map((text) => lines.indexOf(text)).map((i) => (i < 0 ? null : values.slice(i * width, (i + 1) * width)));
+    return { texts, tokens, embeddings: numbers(Float32Array, embeddings), ids: numbers(Int32Array, ids), lengths: numbers(Int32Array, lengths), int4 };
+}
 
 // Suites by name: the module of page/, what its `suite` is called with, whether the browser has WebGPU, and complaints that belong to it.
 const SUITES = {
@@ -32,6 +49,11 @@ const SUITES = {
     "files on WebGPU": ["files.js", [{ device: "gpu" }], true, SERVERS],
     "files on the CPU": ["files.js", [{ device: "cpu" }], false, SERVERS],
 };
+// Without models scripts/test-web.sh has said why there are none.
+if (packed) {
+    SUITES["texts on WebGPU"] = ["texts.js", [{ device: "gpu" }, golden()], true, SERVERS];
+    SUITES["texts on the CPU"] = ["texts.js", [{ device: "cpu" }, golden()], false, SERVERS];
+}
 
 const models = mkdtempSync(join(tmpdir(), "lowbit-models-"));
 for (const [name, bytes] of Object.entries(files())) writeFileSync(join(models, name), bytes);
@@ -41,7 +63,7 @@ const file = openSync(join(models, "huge.safetensors"), "w");
 writeSync(file, head, 0, head.length, 0);
 writeSync(file, tail, 0, tail.length, size - tail.length);
 closeSync(file);
-const server = await serve({ "/pkg/": resolve(pkg), "/files/": models, "/": join(here, "page") });
+const server = await serve({ "/pkg/": resolve(pkg), "/files/": models, ...(packed && { "/texts/": packed }), "/": join(here, "page") });
 const browsers = new Map();
 let failed = 0;
 let passed = 0;
