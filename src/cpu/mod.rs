@@ -45,7 +45,7 @@ pub use activations::Int8Rows;
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;
-pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
+pub use encode::{check_importance, learn_codebook, quantize, quantize_by, quantize_weighted};
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use level::{Work, vectorized, vectors};

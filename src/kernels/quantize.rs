@@ -14,6 +14,7 @@ use super::weights::{DeviceWeights, Part};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::scheme::codebook::Sorted;
+use crate::scheme::method::{Form, Range};
 use crate::scheme::search::{
     AffineTries, DESCENT_ROUNDS, POSITIVE_TRIES, SYMMETRIC_TRIES, TABLE_TRIES, TRY_STEP, ZERO_BELOW,
 };
@@ -267,6 +268,11 @@ pub fn on_gpu(scheme: &Scheme) -> bool {
     scheme.encoder != Encoder::GlobalScale
 }
 
+/// Whether the device quantizes by this form: the others are the CPU engine's.
+pub fn form_on_gpu(form: &Form) -> bool {
+    on_gpu(&form.scheme) && form.range == Range::Own && form.scheme.encoder != Encoder::Ternary
+}
+
 /// Whether there is a pass over scales.
 pub fn has_scales_pass(scheme: &Scheme) -> bool {
     on_gpu(scheme) && !scheme.encoder.searches() && !scheme.is_float()
@@ -303,6 +309,8 @@ fn codes_spec(scheme: &Scheme, table: Option<&Sorted>, weighted: bool) -> Codes 
 pub struct Encoding {
     /// What [`Encoding::record`] fills.
     pub weights: DeviceWeights,
+    /// With the encoder by whose rules it does.
+    form: Form,
     /// The rows of each part, f32.
     inputs: Vec<Buffer>,
     /// Of each part: the first index that could not be quantized.
@@ -314,9 +322,15 @@ impl Encoding {
     /// Brings `tensor` (converted to f32 on the host) to the device. `table` is the codebook of a learned scheme.
     ///
     /// # Errors
-    /// As [`DeviceWeights::zeroed`]; [`Error::Unsupported`] where [`on_gpu`] says so.
-    pub fn new(gpu: &Gpu, tensor: &Tensor, scheme: &Scheme, table: Option<&[f32]>) -> Result<Self> {
-        if !on_gpu(scheme) {
+    /// As [`DeviceWeights::zeroed`]; [`Error::Unsupported`] where [`form_on_gpu`] says so.
+    pub fn new(
+        gpu: &Gpu,
+        tensor: &Tensor,
+        scheme: &Scheme,
+        form: &Form,
+        table: Option<&[f32]>,
+    ) -> Result<Self> {
+        if !form_on_gpu(form) {
             return Err(Error::unsupported(
                 format!("quantizing to {scheme} on the GPU"),
                 "the CPU engine does",
@@ -346,7 +360,7 @@ impl Encoding {
             inputs.push(gpu.upload(bytemuck::cast_slice(rows), "weights to quantize")?);
             flags.push(gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?);
         }
-        Ok(Self { weights, inputs, flags, sorted })
+        Ok(Self { weights, form: *form, inputs, flags, sorted })
     }
 
     /// Records the quantization; [`Encoding::check`] waits for it. `importance` is that of [`crate::cpu::quantize_weighted`], checked, for
@@ -355,8 +369,8 @@ impl Encoding {
     /// # Errors
     /// Those of the device.
     pub fn record(&self, gpu: &Gpu, importance: Option<&[f32]>) -> Result<()> {
-        let Self { weights, inputs, flags, sorted } = self;
-        let (scheme, k) = (&weights.scheme, weights.k);
+        let Self { weights, form, inputs, flags, sorted } = self;
+        let (scheme, k) = (&form.scheme, weights.k);
         let mut target = Target::Recorder;
         let inv_steps = inverse_steps(scheme, sorted.as_ref().map(|(table, _)| table));
         let group = match scheme.group {
@@ -378,7 +392,7 @@ impl Encoding {
             t_first: part.rows.start as u32,
             t_rows: weights.rows as u32,
         };
-        let found = search(gpu, &mut target, weights, inputs, importance)?;
+        let found = search(gpu, &mut target, scheme, weights, inputs, importance)?;
         if has_scales_pass(scheme) && found.is_empty() {
             let stats = match scheme.group {
                 Group::Tensor => Some(gpu.alloc(weights.rows as u64 * 16, "statistics of rows")?),
@@ -444,11 +458,11 @@ impl Encoding {
 fn search(
     gpu: &Gpu,
     target: &mut Target<'_>,
+    scheme: &Scheme,
     weights: &DeviceWeights,
     inputs: &[Buffer],
     importance: Option<&[f32]>,
 ) -> Result<Vec<Buffer>> {
-    let scheme = &weights.scheme;
     let passes = Search::passes(scheme, importance.is_some());
     let pipelines = passes.iter().map(|pass| pass.pipeline(gpu)).collect::<Result<Vec<_>>>()?;
     // Rows that share a row of the importance.

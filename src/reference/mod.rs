@@ -12,12 +12,13 @@
 
 pub mod dequantize;
 pub mod matmul;
+mod method;
 pub mod quantize;
 mod search;
 
 pub use dequantize::dequantize;
 pub use matmul::matmul;
-pub use quantize::{quantize, quantize_weighted};
+pub use quantize::{quantize, quantize_by, quantize_weighted};
 
 use crate::PackedTensor;
 use crate::scheme::PlaneKind;
