@@ -38,6 +38,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/matmul.wgsl", include_str!("../../shaders/kernel/matmul.wgsl")),
     ("kernel/matvec.wgsl", include_str!("../../shaders/kernel/matvec.wgsl")),
     ("kernel/quantize_codes.wgsl", include_str!("../../shaders/kernel/quantize_codes.wgsl")),
+    ("kernel/quantize_range.wgsl", include_str!("../../shaders/kernel/quantize_range.wgsl")),
     ("kernel/quantize_scales.wgsl", include_str!("../../shaders/kernel/quantize_scales.wgsl")),
     ("kernel/quantize_search.wgsl", include_str!("../../shaders/kernel/quantize_search.wgsl")),
     ("kernel/sum_parts.wgsl", include_str!("../../shaders/kernel/sum_parts.wgsl")),
@@ -58,10 +59,12 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("lib/team.wgsl", include_str!("../../shaders/lib/team.wgsl")),
     ("lib/tiles.wgsl", include_str!("../../shaders/lib/tiles.wgsl")),
     ("lib/x_binding.wgsl", include_str!("../../shaders/lib/x_binding.wgsl")),
+    ("scheme/byte_scales.wgsl", include_str!("../../shaders/scheme/byte_scales.wgsl")),
     ("scheme/bytes.wgsl", include_str!("../../shaders/scheme/bytes.wgsl")),
     ("scheme/chunks.wgsl", include_str!("../../shaders/scheme/chunks.wgsl")),
     ("scheme/encode.wgsl", include_str!("../../shaders/scheme/encode.wgsl")),
     ("scheme/fields.wgsl", include_str!("../../shaders/scheme/fields.wgsl")),
+    ("scheme/scales.wgsl", include_str!("../../shaders/scheme/scales.wgsl")),
     ("scheme/weights.wgsl", include_str!("../../shaders/scheme/weights.wgsl")),
 ];
 

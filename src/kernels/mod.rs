@@ -31,6 +31,7 @@ pub mod matmul;
 pub mod matvec;
 pub mod product;
 pub mod quantize;
+pub mod quantize_range;
 pub mod sum_parts;
 pub mod weights;
 
@@ -396,7 +397,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "quantize_scales",
         operation: Operation::Quantize { reference: reference::quantize },
-        takes: quantize::has_scales_pass,
+        takes: quantize::scales_takes,
         runs: |_| true,
         shaders: quantize::scales_shaders,
     },
@@ -406,6 +407,13 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.encoder.weighs(),
         runs: |_| true,
         shaders: quantize::search_shaders,
+    },
+    Kernel {
+        name: "quantize_range",
+        operation: Operation::Quantize { reference: reference::quantize },
+        takes: quantize_range::takes,
+        runs: |_| true,
+        shaders: quantize_range::shaders,
     },
     Kernel {
         name: "quantize_codes",

@@ -3,6 +3,7 @@
 //! ```text
 //! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros         --quantize_codes--> codes, status
 //!             --quantize_search (rows, groups, supers)-----------> scales, found [groups] --quantize_codes--> codes, status
+//!             --quantize_range (methods besides the scheme's own)-> scales, zeros         --quantize_codes--> codes, status
 //! importance [matrices, k] --^
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! tables are the CPU engine's. Permuted schemes keep the columns where they are.
 
 use super::context::{self, WeightParams};
+use super::quantize_range;
 use super::weights::{DeviceWeights, Part};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
@@ -270,7 +272,7 @@ pub fn on_gpu(scheme: &Scheme) -> bool {
 
 /// Whether the device quantizes by this form: the others are the CPU engine's.
 pub fn form_on_gpu(form: &Form) -> bool {
-    on_gpu(&form.scheme) && form.range == Range::Own && form.scheme.encoder != Encoder::Ternary
+    on_gpu(&form.scheme) && (form.range == Range::Own || quantize_range::finds(form))
 }
 
 /// Whether there is a pass over scales.
@@ -288,11 +290,12 @@ fn modes(scheme: &Scheme) -> &'static [Mode] {
 }
 
 /// The factor from a group's extreme to its scale.
-fn inverse_steps(scheme: &Scheme, table: Option<&Sorted>) -> f32 {
+pub(super) fn inverse_steps(scheme: &Scheme, table: Option<&Sorted>) -> f32 {
     let levels = (1u32 << scheme.bits.min(8)) as f32;
     match scheme.encoder {
         Encoder::Absmax => 1.0 / (levels / 2.0 - 1.0),
         Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero => 1.0 / (levels - 1.0),
+        Encoder::Ternary => 1.0,
         Encoder::GgmlExtreme => -2.0 / levels,
         Encoder::Nearest => table.map_or(0.0, |t| 1.0 / t.max),
         _ => 0.0,
@@ -393,7 +396,8 @@ impl Encoding {
             t_rows: weights.rows as u32,
         };
         let found = search(gpu, &mut target, scheme, weights, inputs, importance)?;
-        if has_scales_pass(scheme) && found.is_empty() {
+        quantize_range::record(gpu, &mut target, form, weights, inputs, sorted.as_ref())?;
+        if form.range == Range::Own && has_scales_pass(scheme) && found.is_empty() {
             let stats = match scheme.group {
                 Group::Tensor => Some(gpu.alloc(weights.rows as u64 * 16, "statistics of rows")?),
                 _ => None,
@@ -507,12 +511,31 @@ fn search(
     Ok(all)
 }
 
+/// A scheme with each encoder that a method without a pass of its own, or the scheme itself, goes by.
+fn encoders(scheme: &Scheme) -> Vec<Scheme> {
+    let mut all = vec![*scheme];
+    for form in quantize_range::forms(scheme).filter(form_on_gpu) {
+        if !all.contains(&form.scheme) {
+            all.push(form.scheme);
+        }
+    }
+    all
+}
+
+/// Whether a scheme has a first pass of its own, or by a method.
+pub fn scales_takes(scheme: &Scheme) -> bool {
+    encoders(scheme).iter().any(has_scales_pass)
+}
+
 /// The first pass in every mode of a scheme.
 pub fn scales_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
-    if !has_scales_pass(scheme) {
-        return Ok(Vec::new());
+    let mut all = Vec::new();
+    for scheme in encoders(scheme).into_iter().filter(has_scales_pass) {
+        for &mode in modes(&scheme) {
+            all.push(Scales { scheme, mode }.shader()?);
+        }
     }
-    modes(scheme).iter().map(|&mode| Scales { scheme: *scheme, mode }.shader()).collect()
+    Ok(all)
 }
 
 /// All passes of a search, without importance and with it.
@@ -526,13 +549,21 @@ pub fn codes_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
     if !on_gpu(scheme) {
         return Ok(Vec::new());
     }
-    let distinct: Vec<f32> = (0..1u32 << scheme.bits.min(8)).map(|i| i as f32).collect();
-    let table = scheme.has_table().then(|| Sorted::new(scheme.codebook().unwrap_or(&distinct)));
+    let table = any_table(scheme);
     let plain = codes_spec(scheme, table.as_ref(), false);
     let weighted = codes_spec(scheme, table.as_ref(), true);
     let mut all = vec![plain.shader()?];
     if weighted.method != plain.method {
         all.push(weighted.shader()?);
     }
+    for other in encoders(scheme).iter().skip(1) {
+        all.push(codes_spec(other, table.as_ref(), false).shader()?);
+    }
     Ok(all)
+}
+
+/// A table for the shaders of a scheme that has one; of a learned one all entries are distinct.
+pub(super) fn any_table(scheme: &Scheme) -> Option<Sorted> {
+    let distinct: Vec<f32> = (0..1u32 << scheme.bits.min(8)).map(|i| i as f32).collect();
+    scheme.has_table().then(|| Sorted::new(scheme.codebook().unwrap_or(&distinct)))
 }

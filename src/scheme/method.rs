@@ -188,7 +188,7 @@ impl Method {
     }
 
     /// The methods that a scheme takes besides its own.
-    pub fn of(scheme: &Scheme) -> impl Iterator<Item = Self> {
+    pub fn of(scheme: &Scheme) -> impl Iterator<Item = Self> + use<> {
         let scheme = *scheme;
         Self::ALL.into_iter().skip(1).filter(move |method| method.form(&scheme).is_ok())
     }

@@ -66,18 +66,19 @@ async fn encoded(
 ) -> Result<()> {
     let mut off = OffByOne::default();
     let weighted = how == How::Weighted;
-    let (subject, range, encoder) = match how {
-        How::Weighted => (format!("{scheme} with importance"), Range::Own, scheme.encoder),
-        How::By(Method::Own) => {
-            let form = Method::Own.form(scheme)?;
-            (scheme.to_string(), form.range, form.scheme.encoder)
-        }
-        How::By(method) => {
-            let form = method.form(scheme)?;
-            (format!("{scheme} by {method}"), form.range, form.scheme.encoder)
-        }
+    let (subject, method) = match how {
+        How::Weighted => (format!("{scheme} with importance"), Method::Own),
+        How::By(Method::Own) => (scheme.to_string(), Method::Own),
+        How::By(method) => (format!("{scheme} by {method}"), method),
     };
+    let form = method.form(scheme)?;
+    let (range, encoder) = (form.range, form.scheme.encoder);
     let searches = weighted || encoder.searches() || matches!(range, Range::Search | Range::HalfQuadratic);
+    // What the device leaves to the CPU engine is compared as there.
+    #[cfg(feature = "gpu")]
+    let on_device = !engine.is_cpu() && crate::kernels::quantize::form_on_gpu(&form);
+    #[cfg(not(feature = "gpu"))]
+    let on_device = false;
     let divides = divides(&Scheme { encoder, ..*scheme }) && !weighted;
     let mut noise = Noise::default();
     let sizes: &[[usize; 2]] = match how {
@@ -110,7 +111,7 @@ async fn encoded(
                     (got, want)
                 }
             };
-            if searches && !engine.is_cpu() {
+            if searches && on_device {
                 let importance = importance.unwrap_or_else(|| vec![1.0; matrices * k]);
                 noise.add(kernel, &case, (&x, &importance), (&got, &want), report);
             } else {
@@ -124,7 +125,7 @@ async fn encoded(
     if off.codes * 200 > off.all_codes || off.scales * 200 > off.all_scales {
         report.fail(format!("{kernel} {subject}: more than 1 of 200 off by one: {off:?}"));
     }
-    if searches && !engine.is_cpu() {
+    if searches && on_device {
         noise.judge(kernel, &subject, report);
     }
     Ok(())
@@ -175,7 +176,10 @@ impl Noise {
             };
             let signal = squares(None);
             let [got, want, worse] = [&w_got, &w_want, &w_worse].map(|w| squares(Some(&w[range.clone()])));
-            if signal > 0.0 {
+            if signal > 0.0 && w_want[range.clone()].iter().all(|&w| w == 0.0) {
+                // Scales that are 0: all of it is noise, and would drown the others.
+                wrong += usize::from(w_got[range].iter().any(|&w| w != 0.0));
+            } else if signal > 0.0 {
                 let whole = signal.max(want);
                 self.got += got / whole;
                 self.want += want / whole;
