@@ -3,7 +3,7 @@
 //! ```text
 //! Engine::{auto, open, cpu, from_wgpu}
 //!   upload(Tensor) -> Array            upload_packed(PackedTensor) -> PackedArray            quantize_activations(Array) -> Int8Array
-//!   quantize[_weighted](Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
+//!   quantize[_weighted, _by](Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
 //!   matmul_int8(Int8Array, PackedArray) -> Array            matmul_to_int8(Int8Array, PackedArray) -> Int8Array
 //!   embed(PackedArrays, ids) -> Array            layer_norm, attention, mean_pool, normalize: Arrays -> Array
 //!   Array::read / PackedArray::read            one submit, one wait
@@ -24,6 +24,7 @@ pub use array::{Array, Int8Array, Int8Tensor, PackedArray};
 pub use plan::{Explanation, Origin, Plan};
 
 use crate::product::{Accumulate, Activation, Function, Int8Group, Product};
+use crate::scheme::Method;
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
 use array::{ArrayData, PackedData};
 use std::borrow::Cow;
@@ -432,7 +433,22 @@ impl Engine {
     /// # Errors
     /// As [`Engine::quantize`].
     pub async fn quantize_named(&self, tensor: &Tensor, name: &str, scheme: &Scheme) -> Result<PackedArray> {
-        self.encode_weights(tensor, name, scheme, None).await
+        self.quantize_by(tensor, name, scheme, Method::Own).await
+    }
+
+    /// As [`Engine::quantize_named`], scales and zeros found by a method instead of the scheme's own rule: `Method::Mse` searches for those of least
+    /// squared error, see [`crate::scheme::method`]. The format is the same.
+    ///
+    /// # Errors
+    /// As [`Engine::quantize`]; [`Error::Unsupported`] where the method makes no sense for the scheme, with the reason.
+    pub async fn quantize_by(
+        &self,
+        tensor: &Tensor,
+        name: &str,
+        scheme: &Scheme,
+        method: Method,
+    ) -> Result<PackedArray> {
+        self.encode_weights(tensor, name, scheme, method, None).await
     }
 
     /// As [`Engine::quantize_named`], errors of a column weighing as much as its `importance`: GGUF's importance matrix, the mean square of the
@@ -450,7 +466,7 @@ impl Engine {
     ) -> Result<PackedArray> {
         cpu::check_importance(tensor, name, importance)?;
         let importance = Some(importance).filter(|_| scheme.encoder.weighs());
-        self.encode_weights(tensor, name, scheme, importance).await
+        self.encode_weights(tensor, name, scheme, Method::Own, importance).await
     }
 
     async fn encode_weights(
@@ -458,24 +474,27 @@ impl Engine {
         tensor: &Tensor,
         name: &str,
         scheme: &Scheme,
+        method: Method,
         importance: Option<&[f32]>,
     ) -> Result<PackedArray> {
         scheme.check_shape(tensor.shape())?;
+        let form = method.form(scheme)?;
         let on_cpu = || match importance {
             Some(importance) => cpu::quantize_weighted(tensor, name, scheme, importance),
-            None => cpu::quantize(tensor, name, scheme, None),
+            None => cpu::quantize_by(tensor, name, scheme, method, None),
         };
         match &self.backend {
             Backend::Cpu => Ok(PackedArray { data: PackedData::Host(Arc::new(on_cpu()?)) }),
             #[cfg(feature = "gpu")]
-            Backend::Gpu(_) if !kernels::quantize::on_gpu(scheme) => self.upload_packed(&on_cpu()?),
+            Backend::Gpu(_) if !kernels::quantize::form_on_gpu(&form) => self.upload_packed(&on_cpu()?),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let table = match scheme.value {
                     crate::scheme::Value::Learned => Some(cpu::learn_codebook(tensor, name, scheme)?),
                     _ => None,
                 };
-                let encoding = kernels::quantize::Encoding::new(gpu, tensor, scheme, table.as_deref())?;
+                let encoding =
+                    kernels::quantize::Encoding::new(gpu, tensor, scheme, &form, table.as_deref())?;
                 encoding.record(gpu, importance)?;
                 encoding.check(gpu, tensor, name).await?;
                 Ok(PackedArray { data: PackedData::Device(gpu.clone(), Arc::new(encoding.weights)) })

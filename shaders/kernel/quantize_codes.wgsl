@@ -146,6 +146,8 @@ fn code_of(v: f32, g: Group, block: vec2<f32>) -> u32 {
     let negative = v < 0.0;
     //% if enc == "minmax"
     let q = steps(abs(v), g.scale, {{ levels + 1 }}.0);
+    //% elif enc == "ternary"
+    let q = steps(abs(v), g.scale, 1.0);
     //% else
     let q = steps(abs(v), g.scale, select({{ half_levels - 1 }}.0, {{ half_levels }}.0, negative));
     //% endif

@@ -15,6 +15,7 @@ use crate::gpu::{Buffer, Gpu, Target};
 use crate::kernels::{self, DeviceWeights, quantize::Encoding};
 use crate::product::{Accumulate, Activation, Product};
 use crate::reference::{self, matmul};
+use crate::scheme::Method;
 use crate::scheme::{Encoder, Group, Layout, Value};
 use crate::selftest::allowance;
 use crate::selftest::data::{self, Random};
@@ -577,7 +578,7 @@ fn encode(engine: &Engine, case: &Case, copies: usize) -> Result<(Operands, Trut
                 Value::Learned => Some(cpu::learn_codebook(&dense, "weight", scheme)?),
                 _ => None,
             };
-            let copy = || Encoding::new(gpu, &dense, scheme, table.as_deref());
+            let copy = || Encoding::new(gpu, &dense, scheme, &Method::Own.form(scheme)?, table.as_deref());
             Operands::DeviceEncode((0..copies).map(|_| copy()).collect::<Result<_>>()?)
         }
     };

@@ -9,6 +9,7 @@ use super::Compiled;
 use super::scheme_file::{SchemeFile, Wanted};
 use crate::file::imatrix::Imatrix;
 use crate::file::{Content, Entry, Model, Value};
+use crate::scheme::Method;
 use crate::scheme::mix::{Choice, Given, Mix, Stated, Weight};
 use crate::scheme::names::Named;
 use crate::{DType, Error, Result, Scheme};
@@ -17,14 +18,14 @@ use std::path::{Path, PathBuf};
 
 /// Who chooses schemes.
 pub enum Chooser {
-    One(Choice),
+    One(Choice, Method),
     File(PathBuf, SchemeFile),
 }
 
 impl std::fmt::Display for Chooser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::One(choice) => choice.fmt(f),
+            Self::One(choice, _) => choice.fmt(f),
             Self::File(path, _) => path.display().fmt(f),
         }
     }
@@ -34,11 +35,11 @@ impl Chooser {
     /// The mix that most tensors go by, if one does.
     pub fn mix(&self) -> Option<&'static Mix> {
         let most = match self {
-            Self::One(choice) => Wanted::To(*choice),
+            Self::One(choice, method) => Wanted::To(*choice, *method),
             Self::File(_, file) => file.default,
         };
         match most {
-            Wanted::To(Choice::Mix(mix)) => Some(mix),
+            Wanted::To(Choice::Mix(mix), _) => Some(mix),
             _ => None,
         }
     }
@@ -51,6 +52,7 @@ pub struct Chosen<'a> {
     /// The type its weights have.
     pub source: DType,
     pub scheme: Scheme,
+    pub method: Method,
     /// What it would have, were it like the others, and why it is not.
     pub instead_of: Option<(Scheme, Instead)>,
 }
@@ -116,8 +118,8 @@ impl<'a> Assignment<'a> {
         let mut mixes = HashMap::new();
         for entry in model.entries() {
             let mix = match wanted(chooser, &entry.name) {
-                Wanted::To(Choice::Mix(mix)) => Some(mix),
-                Wanted::To(Choice::Scheme(scheme)) => guard(chooser, &scheme).filter(|_| weighted),
+                Wanted::To(Choice::Mix(mix), _) => Some(mix),
+                Wanted::To(Choice::Scheme(scheme), _) => guard(chooser, &scheme).filter(|_| weighted),
                 Wanted::Copy => None,
             };
             if let Some(mix) = mix {
@@ -139,7 +141,7 @@ impl<'a> Assignment<'a> {
             Content::Dense(_) => entry.float(),
         };
         let wanted = wanted(self.chooser, &entry.name);
-        let Wanted::To(choice) = wanted else { return not(NotSelected::File) };
+        let Wanted::To(choice, method) = wanted else { return not(NotSelected::File) };
         let Some(source) = source else { return not(NotSelected::Type) };
         if entry.shape.len() < 2 {
             return not(NotSelected::Rank);
@@ -162,20 +164,20 @@ impl<'a> Assignment<'a> {
             }
         };
         scheme.check_shape(&entry.shape).map_err(Reason::Unfit)?;
-        Ok(Chosen { entry, source, scheme, instead_of })
+        Ok(Chosen { entry, source, scheme, method, instead_of })
     }
 }
 
 fn wanted(chooser: &Chooser, name: &str) -> Wanted {
     match chooser {
-        Chooser::One(choice) => Wanted::To(*choice),
+        Chooser::One(choice, method) => Wanted::To(*choice, *method),
         Chooser::File(_, file) => file.wanted(name),
     }
 }
 
 /// The mix whose first layers go for this scheme too, where it is asked for as such: with importance, Q4_0 and Q5_0.
 fn guard(chooser: &Chooser, scheme: &Scheme) -> Option<&'static Mix> {
-    let Chooser::One(_) = chooser else { return None };
+    let Chooser::One(..) = chooser else { return None };
     Mix::of(&format!("{scheme}_mix")).filter(|mix| mix.guard().is_some())
 }
 

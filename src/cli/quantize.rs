@@ -17,6 +17,7 @@ use super::{Filter, open_engine, open_for, output_format};
 use crate::engine::Engine;
 use crate::file::hf;
 use crate::file::{Content, Entry, Format, Item, Model, Plan, Writer};
+use crate::scheme::Method;
 use crate::scheme::mix::Choice;
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
 use serde_json::{Value, json};
@@ -43,13 +44,16 @@ lowbit quantize model/ -o small.safetensors --scheme nf4-g64 --include 'layers\\
 lowbit quantize llama-folder/ -o llama-q8_0.gguf --scheme q8_0\n  \
 lowbit quantize model-f16.gguf -o model-q4_k_m.gguf --scheme q4_k_m --imatrix imatrix.gguf\n  \
 lowbit quantize model.safetensors -o m.safetensors --scheme int4-g32 --device cpu --json\n  \
+lowbit quantize model.safetensors -o m.safetensors --scheme int4-g128 --method mse\n  \
+lowbit quantize model.safetensors -o m.safetensors --scheme int4-g64-fzero --method hqq\n  \
 lowbit quantize huge/ -o huge-q5_k_m.safetensors --scheme q5_k_m --shard-size 4GB --resume\n  \
 lowbit quantize model.gguf -o mine.gguf --scheme-file mix.toml\n\n\
 A file for --scheme-file:\n  \
 default = \"q4_k_m\"            # a scheme, a mix or \"copy\"\n  \
 [tensors]                     # regular expressions; the first that matches decides\n  \
 'attn_v|ffn_down' = \"q6_k\"\n  \
-'^output\\.' = \"copy\"")]
+'^output\\.' = \"copy\"\n  \
+'ffn_up' = \"int4-g32:mse\"     # with a method, as --method")]
 pub struct Args {
     /// A safetensors, GGUF or ONNX file, an index of shards (model.safetensors.index.json), or a folder with one of them
     #[arg(value_name = "IN")]
@@ -60,6 +64,10 @@ pub struct Args {
     /// The weight format, as in q4_0, q4_k, int4-g32, int8-row, nf4-g64, mxfp4, or a mix, as in q4_k_m
     #[arg(short, long, required_unless_present = "scheme_file", conflicts_with = "scheme_file")]
     scheme: Option<String>,
+    /// How scales and zeros are found: default (the scheme's own rule), absmax, minmax, mse (the least squared error), percentile or percentile:99.99,
+    /// hqq (the zero, by half-quadratic optimization), kmeans (the table of codebookN). `lowbit schemes` says which a scheme takes
+    #[arg(long, value_name = "METHOD", default_value = "default", conflicts_with_all = ["scheme_file", "imatrix"])]
+    method: String,
     /// A TOML file that says which tensors get which scheme, see below
     #[arg(long, value_name = "FILE")]
     scheme_file: Option<PathBuf>,
@@ -122,7 +130,7 @@ struct Job<'a> {
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let chooser = match (&args.scheme, &args.scheme_file) {
-        (Some(name), _) => Chooser::One(name.parse::<Choice>()?),
+        (Some(name), _) => Chooser::One(name.parse::<Choice>()?, args.method.parse()?),
         (None, Some(path)) => Chooser::File(path.clone(), SchemeFile::open(path)?),
         (None, None) => return Err(Error::Usage("--scheme or --scheme-file is missing".into())),
     };
@@ -177,7 +185,10 @@ fn sort<'a>(args: &Args, model: &'a Model, assignment: &Assignment) -> Result<So
     let mut telling = None;
     for (i, entry) in model.entries().iter().enumerate() {
         match assignment.choose(i, entry) {
-            Ok(chosen) => sorted.chosen.push(chosen),
+            Ok(chosen) => {
+                chosen.method.form(&chosen.scheme).map_err(|e| e.in_tensor(&entry.name))?;
+                sorted.chosen.push(chosen);
+            }
             Err(Reason::NotSelected(why)) => {
                 telling = telling.max(Some((why, entry.name.as_str())));
                 sorted.copied.push((entry, why.to_string()));
@@ -243,6 +254,7 @@ impl Job<'_> {
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let mut all = vec![
             ("--scheme", text(&args.scheme)),
+            ("--method", args.method.clone()),
             ("--include", text(&args.filter.include)),
             ("--exclude", text(&args.filter.exclude)),
             ("--nonfinite", format!("{:?}", args.nonfinite)),
@@ -260,14 +272,13 @@ impl Job<'_> {
 
     /// Writes all that is not done.
     fn write(&self, files: &Files, chosen: &[Chosen], partial: &mut Partial) -> Result<Written> {
-        let schemes: HashMap<&str, Scheme> =
-            chosen.iter().map(|c| (c.entry.name.as_str(), c.scheme)).collect();
+        let ways: HashMap<&str, &Chosen> = chosen.iter().map(|c| (c.entry.name.as_str(), c)).collect();
         let bytes = |item: &Item| self.model.entry(item.name()).map_or(0, |e| e.bytes);
         let mut put = |item: &Item, writer: &mut Writer<File>| {
             let entry = self.model.entry(item.name()).ok_or_else(|| missing(item))?;
             let mut zeroed = 0;
-            match schemes.get(item.name()) {
-                Some(scheme) => writer.packed(&self.quantize(entry, scheme, &mut zeroed)?)?,
+            match ways.get(item.name()) {
+                Some(chosen) => writer.packed(&self.quantize(chosen, &mut zeroed)?)?,
                 None => copy(writer, self.model, entry)?,
             }
             self.model.release(entry);
@@ -277,7 +288,8 @@ impl Job<'_> {
     }
 
     /// Quantizes a tensor, by importance where there is one.
-    fn quantize(&self, entry: &Entry, scheme: &Scheme, zeroed: &mut usize) -> Result<PackedTensor> {
+    fn quantize(&self, chosen: &Chosen, zeroed: &mut usize) -> Result<PackedTensor> {
+        let Chosen { entry, scheme, method, .. } = chosen;
         let mut tensor = self.model.tensor(entry)?;
         if self.args.nonfinite == NonFinite::Zero {
             let (finite, n) = zero_nonfinite(tensor)?;
@@ -286,9 +298,9 @@ impl Job<'_> {
         }
         let importance = self.weights.as_ref().map_or(Ok(None), |w| w.of(entry))?;
         let packed = pollster::block_on(async {
-            match importance {
+            match importance.filter(|_| *method == Method::Own) {
                 Some(values) => self.engine.quantize_weighted(&tensor, &entry.name, scheme, values).await?,
-                None => self.engine.quantize_named(&tensor, &entry.name, scheme).await?,
+                None => self.engine.quantize_by(&tensor, &entry.name, scheme, *method).await?,
             }
             .into_packed()
             .await
@@ -299,7 +311,7 @@ impl Job<'_> {
     /// Quantizes all, throwing the results away, and parts those that cannot be from those that can.
     fn try_all<'m>(&self, sorted: &mut Sorted<'m>) -> Result<()> {
         for chosen in std::mem::take(&mut sorted.chosen) {
-            match self.quantize(chosen.entry, &chosen.scheme, &mut 0) {
+            match self.quantize(&chosen, &mut 0) {
                 Ok(_) => sorted.chosen.push(chosen),
                 Err(error @ Error::NotRepresentable { .. }) => {
                     sorted.unfit.push(error.to_string());
@@ -381,7 +393,7 @@ impl Job<'_> {
         for c in chosen {
             match weights.of(c.entry)? {
                 None => met.missing.push(&c.entry.name),
-                Some(_) if c.scheme.encoder.weighs() => met.weighted += 1,
+                Some(_) if c.scheme.encoder.weighs() && c.method == Method::Own => met.weighted += 1,
                 Some(_) => met.ignored += 1,
             }
         }
@@ -410,6 +422,9 @@ impl Job<'_> {
                     "name": c.entry.name, "shape": c.entry.shape, "scheme": c.scheme.to_string(), "bits_per_weight": bits(c)?,
                     "bytes_before": c.entry.bytes, "bytes": size(c)?,
                 });
+                if c.method != Method::Own {
+                    one["method"] = c.method.to_string().into();
+                }
                 if let Some((scheme, _)) = c.instead_of {
                     one["instead_of"] = scheme.to_string().into();
                 }
@@ -439,13 +454,17 @@ impl Job<'_> {
             ("before", Align::Right),
             ("after", Align::Right),
         ]);
-        let mut schemes: Vec<Scheme> = Vec::new();
-        all.iter().for_each(|c| schemes.extend(Some(c.scheme).filter(|s| !schemes.contains(s))));
-        for scheme in &schemes {
-            let of: Vec<&Chosen> = all.iter().copied().filter(|c| c.scheme == *scheme).collect();
+        let mut schemes: Vec<(Scheme, Method)> = Vec::new();
+        all.iter()
+            .map(|c| (c.scheme, c.method))
+            .for_each(|way| schemes.extend(Some(way).filter(|w| !schemes.contains(w))));
+        for (scheme, method) in &schemes {
+            let of: Vec<&Chosen> =
+                all.iter().copied().filter(|c| (c.scheme, c.method) == (*scheme, *method)).collect();
             let after = of.iter().map(|c| size(c)).sum::<Result<u64>>()?;
+            let by = if *method == Method::Own { String::new() } else { format!(" by {method}") };
             table.row(vec![
-                format!("quantized to {scheme}, {:.3} bits per weight", mean(&of)?),
+                format!("quantized to {scheme}{by}, {:.3} bits per weight", mean(&of)?),
                 of.len().to_string(),
                 print::bytes(of.iter().map(|c| c.entry.bytes).sum()),
                 print::bytes(after),

@@ -4,11 +4,13 @@
 //! default = "q4_k_m"                 # a scheme, a mix or "copy"; "copy" if nothing is said
 //! [tensors]                          # regular expressions, found anywhere in the name; the first that matches decides
 //! 'attn_v|ffn_down' = "q6_k"
+//! 'ffn_up' = "int4-g32:mse"          # with a method, as --method
 //! '^output\.' = "copy"
 //! ```
 //!
 //! What is wrong in it is told with the file and the line.
 
+use crate::scheme::Method;
 use crate::scheme::mix::Choice;
 use crate::{Error, Result};
 use regex::Regex;
@@ -20,7 +22,7 @@ use toml::Spanned;
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted {
     Copy,
-    To(Choice),
+    To(Choice, Method),
 }
 
 /// Rules by name.
@@ -60,7 +62,7 @@ impl SchemeFile {
             .map_err(|e| bad(e.span().map_or(0, |s| s.start), e.message().to_string()))?;
         let wanted = |value: &Spanned<String>| match value.get_ref().trim() {
             copy if copy.eq_ignore_ascii_case("copy") => Ok(Wanted::Copy),
-            name => name.parse().map(Wanted::To).map_err(|e: Error| bad(value.span().start, e.to_string())),
+            words => to(words).map_err(|e| bad(value.span().start, e.to_string())),
         };
         let default = parsed.default.as_ref().map_or(Ok(Wanted::Copy), wanted)?;
         let mut lines: Vec<_> = parsed.tensors.iter().collect();
@@ -80,6 +82,12 @@ impl SchemeFile {
     }
 }
 
+/// Parses `SCHEME` or `SCHEME:METHOD`; a scheme that does not take the method is found where it meets a tensor, as a mix has several.
+fn to(words: &str) -> Result<Wanted> {
+    let (name, method) = words.split_once(':').unwrap_or((words, "default"));
+    Ok(Wanted::To(name.parse()?, method.parse()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,16 +99,17 @@ mod tests {
     #[test]
     fn the_first_that_matches_decides() {
         let file = parse(
-            "default = \"q4_k_m\"\n[tensors]\n'z\\.attn' = \"copy\"\n\"attn\" = \"Q6_K\"\n'a' = \"nf4-g64\"\n",
+            "default = \"q4_k_m\"\n[tensors]\n'z\\.attn' = \"copy\"\n\"attn\" = \"Q6_K\"\n'a' = \"nf4-g64:percentile:99\"\n",
         );
         let file = file.unwrap();
         let shown = |name: &str| match file.wanted(name) {
             Wanted::Copy => "copy".to_string(),
-            Wanted::To(choice) => choice.to_string(),
+            Wanted::To(choice, Method::Own) => choice.to_string(),
+            Wanted::To(choice, method) => format!("{choice} by {method}"),
         };
         assert_eq!(
             ["z.attn", "x.attn", "a.w", "b"].map(shown),
-            ["copy", "q6_k", "nf4-g64", "q4_k_m"].map(String::from)
+            ["copy", "q6_k", "nf4-g64 by percentile:99", "q4_k_m"].map(String::from)
         );
         assert!(matches!(parse("").unwrap().wanted("x"), Wanted::Copy));
     }
@@ -116,6 +125,7 @@ mod tests {
             ("[tensors]\n'a' = \"q4_k\"\n'a' = \"q5_k\"\n", 3, "duplicate"),
             ("default = \"q4_k\"\ntensor = {}\n", 2, "tensor"),
             ("[tensors]\na = ['x']\n", 2, "string"),
+            ("default = \"int4-g32:msee\"\n", 1, "no method 'msee'"),
         ] {
             let message = parse(text).unwrap_err().to_string();
             let start = format!("mix.toml: line {line}: ");

@@ -3,7 +3,7 @@
 use super::print::{self, Align, Table};
 use crate::scheme::mix::MIXES;
 use crate::scheme::preset::FAMILY_SAMPLES;
-use crate::scheme::{Group, PRESETS};
+use crate::scheme::{Group, Method, PRESETS};
 use crate::{Result, Scheme};
 use serde_json::json;
 
@@ -19,6 +19,11 @@ pub struct Args {
 /// The matrix for which bits per weight are counted.
 const LARGE: usize = 4096;
 
+/// What `quantize --method` takes for a scheme besides its own rule.
+fn methods(scheme: &Scheme) -> Vec<String> {
+    Method::of(scheme).map(|method| method.to_string()).collect()
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let samples = FAMILY_SAMPLES.iter().map(|name| name.parse::<Scheme>()).collect::<Result<Vec<_>>>()?;
@@ -28,7 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
             .iter()
             .map(|s| {
                 json!({"scheme": s.to_string(), "bits": s.bits, "bits_per_weight": s.bits_per_weight(LARGE, LARGE),
-                       "group": s.group.to_string(), "k_multiple_of": s.ggml.map_or(1, |g| g.block())})
+                       "group": s.group.to_string(), "methods": methods(s), "k_multiple_of": s.ggml.map_or(1, |g| g.block())})
             })
             .collect();
         all.extend(
@@ -43,6 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("bits/weight", Align::Right),
         ("one scale per", Align::Left),
         ("K a multiple of", Align::Right),
+        ("methods", Align::Left),
     ]);
     for s in &schemes {
         let group = match s.group {
@@ -52,10 +58,16 @@ pub fn run(args: &Args) -> Result<()> {
             Group::Cols(n) => format!("{n} weights"),
         };
         let bits = format!("{:.3}", s.bits_per_weight(LARGE, LARGE));
-        table.row(vec![s.to_string(), bits, group, s.ggml.map_or(1, |g| g.block()).to_string()]);
+        table.row(vec![
+            s.to_string(),
+            bits,
+            group,
+            s.ggml.map_or(1, |g| g.block()).to_string(),
+            methods(s).join(" "),
+        ]);
     }
     let families = "\nThe families are open: int{1..8}-{tensor,row,gN}[-asym|-bias|-fzero], {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN},\n\
-codebook{1..6,8}-gN (a learned table), with any group size N that is a multiple of 4; then the type of the scales if it is not the usual one,\n\
+codebook{1..6,8}-{tensor,gN} (a learned table), with any group size N that is a multiple of 4; then the type of the scales if it is not the usual one,\n\
 -f32, -f16, -bf16 (-e8m0 for fp4, e4m3, e5m2), and -perm for columns in an order of their own. Bits per weight are those of a large matrix.\n";
     let mut mixes =
         Table::new(&[("mix", Align::Left), ("most weights", Align::Left), ("GGUF file type", Align::Right)]);

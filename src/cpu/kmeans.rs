@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The encoder gives a group the scale `amax / largest magnitude of the table`, so a free outermost centroid would stretch the
-//! whole table: one end is pinned to the magnitude 1, whichever side costs less. Deterministic: parts are added in the order of
+//! whole table: one end is pinned to the magnitude 1, whichever side costs less. One scale of a whole tensor is found for the table and not the other way
+//! round, so there nothing is pinned, and centroids are divided by their largest magnitude. Deterministic: parts are added in the order of
 //! rows, and ties keep the lower cut.
 
 use super::rows::DenseRows;
@@ -159,6 +160,14 @@ pub(super) fn codebook(x: &DenseRows, scheme: &Scheme) -> Vec<f32> {
     let mut histogram = Histogram::default();
     parts.iter().for_each(|p| histogram.join(p));
     let n = 1 << scheme.bits;
+    if scheme.group == Group::Tensor {
+        let (centroids, _) = histogram.centroids(n, None);
+        let largest = centroids.iter().fold(0f64, |m, c| m.max(c.abs()));
+        return match largest > 0.0 {
+            true => centroids.into_iter().map(|c| (c / largest) as f32).collect(),
+            false => vec![1.0; n],
+        };
+    }
     let (up, up_cost) = histogram.centroids(n, Some(1.0));
     let (down, down_cost) = histogram.mirrored().centroids(n, Some(1.0));
     if up_cost <= down_cost {

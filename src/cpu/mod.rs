@@ -53,7 +53,7 @@ pub use attention::{attention, score_summation, weighted_summation};
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;
-pub use encode::{check_importance, learn_codebook, quantize, quantize_weighted};
+pub use encode::{check_importance, learn_codebook, quantize, quantize_by, quantize_weighted};
 pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_summation};
 pub use gram::{gram, gram_summation};
 pub use level::instructions;

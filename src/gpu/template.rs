@@ -44,6 +44,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/mean_pool.wgsl", include_str!("../../shaders/kernel/mean_pool.wgsl")),
     ("kernel/normalize.wgsl", include_str!("../../shaders/kernel/normalize.wgsl")),
     ("kernel/quantize_codes.wgsl", include_str!("../../shaders/kernel/quantize_codes.wgsl")),
+    ("kernel/quantize_range.wgsl", include_str!("../../shaders/kernel/quantize_range.wgsl")),
     ("kernel/quantize_scales.wgsl", include_str!("../../shaders/kernel/quantize_scales.wgsl")),
     ("kernel/quantize_search.wgsl", include_str!("../../shaders/kernel/quantize_search.wgsl")),
     ("kernel/sum_parts.wgsl", include_str!("../../shaders/kernel/sum_parts.wgsl")),
@@ -66,10 +67,12 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("lib/tiles.wgsl", include_str!("../../shaders/lib/tiles.wgsl")),
     ("lib/total.wgsl", include_str!("../../shaders/lib/total.wgsl")),
     ("lib/x_binding.wgsl", include_str!("../../shaders/lib/x_binding.wgsl")),
+    ("scheme/byte_scales.wgsl", include_str!("../../shaders/scheme/byte_scales.wgsl")),
     ("scheme/bytes.wgsl", include_str!("../../shaders/scheme/bytes.wgsl")),
     ("scheme/chunks.wgsl", include_str!("../../shaders/scheme/chunks.wgsl")),
     ("scheme/encode.wgsl", include_str!("../../shaders/scheme/encode.wgsl")),
     ("scheme/fields.wgsl", include_str!("../../shaders/scheme/fields.wgsl")),
+    ("scheme/scales.wgsl", include_str!("../../shaders/scheme/scales.wgsl")),
     ("scheme/weights.wgsl", include_str!("../../shaders/scheme/weights.wgsl")),
 ];
 

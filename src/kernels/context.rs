@@ -125,6 +125,7 @@ fn encoder_name(encoder: Encoder) -> &'static str {
     match encoder {
         Encoder::Round => "round",
         Encoder::Absmax => "absmax",
+        Encoder::Ternary => "ternary",
         Encoder::MinMax => "minmax",
         Encoder::MinMaxBias => "minmax_bias",
         Encoder::MinMaxZero => "minmax_zero",

@@ -37,6 +37,7 @@ pub mod mean_pool;
 pub mod normalize;
 pub mod product;
 pub mod quantize;
+pub mod quantize_range;
 pub mod sum_parts;
 pub mod teams;
 pub mod weights;
@@ -421,7 +422,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "quantize_scales",
         operation: Operation::Quantize { reference: reference::quantize },
-        takes: quantize::has_scales_pass,
+        takes: quantize::scales_takes,
         runs: |_| true,
         shaders: quantize::scales_shaders,
     },
@@ -431,6 +432,13 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.encoder.weighs(),
         runs: |_| true,
         shaders: quantize::search_shaders,
+    },
+    Kernel {
+        name: "quantize_range",
+        operation: Operation::Quantize { reference: reference::quantize },
+        takes: quantize_range::takes,
+        runs: |_| true,
+        shaders: quantize_range::shaders,
     },
     Kernel {
         name: "quantize_codes",

@@ -3,6 +3,7 @@
 //! ```text
 //! x [rows, k] --quantize_scales (thread | rows | stats + tensor)--> scales, zeros         --quantize_codes--> codes, status
 //!             --quantize_search (rows, groups, supers)-----------> scales, found [groups] --quantize_codes--> codes, status
+//!             --quantize_range (methods besides the scheme's own)-> scales, zeros         --quantize_codes--> codes, status
 //! importance [matrices, k] --^
 //! ```
 //!
@@ -10,10 +11,12 @@
 //! tables are the CPU engine's. Permuted schemes keep the columns where they are.
 
 use super::context::{self, WeightParams};
+use super::quantize_range;
 use super::weights::{DeviceWeights, Part};
 use super::{Scheme, Shader, Specialization, Tier};
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::scheme::codebook::Sorted;
+use crate::scheme::method::{Form, Range};
 use crate::scheme::search::{
     AffineTries, DESCENT_ROUNDS, POSITIVE_TRIES, SYMMETRIC_TRIES, TABLE_TRIES, TRY_STEP, ZERO_BELOW,
 };
@@ -267,6 +270,11 @@ pub fn on_gpu(scheme: &Scheme) -> bool {
     scheme.encoder != Encoder::GlobalScale
 }
 
+/// Whether the device quantizes by this form: the others are the CPU engine's.
+pub fn form_on_gpu(form: &Form) -> bool {
+    on_gpu(&form.scheme) && (form.range == Range::Own || quantize_range::finds(form))
+}
+
 /// Whether there is a pass over scales.
 pub fn has_scales_pass(scheme: &Scheme) -> bool {
     on_gpu(scheme) && !scheme.encoder.searches() && !scheme.is_float()
@@ -282,11 +290,12 @@ fn modes(scheme: &Scheme) -> &'static [Mode] {
 }
 
 /// The factor from a group's extreme to its scale.
-fn inverse_steps(scheme: &Scheme, table: Option<&Sorted>) -> f32 {
+pub(super) fn inverse_steps(scheme: &Scheme, table: Option<&Sorted>) -> f32 {
     let levels = (1u32 << scheme.bits.min(8)) as f32;
     match scheme.encoder {
         Encoder::Absmax => 1.0 / (levels / 2.0 - 1.0),
         Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero => 1.0 / (levels - 1.0),
+        Encoder::Ternary => 1.0,
         Encoder::GgmlExtreme => -2.0 / levels,
         Encoder::Nearest => table.map_or(0.0, |t| 1.0 / t.max),
         _ => 0.0,
@@ -303,6 +312,8 @@ fn codes_spec(scheme: &Scheme, table: Option<&Sorted>, weighted: bool) -> Codes 
 pub struct Encoding {
     /// What [`Encoding::record`] fills.
     pub weights: DeviceWeights,
+    /// With the encoder by whose rules it does.
+    form: Form,
     /// The rows of each part, f32.
     inputs: Vec<Buffer>,
     /// Of each part: the first index that could not be quantized.
@@ -314,9 +325,15 @@ impl Encoding {
     /// Brings `tensor` (converted to f32 on the host) to the device. `table` is the codebook of a learned scheme.
     ///
     /// # Errors
-    /// As [`DeviceWeights::zeroed`]; [`Error::Unsupported`] where [`on_gpu`] says so.
-    pub fn new(gpu: &Gpu, tensor: &Tensor, scheme: &Scheme, table: Option<&[f32]>) -> Result<Self> {
-        if !on_gpu(scheme) {
+    /// As [`DeviceWeights::zeroed`]; [`Error::Unsupported`] where [`form_on_gpu`] says so.
+    pub fn new(
+        gpu: &Gpu,
+        tensor: &Tensor,
+        scheme: &Scheme,
+        form: &Form,
+        table: Option<&[f32]>,
+    ) -> Result<Self> {
+        if !form_on_gpu(form) {
             return Err(Error::unsupported(
                 format!("quantizing to {scheme} on the GPU"),
                 "the CPU engine does",
@@ -346,7 +363,7 @@ impl Encoding {
             inputs.push(gpu.upload(bytemuck::cast_slice(rows), "weights to quantize")?);
             flags.push(gpu.upload(&u32::MAX.to_le_bytes(), "quantization status")?);
         }
-        Ok(Self { weights, inputs, flags, sorted })
+        Ok(Self { weights, form: *form, inputs, flags, sorted })
     }
 
     /// Records the quantization; [`Encoding::check`] waits for it. `importance` is that of [`crate::cpu::quantize_weighted`], checked, for
@@ -355,8 +372,8 @@ impl Encoding {
     /// # Errors
     /// Those of the device.
     pub fn record(&self, gpu: &Gpu, importance: Option<&[f32]>) -> Result<()> {
-        let Self { weights, inputs, flags, sorted } = self;
-        let (scheme, k) = (&weights.scheme, weights.k);
+        let Self { weights, form, inputs, flags, sorted } = self;
+        let (scheme, k) = (&form.scheme, weights.k);
         let mut target = Target::Recorder;
         let inv_steps = inverse_steps(scheme, sorted.as_ref().map(|(table, _)| table));
         let group = match scheme.group {
@@ -378,8 +395,9 @@ impl Encoding {
             t_first: part.rows.start as u32,
             t_rows: weights.rows as u32,
         };
-        let found = search(gpu, &mut target, weights, inputs, importance)?;
-        if has_scales_pass(scheme) && found.is_empty() {
+        let found = search(gpu, &mut target, scheme, weights, inputs, importance)?;
+        quantize_range::record(gpu, &mut target, form, weights, inputs, sorted.as_ref())?;
+        if form.range == Range::Own && has_scales_pass(scheme) && found.is_empty() {
             let stats = match scheme.group {
                 Group::Tensor => Some(gpu.alloc(weights.rows as u64 * 16, "statistics of rows")?),
                 _ => None,
@@ -444,11 +462,11 @@ impl Encoding {
 fn search(
     gpu: &Gpu,
     target: &mut Target<'_>,
+    scheme: &Scheme,
     weights: &DeviceWeights,
     inputs: &[Buffer],
     importance: Option<&[f32]>,
 ) -> Result<Vec<Buffer>> {
-    let scheme = &weights.scheme;
     let passes = Search::passes(scheme, importance.is_some());
     let pipelines = passes.iter().map(|pass| pass.pipeline(gpu)).collect::<Result<Vec<_>>>()?;
     // Rows that share a row of the importance.
@@ -493,12 +511,31 @@ fn search(
     Ok(all)
 }
 
+/// A scheme with each encoder that a method without a pass of its own, or the scheme itself, goes by.
+fn encoders(scheme: &Scheme) -> Vec<Scheme> {
+    let mut all = vec![*scheme];
+    for form in quantize_range::forms(scheme).filter(form_on_gpu) {
+        if !all.contains(&form.scheme) {
+            all.push(form.scheme);
+        }
+    }
+    all
+}
+
+/// Whether a scheme has a first pass of its own, or by a method.
+pub fn scales_takes(scheme: &Scheme) -> bool {
+    encoders(scheme).iter().any(has_scales_pass)
+}
+
 /// The first pass in every mode of a scheme.
 pub fn scales_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
-    if !has_scales_pass(scheme) {
-        return Ok(Vec::new());
+    let mut all = Vec::new();
+    for scheme in encoders(scheme).into_iter().filter(has_scales_pass) {
+        for &mode in modes(&scheme) {
+            all.push(Scales { scheme, mode }.shader()?);
+        }
     }
-    modes(scheme).iter().map(|&mode| Scales { scheme: *scheme, mode }.shader()).collect()
+    Ok(all)
 }
 
 /// All passes of a search, without importance and with it.
@@ -512,13 +549,21 @@ pub fn codes_shaders(scheme: &Scheme, _: Tier) -> Result<Vec<Shader>> {
     if !on_gpu(scheme) {
         return Ok(Vec::new());
     }
-    let distinct: Vec<f32> = (0..1u32 << scheme.bits.min(8)).map(|i| i as f32).collect();
-    let table = scheme.has_table().then(|| Sorted::new(scheme.codebook().unwrap_or(&distinct)));
+    let table = any_table(scheme);
     let plain = codes_spec(scheme, table.as_ref(), false);
     let weighted = codes_spec(scheme, table.as_ref(), true);
     let mut all = vec![plain.shader()?];
     if weighted.method != plain.method {
         all.push(weighted.shader()?);
     }
+    for other in encoders(scheme).iter().skip(1) {
+        all.push(codes_spec(other, table.as_ref(), false).shader()?);
+    }
     Ok(all)
+}
+
+/// A table for the shaders of a scheme that has one; of a learned one all entries are distinct.
+pub(super) fn any_table(scheme: &Scheme) -> Option<Sorted> {
+    let distinct: Vec<f32> = (0..1u32 << scheme.bits.min(8)).map(|i| i as f32).collect();
+    scheme.has_table().then(|| Sorted::new(scheme.codebook().unwrap_or(&distinct)))
 }

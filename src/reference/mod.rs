@@ -18,6 +18,7 @@ pub mod gram;
 pub mod layer_norm;
 pub mod matmul;
 pub mod mean_pool;
+mod method;
 pub mod normalize;
 pub mod quantize;
 mod search;
@@ -30,7 +31,7 @@ pub use layer_norm::layer_norm;
 pub use matmul::matmul;
 pub use mean_pool::mean_pool;
 pub use normalize::normalize;
-pub use quantize::{quantize, quantize_weighted};
+pub use quantize::{quantize, quantize_by, quantize_weighted};
 
 use crate::PackedTensor;
 use crate::scheme::PlaneKind;

@@ -9,7 +9,9 @@
 //! are in `search`.
 
 use super::dequantize::direct_scale;
+use super::method::{self, Found};
 use super::{search, store_code};
+use crate::scheme::method::{Form, Method};
 use crate::scheme::{Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero};
 use crate::{Error, PackedTensor, Result};
 use half::{bf16, f16};
@@ -19,7 +21,7 @@ const ENTRIES: std::ops::RangeInclusive<f32> =
     f32::from_bits((127 - 20) << 23)..=f32::from_bits((127 + 20) << 23);
 
 /// Below this, magnitudes count as zero: 2^-100.
-const TINY: f32 = f32::from_bits((127 - 100) << 23);
+pub(super) const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
 /// Encodes x `[rows, k]` by the scheme's own encoder. `codebook` is the table, `2^bits` entries, of a learned scheme.
 ///
@@ -33,7 +35,22 @@ pub fn quantize(
     scheme: Scheme,
     codebook: Option<&[f32]>,
 ) -> Result<PackedTensor> {
-    encode(x, rows, k, scheme, codebook, None)
+    encode(x, rows, k, &Method::Own.form(&scheme)?, scheme, codebook, None)
+}
+
+/// As [`quantize`], scales and zeros found by a method.
+///
+/// # Errors
+/// As [`quantize`] and [`Method::form`].
+pub fn quantize_by(
+    x: &[f32],
+    rows: usize,
+    k: usize,
+    scheme: Scheme,
+    method: Method,
+    codebook: Option<&[f32]>,
+) -> Result<PackedTensor> {
+    encode(x, rows, k, &method.form(&scheme)?, scheme, codebook, None)
 }
 
 /// As [`quantize`], errors of a column weighing as much as its `importance` [k] says, where the scheme weighs.
@@ -50,13 +67,22 @@ pub fn quantize_weighted(
     if importance.len() != k {
         return Err(Error::shape("importance of columns", k, importance.len()));
     }
-    encode(x, rows, k, scheme, None, Some(importance).filter(|_| scheme.encoder.weighs()))
+    encode(
+        x,
+        rows,
+        k,
+        &Method::Own.form(&scheme)?,
+        scheme,
+        None,
+        Some(importance).filter(|_| scheme.encoder.weighs()),
+    )
 }
 
 fn encode(
     x: &[f32],
     rows: usize,
     k: usize,
+    form: &Form,
     scheme: Scheme,
     codebook: Option<&[f32]>,
     importance: Option<&[f32]>,
@@ -88,7 +114,7 @@ fn encode(
             put(out.plane_mut(PlaneKind::ScaleTable), i, &entry.to_le_bytes());
         }
     }
-    match scheme.encoder {
+    match form.scheme.encoder {
         Encoder::Round => {
             for (i, &value) in x.iter().enumerate() {
                 let code = match scheme.value {
@@ -118,7 +144,7 @@ fn encode(
                     Group::Row => k,
                     Group::Cols(g) => (g as usize).min(k - first % k),
                 };
-                let group = encode_group(&x[first..first + len], k, &scheme, &table, &scales);
+                let group = encode_group(&x[first..first + len], k, form, &table, &scales);
                 put(out.plane_mut(PlaneKind::Scales), index, &group.scale);
                 put(out.plane_mut(PlaneKind::Zeros), index, &group.zero);
                 for (i, code) in group.codes.into_iter().enumerate() {
@@ -161,7 +187,7 @@ fn check_table<'a>(scheme: &Scheme, codebook: Option<&'a [f32]>) -> Result<&'a [
     Ok(given)
 }
 
-fn largest_magnitude(entries: &[f32]) -> f32 {
+pub(super) fn largest_magnitude(entries: &[f32]) -> f32 {
     let mut largest = 0.0;
     for v in entries {
         if v.is_finite() && v.abs() > largest {
@@ -185,7 +211,7 @@ fn sorted_table(entries: &[f32]) -> Vec<(f32, u32)> {
 }
 
 /// The code whose interval holds x.
-fn nearest(x: f32, scale: f32, table: &[(f32, u32)]) -> u32 {
+pub(super) fn nearest(x: f32, scale: f32, table: &[(f32, u32)]) -> u32 {
     let mut passed = 0;
     for pair in table.windows(2) {
         let mid = (pair[0].0 + pair[1].0) * 0.5;
@@ -198,7 +224,7 @@ fn nearest(x: f32, scale: f32, table: &[(f32, u32)]) -> u32 {
 }
 
 /// The largest `q <= q_max` with `q = 0` or `(q - 0.5) * s <= t`.
-fn steps(t: f32, s: f32, q_max: i32) -> i32 {
+pub(super) fn steps(t: f32, s: f32, q_max: i32) -> i32 {
     let mut q = 0;
     while q < q_max && ((q + 1) as f32 - 0.5) * s <= t {
         q += 1;
@@ -212,7 +238,7 @@ fn signed_steps(magnitude: f32, negative: bool, s: f32, above: i32, below: i32) 
 }
 
 /// `1/n`, rounded once.
-fn reciprocal(n: f32) -> f32 {
+pub(super) fn reciprocal(n: f32) -> f32 {
     1.0 / n
 }
 
@@ -221,7 +247,7 @@ fn to_f16(x: f32) -> f16 {
 }
 
 /// The bytes of a scale and the value that they decode to.
-fn round_to_type(scale: f32, kind: ScaleType) -> (Vec<u8>, f32) {
+pub(super) fn round_to_type(scale: f32, kind: ScaleType) -> (Vec<u8>, f32) {
     match kind {
         ScaleType::F32 => (scale.to_le_bytes().to_vec(), scale),
         ScaleType::F16 => {
@@ -237,7 +263,7 @@ fn round_to_type(scale: f32, kind: ScaleType) -> (Vec<u8>, f32) {
 }
 
 /// `(min, max, amax)` with +0 included.
-fn extremes(x: &[f32]) -> (f32, f32, f32) {
+pub(super) fn extremes(x: &[f32]) -> (f32, f32, f32) {
     let (mut min, mut max) = (0.0, 0.0);
     for &v in x {
         if v < min {
@@ -272,8 +298,19 @@ fn global_scales(x: &[f32]) -> Vec<f32> {
     (0..=255u8).map(entry).collect()
 }
 
+/// The byte of [`Encoder::GlobalScale`].
+pub(super) fn global_byte(amax: f32, scales: &[f32]) -> u8 {
+    let a = amax * reciprocal(6.0);
+    let mut byte = 0;
+    while byte < 0x7e && a > (scales[byte] + scales[byte + 1]) * 0.5 {
+        byte += 1;
+    }
+    byte as u8
+}
+
 /// `scales` is the table of table-coded scales.
-fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scales: &[f32]) -> EncodedGroup {
+fn encode_group(x: &[f32], k: usize, form: &Form, table: &[(f32, u32)], scales: &[f32]) -> EncodedGroup {
+    let scheme = &form.scheme;
     let Scale::Direct(kind) = scheme.scale else { panic!("{scheme} has no scale per group") };
     let bits = u32::from(scheme.bits);
     let (levels, half) = ((1i32 << bits) - 1, (1i32 << bits) / 2);
@@ -281,19 +318,20 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scal
         Value::Linear { offset, .. } => offset,
         _ => 0,
     };
-    let (min, max, amax) = extremes(x);
-    let tiny = amax < TINY;
+    let Found { min, max, tiny, byte: found_byte, zero: found_zero } =
+        method::find(x, k, form, table, scales);
+    let amax = max.max(-min);
     let mut zero = Vec::new();
     let scale;
     let codes = match scheme.encoder {
-        Encoder::Absmax => {
-            let q_max = half - 1;
-            let wanted = if tiny { 0.0 } else { amax * reciprocal(q_max as f32) };
+        Encoder::Absmax | Encoder::Ternary => {
+            let [above, below] = if scheme.encoder == Encoder::Ternary { [1; 2] } else { [half - 1, half] };
+            let wanted = if tiny { 0.0 } else { amax * reciprocal(above as f32) };
             let (bytes, s) = round_to_type(wanted, kind);
             scale = bytes;
             let code = |&v: &f32| match s {
                 0.0 => offset as u32,
-                _ => (signed_steps(v.abs(), v < 0.0, s, q_max, q_max + 1) + offset) as u32,
+                _ => (signed_steps(v.abs(), v < 0.0, s, above, below) + offset) as u32,
             };
             x.iter().map(code).collect()
         }
@@ -301,7 +339,8 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scal
             let wanted = if tiny { 0.0 } else { (max - min) * reciprocal(levels as f32) };
             let (bytes, s) = round_to_type(wanted, kind);
             scale = bytes;
-            let z = if s == 0.0 { 0 } else { steps(-min, s, levels) };
+            let own = if s == 0.0 { 0 } else { steps(-min, s, levels) };
+            let z = found_zero.map_or(own, |z| z as i32);
             zero = vec![z as u8];
             let code = |&v: &f32| match s {
                 0.0 => z as u32,
@@ -327,7 +366,7 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scal
             let (bytes, s) = round_to_type(wanted, kind);
             scale = bytes;
             let sixteenths = if s == 0.0 { 0 } else { steps(-min, s / 16.0, 16 * levels) };
-            let (bytes, z) = round_to_type(sixteenths as f32 / 16.0, kind);
+            let (bytes, z) = round_to_type(found_zero.unwrap_or(sixteenths as f32 / 16.0), kind);
             zero = bytes;
             let code = |&v: &f32| {
                 let mut code = 0;
@@ -358,20 +397,16 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scal
             x.iter().map(code).collect()
         }
         Encoder::SharedExponent { emax } => {
-            let byte = if tiny { 0 } else { (floor_log2(amax) - emax + 127).clamp(1, 254) as u8 };
-            scale = vec![byte];
+            let own = if tiny { 0 } else { (floor_log2(amax) - emax + 127).clamp(1, 254) as u8 };
+            scale = vec![found_byte.unwrap_or(own)];
             let s = direct_scale(&scale, kind, 0);
             let code = |&v: &f32| if tiny { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
             x.iter().map(code).collect()
         }
         Encoder::GlobalScale => {
-            let a = amax * reciprocal(6.0);
-            let mut byte = 0;
-            while !tiny && byte < 0x7e && a > (scales[byte] + scales[byte + 1]) * 0.5 {
-                byte += 1;
-            }
-            scale = vec![byte as u8];
-            let s = scales[byte];
+            let byte = found_byte.unwrap_or(if tiny { 0 } else { global_byte(amax, scales) });
+            scale = vec![byte];
+            let s = scales[usize::from(byte)];
             let code = |&v: &f32| if s == 0.0 { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
             x.iter().map(code).collect()
         }
@@ -414,7 +449,7 @@ fn encode_group(x: &[f32], k: usize, scheme: &Scheme, table: &[(f32, u32)], scal
             x.iter().map(|&v| if v >= 0.0 { 1 } else { 0 }).collect()
         }
         Encoder::GgmlNvfp4 => {
-            scale = vec![ue4m3_like_ggml(amax / 6.0)];
+            scale = vec![found_byte.unwrap_or(ue4m3_like_ggml(amax / 6.0))];
             let s = direct_scale(&scale, kind, 0);
             let code = |&v: &f32| if s == 0.0 { nearest(0.0, 1.0, table) } else { nearest(v, s, table) };
             x.iter().map(code).collect()
@@ -436,12 +471,12 @@ fn inverse(d: f32) -> f32 {
 }
 
 /// The exponent field of a normal number.
-fn floor_log2(x: f32) -> i32 {
+pub(super) fn floor_log2(x: f32) -> i32 {
     ((x.to_bits() >> 23) & 0xff) as i32 - 127
 }
 
 /// ggml's rounding of a scale to E4M3: half up, and 448 from 2^8 on.
-fn ue4m3_like_ggml(a: f32) -> u8 {
+pub(super) fn ue4m3_like_ggml(a: f32) -> u8 {
     let smallest_normal = 1.0 / 64.0;
     if a < smallest_normal {
         return ((a * 512.0 + 0.5) as u8).min(7);

@@ -113,11 +113,12 @@ impl Codebook {
     }
 }
 
-/// A table sorted for nearest-entry search: `codes[i]` has the i-th smallest distinct finite value, `mids[i]` lies
+/// A table sorted for nearest-entry search: `codes[i]` has the i-th smallest distinct finite value, `values[i]`, `mids[i]` lies
 /// between entries i and i + 1, and `zero` is the code whose value is nearest to 0 (of -a and +a the latter, as for x = 0).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sorted {
     pub codes: Vec<u8>,
+    pub values: Vec<f32>,
     pub mids: Vec<f32>,
     pub zero: u8,
     /// Largest finite magnitude.
@@ -141,6 +142,7 @@ impl Sorted {
             );
         Self {
             codes: order.iter().map(|e| e.1).collect(),
+            values: order.iter().map(|e| e.0).collect(),
             mids: order.windows(2).map(|w| (w[0].0 + w[1].0) * 0.5).collect(),
             zero: zero.1,
             max: order.iter().fold(0.0, |m, e| m.max(e.0.abs())),

@@ -7,7 +7,7 @@
 //! j is the position in which a code is stored and c(j) the column of the weight that it belongs to: j itself, or `permutation[j]`.
 //!
 //! [`Scheme`] holds the choices, [`codebook`] the tables, [`preset`] the named points and the text form, [`layout`]
-//! the planes in which codes and scales lie in memory, [`search`] GGUF's searches for scales, [`mix`] which weights of a model get which scheme (by [`names`]). Every engine, kernel and file transcoder is written over these
+//! the planes in which codes and scales lie in memory, [`search`] GGUF's searches for scales, [`method`] other ways to find scales and zeros, [`mix`] which weights of a model get which scheme (by [`names`]). Every engine, kernel and file transcoder is written over these
 //! fields; none of them asks for a format by name.
 //!
 //! **Decoding** is a fixed list of single f32 operations, so that every engine gives the same bits:
@@ -27,6 +27,7 @@
 pub mod codebook;
 pub mod codes;
 pub mod layout;
+pub mod method;
 pub mod mix;
 pub mod names;
 pub mod preset;
@@ -34,6 +35,7 @@ pub mod search;
 
 pub use codebook::Codebook;
 pub use layout::{Layout, Plane, PlaneKind};
+pub use method::Method;
 pub use preset::PRESETS;
 
 use crate::{Error, Result};
@@ -217,6 +219,8 @@ pub enum Encoder {
     /// `q = steps(|x|, scale, if x < 0 {q_max + 1} else {q_max})` with the sign of x, `code = q + offset`.
     /// `bits = 1` is [`Encoder::MeanAbs`] instead. `int2` has codes -2..=1.
     Absmax,
+    /// Codes -1, 0 and 1: as `Absmax` with `q_max = 1` on both sides, `code = q + offset`.
+    Ternary,
     /// Linear codes with a zero-point: `scale = round_to_type((max - min) * C(2^bits - 1))`,
     /// `z = steps(-min, scale, 2^bits - 1)`, `q = steps(|x|, scale, 2^bits)` with the sign of x,
     /// `code = clamp(q + z, 0, 2^bits - 1)`. `z = 0` where the scale is 0.
@@ -239,7 +243,7 @@ pub enum Encoder {
     /// whose interval holds x, intervals being split at `mid * scale` (one product), `mid = (a + b) * 0.5` of neighbours `a < b` in
     /// the sorted table; on the boundary the entry nearer to zero wins, the upper one where `mid` is 0. Equal entries (+0, -0): the lower code.
     /// NaN and infinite entries are never chosen. `Learned`: as here, the table given, whose largest finite magnitude must lie in
-    /// `2^-20..=2^20`, so that scales stay within f32.
+    /// `2^-20..=2^20`, so that scales stay within f32; one scale of a whole tensor is searched for ([`method`]).
     Nearest,
     /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte
     /// (0 for a tiny group), `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3, 15 for E5M2. The

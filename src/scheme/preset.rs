@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! int{1..8}-{tensor,row,gN}[-asym|-bias|-fzero][-SCALE][-perm]
-//! {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN}[-SCALE][-perm]    codebook{1..6,8}-gN[-SCALE][-perm]
+//! {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN}[-SCALE][-perm]    codebook{1..6,8}-{tensor,gN}[-SCALE][-perm]
 //! mxfp4   mxfp8   nvfp4   nvfp4-global   f32   f16   bf16
 //! q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs tq1_0 tq2_0 q1_0 q2_0
 //! ```
@@ -201,6 +201,7 @@ pub const FAMILY_SAMPLES: &[&str] = &[
     "nf4-g64",
     "nf4-g32",
     "fp4-g32",
+    "codebook4-tensor",
     "codebook1-g32",
     "codebook2-g32",
     "codebook3-g64",
@@ -428,7 +429,7 @@ impl FromStr for Scheme {
             ("int", 1..=8, Zero::Float) => Ok(linear(0, Encoder::MinMaxZero)),
             ("int", ..) => bad("the bits must be 1 to 8"),
             ("codebook", _, Zero::Point | Zero::Bias | Zero::Float) => bad("a table has no zeros"),
-            ("codebook", ..) if !matches!(group, Group::Cols(_)) => bad("the group must be gN"),
+            ("codebook", ..) if group == Group::Row => bad("the group must be gN or tensor"),
             ("codebook", 1..=6 | 8, _) => {
                 Ok(Scheme { order, ..table(bits, Value::Learned, group, scale, Encoder::Nearest) })
             }

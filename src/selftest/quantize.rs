@@ -9,6 +9,7 @@
 
 use super::data::{self, Random, divides};
 use super::{Options, Report, sizes_of_k};
+use crate::scheme::method::{Method, Range};
 use crate::scheme::{Encoder, PlaneKind, Value};
 use crate::{Engine, Error, PackedTensor, Result, Scheme, Tensor, reference};
 
@@ -20,10 +21,10 @@ pub(super) async fn run(
     rng: &mut Random,
     report: &mut Report,
 ) -> Result<()> {
-    for weighted in [false, true] {
-        if !weighted || scheme.encoder.weighs() {
-            encoded(engine, kernel, scheme, weighted, options, rng, report).await?;
-        }
+    let weighted = scheme.encoder.weighs().then_some(How::Weighted);
+    let methods = Method::of(scheme).map(How::By);
+    for how in [How::By(Method::Own)].into_iter().chain(weighted).chain(methods) {
+        encoded(engine, kernel, scheme, how, options, rng, report).await?;
     }
     let k = scheme.ggml.map_or(70, |g| g.block());
     for (at, value) in
@@ -45,35 +46,61 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Weights of all sizes, without importance or with it.
+/// What scales are found by.
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    By(Method),
+    /// The scheme's own method with importance of columns.
+    Weighted,
+}
+
+/// Weights of all sizes. Methods besides the scheme's own, of which the reference is slow, have fewer of them.
 async fn encoded(
     engine: &Engine,
     kernel: &'static str,
     scheme: &Scheme,
-    weighted: bool,
+    how: How,
     options: &Options,
     rng: &mut Random,
     report: &mut Report,
 ) -> Result<()> {
     let mut off = OffByOne::default();
-    let searches = weighted || scheme.encoder.searches();
-    let subject = if weighted { format!("{scheme} with importance") } else { scheme.to_string() };
+    let weighted = how == How::Weighted;
+    let (subject, method) = match how {
+        How::Weighted => (format!("{scheme} with importance"), Method::Own),
+        How::By(Method::Own) => (scheme.to_string(), Method::Own),
+        How::By(method) => (format!("{scheme} by {method}"), method),
+    };
+    let form = method.form(scheme)?;
+    let (range, encoder) = (form.range, form.scheme.encoder);
+    let searches = weighted || encoder.searches() || matches!(range, Range::Search | Range::HalfQuadratic);
+    // What the device leaves to the CPU engine is compared as there.
+    #[cfg(feature = "gpu")]
+    let on_device = !engine.is_cpu() && crate::kernels::quantize::form_on_gpu(&form);
+    #[cfg(not(feature = "gpu"))]
+    let on_device = false;
+    let divides = divides(&Scheme { encoder, ..*scheme }) && !weighted;
     let mut noise = Noise::default();
+    let sizes: &[[usize; 2]] = match how {
+        How::By(Method::Own) | How::Weighted => &[[1, 1], [2, 3], [1, 13]],
+        How::By(_) => &[[1, 1], [1, 7]],
+    };
     for k in sizes_of_k(scheme, options.full, rng) {
-        for [matrices, n] in [[1, 1], [2, 3], [1, 13]] {
+        for &[matrices, n] in sizes {
             let rows = matrices * n;
             let mut x = data::weights(scheme, rows, k, rng);
             let case = format!("{subject} [{rows}, {k}]");
             let importance = weighted.then(|| data::importance(matrices, k, rng));
-            let (got, want) = match &importance {
-                None => {
+            let (got, want) = match (how, &importance) {
+                (How::By(method), _) => {
                     let tensor = Tensor::from_f32([rows, k], x.clone())?;
-                    let got = engine.quantize(&tensor, scheme).await?.read().await?;
+                    let got = engine.quantize_by(&tensor, "weight", scheme, method).await?.read().await?;
                     let table = (scheme.value == Value::Learned).then(|| got.codebook());
-                    let want = reference::quantize(&x, rows, k, *scheme, table.as_deref())?;
+                    let want = reference::quantize_by(&x, rows, k, *scheme, method, table.as_deref())?;
                     (got, want)
                 }
-                Some(c) => {
+                (How::Weighted, c) => {
+                    let c = c.as_deref().unwrap_or_default();
                     data::off_the_edge(&mut x);
                     let tensor = Tensor::from_f32([matrices, n, k], x.clone())?;
                     let got = engine.quantize_weighted(&tensor, "weight", scheme, c).await?.read().await?;
@@ -84,11 +111,11 @@ async fn encoded(
                     (got, want)
                 }
             };
-            if searches && !engine.is_cpu() {
+            if searches && on_device {
                 let importance = importance.unwrap_or_else(|| vec![1.0; matrices * k]);
                 noise.add(kernel, &case, (&x, &importance), (&got, &want), report);
             } else {
-                off.add(compare(kernel, &case, &got, &want, divides(scheme) && !weighted, report));
+                off.add(compare(kernel, &case, &got, &want, divides, report));
             }
             let mut wrong = got.clone();
             super::plant(&mut wrong, rows - 1, k - 1);
@@ -98,7 +125,7 @@ async fn encoded(
     if off.codes * 200 > off.all_codes || off.scales * 200 > off.all_scales {
         report.fail(format!("{kernel} {subject}: more than 1 of 200 off by one: {off:?}"));
     }
-    if searches && !engine.is_cpu() {
+    if searches && on_device {
         noise.judge(kernel, &subject, report);
     }
     Ok(())
@@ -149,7 +176,10 @@ impl Noise {
             };
             let signal = squares(None);
             let [got, want, worse] = [&w_got, &w_want, &w_worse].map(|w| squares(Some(&w[range.clone()])));
-            if signal > 0.0 {
+            if signal > 0.0 && w_want[range.clone()].iter().all(|&w| w == 0.0) {
+                // Scales that are 0: all of it is noise, and would drown the others.
+                wrong += usize::from(w_got[range].iter().any(|&w| w != 0.0));
+            } else if signal > 0.0 {
                 let whole = signal.max(want);
                 self.got += got / whole;
                 self.want += want / whole;

@@ -376,3 +376,35 @@ fn the_first_layers_of_plain_types_are_guarded() {
         assert_eq!(entry(&summary["quantized"], "blk.0.ffn_down.weight")["instead_of"], scheme);
     }
 }
+
+#[test]
+fn methods_find_other_scales_in_the_same_format() {
+    let folder = models();
+    let quantize = |args: &str| run(&folder, &format!("quantize m.gguf --force --device cpu {args}"));
+    let noise = |name: &str| {
+        let compared = run(&folder, &format!("compare m.gguf {name} --json")).json();
+        compared["total"]["sqnr_db"].as_f64().unwrap()
+    };
+    for method in ["default", "mse"] {
+        let line =
+            format!("-o {method}.safetensors --scheme int3-g32 --include blk --method {method} --json");
+        let summary = quantize(&line).json();
+        let of = &entry(&summary["quantized"], "blk.1.attn_q.weight")["method"];
+        assert_eq!(of.as_str(), Some(method).filter(|m| *m != "default"), "{summary}");
+    }
+    assert!(noise("mse.safetensors") > noise("default.safetensors") + 1.0);
+    assert!(quantize("-o m.safetensors --scheme nf4-g64 --method mse").stdout.contains("to nf4-g64 by mse"));
+    quantize("-o x.gguf --scheme q4_k --method mse")
+        .fails(1, &["mse for q4_k", "two levels", "leave --method out"]);
+    quantize("-o x.gguf --scheme q8_0 --method hqq").fails(1, &["hqq for q8_0", "-fzero or -asym"]);
+    quantize("-o x.gguf --scheme q8_0 --method msee").fails(2, &["no method 'msee'", "percentile"]);
+    assert_eq!(quantize("-o x.gguf --scheme q8_0 --method mse --imatrix y").code, Some(2));
+    assert!(!folder.path("x.gguf").exists());
+    folder.write("ways.toml", "[tensors]\n'attn_q' = \"int4-g32:mse\"\n'attn_k' = \"int4-g32\"\n");
+    let summary = quantize("-o w.safetensors --scheme-file ways.toml --json").json();
+    let of = |name: &str| entry(&summary["quantized"], name)["method"].as_str().map(String::from);
+    assert_eq!((of("blk.1.attn_q.weight"), of("blk.1.attn_k.weight")), (Some("mse".into()), None));
+    let list = run(&folder, "schemes --json").json();
+    let int4 = list.as_array().unwrap().iter().find(|s| s["scheme"] == "int4-g32").unwrap();
+    assert_eq!(int4["methods"].as_array().unwrap().len(), 4, "{int4}");
+}

@@ -6,9 +6,11 @@
 //!
 //! Every function is the text of its variant of [`Encoder`] in the same order of f32 operations.
 
+use super::{hqq, range};
 use crate::cpu::decode::byte_scale;
 use crate::cpu::half_float::{bf16_to_f32, f16_saturating, f16_to_f32, f32_to_bf16};
 use crate::scheme::codebook::Sorted;
+use crate::scheme::method::Range;
 use crate::scheme::{Encoder, ScaleType};
 
 /// Bits of 2^-100: magnitudes below are tiny.
@@ -150,13 +152,14 @@ pub struct Chosen {
     /// A group so small that its codes are those of zeros.
     pub tiny: bool,
     /// What GGUF's encoders multiply with instead of the stored scale.
-    inverse: f32,
-    low: f32,
+    pub inverse: f32,
+    pub low: f32,
 }
 
 /// How groups of a scheme are encoded, worked out once per tensor.
 pub struct GroupEncoder<'a> {
     pub encoder: Encoder,
+    pub range: Range,
     pub scale_type: ScaleType,
     pub bits: u8,
     pub table: Option<&'a Sorted>,
@@ -222,8 +225,46 @@ pub fn extreme(x: &[f32]) -> f32 {
 }
 
 impl GroupEncoder<'_> {
-    fn levels(&self) -> f32 {
+    #[inline(always)]
+    pub fn levels(&self) -> f32 {
         ((1u32 << self.bits) - 1) as f32
+    }
+
+    /// A number of the scale's type, little-endian and as decoded.
+    #[inline(always)]
+    pub fn store(&self, v: f32) -> ([u8; 4], f32) {
+        store(self.scale_type, v)
+    }
+
+    /// The same, as decoded.
+    #[inline(always)]
+    pub fn stored(&self, v: f32) -> f32 {
+        self.store(v).1
+    }
+
+    /// From the length of a range, or from its larger end where ranges are symmetric, to its scale: `C(n)` of the encoders whose scale is a number.
+    #[inline(always)]
+    pub fn factor(&self) -> f32 {
+        match self.encoder {
+            Encoder::Absmax => 1.0 / ((1u32 << (self.bits - 1)) as f32 - 1.0),
+            Encoder::Ternary => 1.0,
+            Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero => 1.0 / self.levels(),
+            _ => 1.0 / self.table.map_or(1.0, |t| t.max),
+        }
+    }
+
+    /// The zero-point, bias or float zero of a range from `low` on, as decoded; 0 for encoders without.
+    #[inline(always)]
+    pub fn zero_of(&self, low: f32, scale: f32) -> f32 {
+        match self.encoder {
+            Encoder::MinMax => steps(-low, scale, 1.0 / scale, self.levels()),
+            Encoder::MinMaxBias if magnitude(low) >= TINY => self.stored(low),
+            Encoder::MinMaxZero => {
+                let sixteenth = scale / 16.0;
+                self.stored(steps(-low, sixteenth, 1.0 / sixteenth, 16.0 * self.levels()) / 16.0)
+            }
+            _ => 0.0,
+        }
     }
 
     /// Statistics of one group, with what this encoder needs.
@@ -246,52 +287,66 @@ impl GroupEncoder<'_> {
         if tiny {
             return Chosen { tiny, ..Chosen::default() };
         }
-        let factor = |q: f32| 1.0 / q;
-        let half_levels = (1u32 << (self.bits - 1)) as f32;
-        let scale = match self.encoder {
-            Encoder::Absmax => amax * factor(half_levels - 1.0),
-            Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero => {
-                (stats.high - stats.low) * factor(self.levels())
-            }
-            // Of n as f64, as C(n) rounds 1/n and not n.
-            Encoder::MeanAbs => stats.sum * (1.0 / n as f64) as f32,
-            Encoder::GgmlNvfp4 => amax / 6.0,
+        match self.encoder {
             Encoder::SharedExponent { emax } => {
                 let e = (amax.to_bits() >> 23) as i32 - emax;
                 let byte = e.clamp(1, 254) as u8;
                 let scale = byte_scale(self.scale_type, byte);
-                return Chosen { scale_bytes: [byte, 0, 0, 0], scale, ..Chosen::default() };
+                Chosen { scale_bytes: [byte, 0, 0, 0], scale, ..Chosen::default() }
             }
             Encoder::GlobalScale => {
-                let a = amax * factor(6.0);
+                let a = amax * (1.0 / 6.0);
                 let above = |pair: &&[f32]| a > (pair[0] + pair[1]) * 0.5;
                 let byte = self.scale_table[..0x7f].windows(2).take_while(above).count();
                 let scale_bytes = [byte as u8, 0, 0, 0];
-                return Chosen { scale_bytes, scale: self.scale_table[byte], ..Chosen::default() };
+                Chosen { scale_bytes, scale: self.scale_table[byte], ..Chosen::default() }
             }
-            _ => amax * factor(self.table.map_or(1.0, |t| t.max)),
-        };
-        let (scale_bytes, scale) = store(self.scale_type, scale);
-        let mut chosen = Chosen { scale_bytes, scale, ..Chosen::default() };
-        if scale == 0.0 {
-            return chosen;
+            Encoder::MeanAbs => {
+                // Of n as f64, as C(n) rounds 1/n and not n.
+                let (scale_bytes, scale) = self.store(stats.sum * (1.0 / n as f64) as f32);
+                Chosen { scale_bytes, scale, ..Chosen::default() }
+            }
+            _ => self.choose_range(stats.low, stats.high),
         }
-        match self.encoder {
-            Encoder::MinMax => {
-                chosen.zero = steps(-stats.low, scale, 1.0 / scale, self.levels());
-                chosen.zero_bytes[0] = chosen.zero as u8;
-            }
-            Encoder::MinMaxBias if magnitude(stats.low) >= TINY => {
-                (chosen.zero_bytes, chosen.zero) = store(self.scale_type, stats.low);
-            }
-            Encoder::MinMaxZero => {
-                let sixteenth = scale / 16.0;
-                let sixteenths = steps(-stats.low, sixteenth, 1.0 / sixteenth, 16.0 * self.levels());
-                (chosen.zero_bytes, chosen.zero) = store(self.scale_type, sixteenths / 16.0);
-            }
-            _ => {}
+    }
+
+    /// The scale and zero of a range, for the encoders whose scale is a number.
+    #[inline(always)]
+    pub fn choose_range(&self, low: f32, high: f32) -> Chosen {
+        let amax = Stats { low, high, sum: 0.0 }.amax();
+        let (scale_bytes, scale) = self.store(match self.encoder {
+            Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero => (high - low) * self.factor(),
+            Encoder::GgmlNvfp4 => amax / 6.0,
+            _ => amax * self.factor(),
+        });
+        let mut chosen = Chosen { scale_bytes, scale, ..Chosen::default() };
+        if scale != 0.0 {
+            chosen.zero = self.zero_of(low, scale);
+            chosen.zero_bytes = match self.encoder {
+                Encoder::MinMax => [chosen.zero as u8, 0, 0, 0],
+                Encoder::MinMaxBias | Encoder::MinMaxZero => self.store(chosen.zero).0,
+                _ => [0; 4],
+            };
         }
         chosen
+    }
+
+    /// The scale of `n` values with these extremes, and zero, as the method finds them.
+    #[inline(always)]
+    pub fn find(&self, stats: &Stats, n: usize, values: &impl range::Values) -> Chosen {
+        let amax = stats.amax();
+        let symmetric = |amax: f32| Stats { low: -amax, high: amax, sum: 0.0 };
+        match self.range {
+            Range::Own | Range::HalfQuadratic => self.choose(stats, n),
+            Range::Symmetric => self.choose(&symmetric(amax), n),
+            Range::Whole => {
+                let half = (1u32 << (self.bits - 1)) as f32;
+                let low = -stats.low * ((half - 1.0) / half);
+                self.choose(&symmetric(if low > stats.high { low } else { stats.high }), n)
+            }
+            Range::Percentile(share) => self.choose(&range::percentile(self, share, &values.all()), n),
+            Range::Search => range::search(self, stats, values),
+        }
     }
 
     /// The scale of one group of a GGUF block type.
@@ -328,7 +383,14 @@ impl GroupEncoder<'_> {
             | Encoder::GgmlAbsmax
             | Encoder::GgmlTernary
             | Encoder::GgmlMeanAbs => self.choose_ggml(x),
-            _ => self.choose(&self.stats(x), x.len()),
+            _ => {
+                let stats = self.stats(x);
+                let chosen = self.find(&stats, x.len(), &x);
+                match self.range {
+                    Range::HalfQuadratic => hqq::optimize(self, x, stats.low, chosen),
+                    _ => chosen,
+                }
+            }
         };
         self.codes(&chosen, x, codes);
         chosen
@@ -364,15 +426,18 @@ impl GroupEncoder<'_> {
                 }
                 nearest(table, scale, x, codes);
             }
-            Encoder::Absmax => {
+            Encoder::Absmax | Encoder::Ternary => {
+                let [below, above] = match self.encoder {
+                    Encoder::Ternary => [1.0; 2],
+                    _ => [half_levels, half_levels - 1.0],
+                };
                 if scale == 0.0 {
-                    return codes[..x.len()].fill(half_levels as u8);
+                    return codes[..x.len()].fill(below as u8);
                 }
                 let inverse = 1.0 / scale;
                 out.for_each(|(c, &v)| {
-                    let most = if v < 0.0 { half_levels } else { half_levels - 1.0 };
-                    let q = steps(v.abs(), scale, inverse, most);
-                    *c = last_byte(half_levels + if v < 0.0 { -q } else { q });
+                    let q = steps(v.abs(), scale, inverse, if v < 0.0 { below } else { above });
+                    *c = last_byte(below + if v < 0.0 { -q } else { q });
                 });
             }
             Encoder::MinMax => {

@@ -5,10 +5,13 @@
 //!     codes of a row (one byte each) --codes::pack--> code planes;  scales, zeros straight into their planes
 //! ```
 //!
-//! The arithmetic is in `group`; GGUF's searches are in `search`, with what becomes of the scales in `one_level` and `two_level`.
+//! The arithmetic is in `group`; methods besides the schemes' own are in `range` and `hqq`; GGUF's searches are in `search`, with what becomes of the scales in
+//! `one_level` and `two_level`.
 
 mod group;
+mod hqq;
 mod one_level;
+mod range;
 mod search;
 mod two_level;
 
@@ -17,11 +20,13 @@ use super::rows::DenseRows;
 use super::{half_float, kmeans};
 use crate::packed::RowsMut;
 use crate::scheme::codebook::Sorted;
+use crate::scheme::method::{CANDIDATES, Form, Method};
 use crate::scheme::{Codebook, Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes};
 use crate::threads;
 use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};
 pub(super) use group::{TINY, last_byte, magnitude, steps};
+use range::{Candidates, Values};
 use two_level::SuperOut;
 
 /// Values encoded by one task.
@@ -43,7 +48,21 @@ pub fn quantize(
     scheme: &Scheme,
     codebook: Option<&[f32]>,
 ) -> Result<PackedTensor> {
-    encode(tensor, name, scheme, codebook, None)
+    encode(tensor, name, scheme, &Method::Own.form(scheme)?, codebook, None)
+}
+
+/// As [`quantize`], scales and zeros found by a method.
+///
+/// # Errors
+/// As [`quantize`] and [`Method::form`].
+pub fn quantize_by(
+    tensor: &Tensor,
+    name: &str,
+    scheme: &Scheme,
+    method: Method,
+    codebook: Option<&[f32]>,
+) -> Result<PackedTensor> {
+    encode(tensor, name, scheme, &method.form(scheme)?, codebook, None)
 }
 
 /// As [`quantize`], errors of a column weighing as much as its `importance` (GGUF's "importance matrix", the mean square of the activation):
@@ -57,7 +76,7 @@ pub fn quantize_weighted(
     scheme: &Scheme,
     importance: &[f32],
 ) -> Result<PackedTensor> {
-    encode(tensor, name, scheme, None, Some(importance))
+    encode(tensor, name, scheme, &Method::Own.form(scheme)?, None, Some(importance))
 }
 
 /// Whether `importance` fits `tensor`; see [`quantize_weighted`].
@@ -110,6 +129,7 @@ fn encode(
     tensor: &Tensor,
     name: &str,
     scheme: &Scheme,
+    form: &Form,
     codebook: Option<&[f32]>,
     importance: Option<&[f32]>,
 ) -> Result<PackedTensor> {
@@ -137,11 +157,13 @@ fn encode(
         packed.set_codebook(entries);
     }
     let table = scheme.has_table().then(|| Sorted::new(&packed.codebook()));
-    let scale_table = if scheme.encoder == Encoder::GlobalScale { global_scales(&x) } else { Vec::new() };
+    let scale_table =
+        if form.scheme.encoder == Encoder::GlobalScale { global_scales(&x) } else { Vec::new() };
     let entries = packed.plane_mut(PlaneKind::ScaleTable).as_chunks_mut::<4>().0;
     entries.iter_mut().zip(&scale_table).for_each(|(to, from)| *to = from.to_le_bytes());
     let encoder = GroupEncoder {
-        encoder: scheme.encoder,
+        encoder: form.scheme.encoder,
+        range: form.range,
         scale_type: match scheme.scale {
             Scale::Direct(t) => t,
             _ => ScaleType::F32,
@@ -164,7 +186,7 @@ fn encode(
     let parts = packed.rows_mut(per_task);
     threads::for_each(parts, rows * k, |part| {
         let (whole, importance) = (whole.as_ref(), importance.as_ref());
-        vectorized(EncodeRows { x: &x, scheme, encoder: &encoder, whole, importance, part })
+        vectorized(EncodeRows { x: &x, scheme: &form.scheme, encoder: &encoder, whole, importance, part })
     });
     Ok(packed)
 }
@@ -239,7 +261,37 @@ fn tensor_scale(x: &DenseRows, encoder: &GroupEncoder) -> Chosen {
     let stats = row_stats(x, |row| encoder.stats(row));
     let mut all = stats.iter().fold(Stats::default(), |a, &b| a.join(b));
     all.sum = group::sum_in_lanes(&stats.iter().map(|s| s.sum).collect::<Vec<_>>());
-    encoder.choose(&all, x.rows * x.k)
+    encoder.find(&all, x.rows * x.k, x)
+}
+
+impl Values for DenseRows<'_> {
+    fn all(&self) -> Vec<f32> {
+        let mut scratch = Vec::new();
+        (0..self.rows).flat_map(|r| self.row(r, &mut scratch).to_vec()).collect()
+    }
+
+    /// Of each row on some thread, added in the order of rows.
+    fn squares(&self, e: &GroupEncoder, candidates: &Candidates) -> [f64; CANDIDATES] {
+        struct OfRow<'a>(&'a GroupEncoder<'a>, &'a Candidates, &'a [f32]);
+        impl Work for OfRow<'_> {
+            type Output = [f64; CANDIDATES];
+            #[inline(always)]
+            fn run(self) -> Self::Output {
+                self.2.squares(self.0, self.1)
+            }
+        }
+        let per_task = (TASK_VALUES / self.k).max(1);
+        let of_rows = |rows: std::ops::Range<usize>| {
+            let mut scratch = Vec::new();
+            rows.map(|r| vectorized(OfRow(e, candidates, self.row(r, &mut scratch)))).collect::<Vec<_>>()
+        };
+        let mut totals = [0.0; CANDIDATES];
+        let all = threads::map(threads::ranges(self.rows, per_task), self.rows * self.k, of_rows);
+        for of_row in all.iter().flatten() {
+            totals.iter_mut().zip(of_row).for_each(|(total, of_row)| *total += of_row);
+        }
+        totals
+    }
 }
 
 struct EncodeRows<'a> {

@@ -24,12 +24,19 @@ pub const MAX_GROUP: usize = 32;
 /// One number of each group.
 pub type Lanes<const N: usize = LANES> = [f32; N];
 
+/// 1.5 * 2^23: added to a smaller number it leaves no room for a fraction, and the integer in the last bits.
+pub const NO_FRACTION: f32 = 12_582_912.0;
+
+/// The nearest integer, ties to even, of |v| <= 2^22.
+#[inline(always)]
+pub fn whole(v: f32) -> f32 {
+    (v + NO_FRACTION) - NO_FRACTION
+}
+
 /// The nearest integer, ties to even, clamped; `low` for NaN. For |v| <= 2^22, and beyond where the clamp decides.
 #[inline(always)]
 pub fn rint(v: f32, low: f32, high: f32) -> f32 {
-    // Adding 1.5 * 2^23 leaves no room for a fraction.
-    const NO_FRACTION: f32 = 12_582_912.0;
-    let rounded = (v + NO_FRACTION) - NO_FRACTION;
+    let rounded = whole(v);
     let rounded = if rounded > low { rounded } else { low };
     if rounded < high { rounded } else { high }
 }
