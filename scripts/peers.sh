@@ -91,7 +91,7 @@ build_onnxruntime() {
     without "$name" "pip could not install $package: $(tail -n1 "$dir/$name.log")"
     return
   fi
-  printf '#!/bin/sh\nexec %q %q "$@"\n' "$venv/bin/python" "$PWD/benches/peers/onnxruntime-peer.py" >"$bin/$name"
+  printf '#!/bin/sh\nexec %q %q "$@"\n' "$venv/bin/python" "$PWD/benches/peers/${4:-onnxruntime-peer.py}" >"$bin/$name"
   chmod +x "$bin/$name"
   rm -f "$bin/$name.why"
 }
@@ -107,6 +107,12 @@ done
 
 find_cargo
 mkdir -p "$bin"
+# What scripts/peers-encoder.sh asks for, and nothing else.
+if [ "${PEERS_PREPARE:-}" = onnxruntime-encoder ]; then
+  cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml --target-dir "$dir/build" --bin peers-encoder
+  build_onnxruntime onnxruntime-encoder venv onnxruntime==1.31.1 onnxruntime-encoder.py
+  exit
+fi
 cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml --target-dir "$dir/build"
 if [ $help = no ]; then
   ln -sf "$dir/build/release/peer-lowbit" "$bin/lowbit"

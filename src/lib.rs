@@ -57,6 +57,7 @@ pub mod kernels;
 pub mod model;
 pub mod packed;
 pub mod product;
+mod recycle;
 pub mod reference;
 pub mod report;
 pub mod scheme;

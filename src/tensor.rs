@@ -3,6 +3,7 @@
 //! Row-major, little-endian. It is what files are read into and what engines are fed with; arithmetic lives in the engines. The bytes
 //! are shared: a clone copies nothing, and a tensor of a mapped file is the file's own bytes.
 
+use crate::recycle::Recycled;
 use crate::{Error, Result};
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -45,11 +46,11 @@ pub struct Tensor {
 }
 
 /// Numbers seen as bytes, as aligned as they are.
-struct Numbers(Vec<f32>);
+struct Numbers(Recycled);
 
 impl AsRef<[u8]> for Numbers {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::must_cast_slice(&self.0)
+        bytemuck::must_cast_slice::<f32, u8>(&self.0)
     }
 }
 
@@ -90,7 +91,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] if `values` does not have one value per element.
     pub fn from_f32(shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Result<Self> {
-        Self::from_shared(shape, DType::F32, Bytes::from_owner(Numbers(values)))
+        Self::from_shared(shape, DType::F32, Bytes::from_owner(Numbers(values.into())))
     }
 
     /// An f16 tensor of `shape`.

@@ -25,7 +25,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("quantize", &["engine"]),
     ("calibrate", &["engine"]),
     ("train", &["engine", "quantize", "calibrate"]),
-    ("model", &["engine", "quantize", "calibrate"]),
+    ("model", &["engine", "file", "quantize", "calibrate"]),
     ("report", &[]),
     ("selftest", &["engine", "quantize", "reference", "report"]),
     ("bench", &["selftest"]),
@@ -35,7 +35,7 @@ const MODULES: &[(&str, &[&str])] = &[
 ];
 
 /// The error, host tensors, the words of a product, threads and the clock: for everyone, and importing only each other.
-const ANYONE: &[&str] = &["error", "tensor", "product", "threads", "clock"];
+const ANYONE: &[&str] = &["error", "tensor", "product", "threads", "clock", "recycle"];
 
 /// What single files may import on top: the table of kernels names the reference of each operation.
 const EXCEPTIONS: &[(&str, &str)] = &[("kernels/mod.rs", "reference")];

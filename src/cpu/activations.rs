@@ -16,6 +16,8 @@ use super::rows::DenseRows;
 use crate::product::{Activation, Int8Group, Int8Scale};
 use crate::threads;
 use crate::{Error, Result, Tensor};
+use std::borrow::Cow;
+use std::ops::Range;
 
 /// Rows of codes are padded to this many values, zeros.
 pub(super) const PAD: usize = 64;
@@ -162,6 +164,16 @@ impl Int8Rows {
     }
 
     /// The rows with their columns in another order: column j of the result is `columns[j]` of these. Groups are those of whole rows.
+    /// Some of the rows.
+    pub(super) fn part(&self, rows: Range<usize>) -> Cow<'_, Self> {
+        if rows == (0..self.rows) {
+            return Cow::Borrowed(self);
+        }
+        let scales = self.scales[rows.start * self.groups..rows.end * self.groups].to_vec();
+        let codes = self.codes[rows.start * self.padded..rows.end * self.padded].to_vec();
+        Cow::Owned(Self { rows: rows.len(), codes, scales, ..*self })
+    }
+
     pub(super) fn in_order(&self, columns: &[u32]) -> Self {
         let mut other = Self { codes: vec![0; self.codes.len()], scales: self.scales.clone(), ..*self };
         for (to, from) in other.codes.chunks_mut(self.padded).zip(self.codes.chunks(self.padded)) {

@@ -14,6 +14,7 @@ use super::dot;
 use super::epilogue::exp;
 use super::level::{Level, Work, vectorized_at};
 use crate::product::Summation;
+use crate::recycle::{self, Recycled};
 use crate::threads;
 
 /// y `[T, D]` of q, k, v `[T, D]`, `heads` of D / heads columns side by side; `lengths` are those of the sentences and sum to T.
@@ -63,8 +64,8 @@ pub(super) fn attention_at(
     let d = q.len() / lengths.iter().sum::<usize>();
     let size = d / heads;
     let dot::Tile { nr, mr } = dot::f32_tile(level);
-    let (mut tiles_k, mut tiles_v, mut by_head) =
-        (vec![0f32; k.len()], vec![0f32; v.len()], vec![0f32; q.len()]);
+    // Every number is written.
+    let [mut tiles_k, mut tiles_v, mut by_head] = [k, v, q].map(|of| Recycled::from(recycle::any(of.len())));
 
     let (mut keys, mut parts) = (Vec::new(), Vec::new());
     let (mut rest_k, mut rest_v, mut rest_y) = (&mut tiles_k[..], &mut tiles_v[..], &mut by_head[..]);
@@ -93,7 +94,7 @@ pub(super) fn attention_at(
         scratch.attend(level, q, d, keys, part);
     });
     // Heads side by side again.
-    let mut y = vec![0f32; q.len()];
+    let mut y = recycle::any(q.len());
     let mut tasks = Vec::new();
     let (mut rest, mut from) = (&mut y[..], &by_head[..]);
     for &length in lengths {

@@ -14,6 +14,7 @@ use super::dot::{LANES, join_lanes};
 use super::level::{Work, vectorized};
 use crate::PackedTensor;
 use crate::product::Summation;
+use crate::recycle;
 use crate::threads;
 
 /// Numbers of one task.
@@ -43,7 +44,7 @@ pub fn pool_summation(length: usize) -> Summation {
 
 /// y `[rows, d]`, made by `work` of a first row and y's rows from there on.
 fn by_rows(rows: usize, d: usize, work: impl Fn(usize, &mut [f32]) + Sync + Send) -> Vec<f32> {
-    let mut y = vec![0f32; rows * d];
+    let mut y = recycle::zeros(rows * d);
     let per_task = TASK_VALUES.div_ceil(d);
     let tasks: Vec<_> = y.chunks_mut(per_task * d).enumerate().collect();
     threads::for_each(tasks, rows * d * 8, |(task, y)| work(task * per_task, y));

@@ -98,6 +98,14 @@ fn silu(v: f32) -> f32 {
     v / (1.0 + exp((-v).min(88.0)))
 }
 
+/// `f` of every number. A loop and not `for_each`, which the compiler may leave a function of its own, without the instructions of its caller.
+#[inline(always)]
+fn each(y: &mut [f32], f: impl Fn(f32) -> f32) {
+    for v in y {
+        *v = f(*v);
+    }
+}
+
 impl Function {
     /// Applies the function to every value. NaN stays NaN.
     #[inline(always)]
@@ -105,15 +113,15 @@ impl Function {
         match self {
             Self::Identity => {}
             // Not f32::max, which would drop NaN.
-            Self::Relu => y.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
-            Self::Gelu => y.iter_mut().for_each(|v| *v = gelu(*v)),
-            Self::Silu => y.iter_mut().for_each(|v| {
-                *v = if v.is_nan() {
-                    *v
-                } else if *v == f32::NEG_INFINITY {
+            Self::Relu => each(y, |v| if v < 0.0 { 0.0 } else { v }),
+            Self::Gelu => each(y, gelu),
+            Self::Silu => each(y, |v| {
+                if v.is_nan() {
+                    v
+                } else if v == f32::NEG_INFINITY {
                     0.0
                 } else {
-                    silu(*v)
+                    silu(v)
                 }
             }),
         }
@@ -164,9 +172,9 @@ impl Work for FinishRow<'_> {
     }
 }
 
-/// Turns sums into the bytes of y `[rows, n]`, from row to row `row_bytes`; what is beyond a row is zero.
-pub(super) fn finish(sums: &[f32], rows: usize, n: usize, row_bytes: usize, epilogue: Epilogue) -> Vec<u8> {
-    let mut bytes = vec![0u8; rows * row_bytes];
+/// Turns sums into the bytes of y `[rows, n]`, whose rows are those of `bytes`; what is there beyond n numbers stays.
+pub(super) fn finish(sums: &[f32], rows: usize, n: usize, epilogue: Epilogue, bytes: &mut [u8]) {
+    let Some(row_bytes) = bytes.len().checked_div(rows).filter(|b| *b > 0) else { return };
     // Enough rows per task that one is worth a thread.
     let per_task = (1usize << 14).div_ceil(n.max(1));
     let tasks: Vec<_> = bytes.chunks_mut(per_task * row_bytes).enumerate().collect();
@@ -177,7 +185,6 @@ pub(super) fn finish(sums: &[f32], rows: usize, n: usize, row_bytes: usize, epil
             vectorized(FinishRow { sums, m, rows, n, epilogue, scratch: &mut scratch, out });
         }
     });
-    bytes
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::dot::{self, CodeRow, F32_ACCUMULATORS, LANES, ROWS_MR};
 use super::lanes::{Lanes, RowBlock, Wanted};
 use super::level::{Level, Work, vectorized_at};
 use super::panel::Panel;
+use crate::recycle::{self, Recycled};
 use crate::scheme::{Value, Zero};
 use crate::threads;
 use std::ops::Range;
@@ -25,8 +26,8 @@ const FEW_ROWS: usize = 6;
 pub(super) const KC: usize = 256;
 
 /// Sums of products as blocks `[N / BLOCK][M][BLOCK]`: `x` is `[m, k]`, the weight rows are `rows`.
-pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<usize>) -> Vec<f32> {
-    let mut sums = vec![0f32; rows.len().div_ceil(BLOCK) * m * BLOCK];
+pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<usize>) -> Recycled {
+    let mut sums = Recycled::from(recycle::zeros(rows.len().div_ceil(BLOCK) * m * BLOCK));
     let work = rows.len() * w.k * m;
     let tasks: Vec<_> = sums
         .chunks_mut(m * BLOCK)

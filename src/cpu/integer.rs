@@ -19,6 +19,7 @@ use super::float::BLOCK;
 use super::lanes::{Lanes, RowBlock, Wanted, bias_entries};
 use super::level::Level;
 use super::panel::Panel;
+use crate::recycle::{self, Recycled};
 use crate::scheme::{Value, Zero};
 use crate::threads;
 use std::ops::Range;
@@ -79,10 +80,10 @@ fn code_sum(codes: &[i8]) -> i32 {
 }
 
 /// Sums of products as blocks `[N / BLOCK][M][BLOCK]`, for the weight rows `rows`.
-pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows: Range<usize>) -> Vec<f32> {
+pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows: Range<usize>) -> Recycled {
     let segments = segments(w.k, w.group_len, x.group);
     let shared = Shared { level, w, bytes, x, segments, zero: w.scheme.zero == Zero::Point };
-    let mut sums = vec![0f32; rows.len().div_ceil(BLOCK) * x.rows * BLOCK];
+    let mut sums = Recycled::from(recycle::zeros(rows.len().div_ceil(BLOCK) * x.rows * BLOCK));
     let work = rows.len() * w.k * x.rows;
     let tasks: Vec<_> = sums
         .chunks_mut(x.rows * BLOCK)

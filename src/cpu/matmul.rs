@@ -15,7 +15,9 @@ use super::float::{self, BLOCK, KC};
 use super::integer::{self, Bytes};
 use super::level::Level;
 use crate::product::{Activation, Int8Group, Int8Scale, Product, Summation};
+use crate::recycle::{self, Recycled};
 use crate::scheme::Scheme;
+use crate::threads;
 use crate::{DType, Error, PackedTensor, Result, Tensor};
 use std::ops::Range;
 
@@ -64,16 +66,23 @@ pub(super) fn matmul_at(
     if m == 0 {
         return Tensor::from_bytes(shape, product.output, Vec::new());
     }
-    let sums = match product.activation {
+    let epilogue = Epilogue { bias, residual, function: product.function, output };
+    match product.activation {
         Activation::F32 | Activation::F16 => {
             let weights = Weights::new(w);
             let x = float_rows(x, product.activation == Activation::F16);
-            float::sums(level, &weights, &weights.in_stored_order(&x), m, rows)
+            let (x, k) = (weights.in_stored_order(&x), weights.k);
+            dense(shape, pass_rows(4 * k), epilogue, |part| {
+                float::sums(level, &weights, &x[part.start * k..part.end * k], part.len(), rows.clone())
+            })
         }
-        int8 => int8_sums(level, &Int8Rows::new(x, int8)?, w, rows),
-    };
-    let epilogue = Epilogue { bias, residual, function: product.function, output };
-    Tensor::from_bytes(shape, product.output, finish(&sums, m, n, n * product.output.size(), epilogue))
+        int8 => {
+            let x = Int8Rows::new(x, int8)?;
+            dense(shape, pass_rows(k_of(w)), epilogue, |part| {
+                int8_sums(level, &x.part(part), w, rows.clone())
+            })
+        }
+    }
 }
 
 /// As [`matmul`] with x quantized beforehand; the product's activation does not count. y is `[M, N]`.
@@ -90,10 +99,49 @@ pub fn matmul_int8(
 ) -> Result<Tensor> {
     let (n, output) = (rows.len(), output(product)?);
     check((x.rows, x.k), w, &rows, bias, residual)?;
-    let sums = int8_sums(Level::best(), x, w, rows);
     let epilogue = Epilogue { bias, residual, function: product.function, output };
-    let bytes = finish(&sums, x.rows, n, n * product.output.size(), epilogue);
-    Tensor::from_bytes([x.rows, n], product.output, bytes)
+    let sums = |part| int8_sums(Level::best(), &x.part(part), w, rows.clone());
+    dense(vec![x.rows, n], pass_rows(k_of(w)), epilogue, sums)
+}
+
+fn k_of(w: &PackedTensor) -> usize {
+    w.matrix().1
+}
+
+/// Rows of x that meet the weights in one pass, each of `bytes`: so many that what is done for each weight counts little, so few that they and their sums stay in
+/// the caches of a core.
+fn pass_rows(bytes: usize) -> usize {
+    const CACHED: usize = 512 << 10;
+    (CACHED / bytes.max(1)).clamp(256, 1024)
+}
+
+/// y of `shape` `[.., N]`, f32 or f16, of the sums of up to `pass` rows at a time.
+fn dense(
+    shape: Vec<usize>,
+    pass: usize,
+    epilogue: Epilogue,
+    sums: impl Fn(Range<usize>) -> Recycled,
+) -> Result<Tensor> {
+    let n = shape.last().copied().unwrap_or(0);
+    let m: usize = shape[..shape.len() - 1].iter().product();
+    // Passes of about the same number of rows: the last one is none of few.
+    let even = m.div_ceil(m.div_ceil(pass).max(1));
+    let fill = |bytes: &mut [u8]| {
+        let row = bytes.len() / m.max(1);
+        for (part, bytes) in threads::ranges(m, even).into_iter().zip(bytes.chunks_mut((even * row).max(1))) {
+            let residual = epilogue.residual.map(|r| &r[part.start * n..part.end * n]);
+            finish(&sums(part.clone()), part.len(), n, Epilogue { residual, ..epilogue }, bytes);
+        }
+    };
+    if epilogue.output == Output::F32 {
+        // Every number is written.
+        let mut y = recycle::any(m * n);
+        fill(bytemuck::must_cast_slice_mut(&mut y));
+        return Tensor::from_f32(shape, y);
+    }
+    let mut bytes = vec![0; m * n * DType::F16.size()];
+    fill(&mut bytes);
+    Tensor::from_bytes(shape, DType::F16, bytes)
 }
 
 /// As [`matmul_int8`] with y as int8 of a given scale, no f32 of it in memory but the sums.
@@ -114,7 +162,7 @@ pub fn matmul_to_int8(
     let sums = int8_sums(Level::best(), x, w, rows);
     let mut y = Int8Rows::zeroed(x.rows, n, Activation::Int8Static(to))?;
     let epilogue = Epilogue { bias, residual, function: product.function, output: Output::Int8(to) };
-    y.codes = bytemuck::cast_vec(finish(&sums, x.rows, n, y.padded, epilogue));
+    finish(&sums, x.rows, n, epilogue, bytemuck::must_cast_slice_mut(&mut y.codes));
     Ok(y)
 }
 
@@ -153,9 +201,9 @@ fn check(
 }
 
 /// Sums of products of int8 activations, as blocks `[N / BLOCK][M][BLOCK]`.
-fn int8_sums(level: Level, x: &Int8Rows, w: &PackedTensor, rows: Range<usize>) -> Vec<f32> {
+fn int8_sums(level: Level, x: &Int8Rows, w: &PackedTensor, rows: Range<usize>) -> Recycled {
     if x.rows == 0 {
-        return Vec::new();
+        return Recycled::default();
     }
     let weights = Weights::new(w);
     let Some(bytes) = Bytes::of(&weights).filter(|_| in_integers(w.scheme(), x.activation)) else {
@@ -177,7 +225,7 @@ fn int8_sums(level: Level, x: &Int8Rows, w: &PackedTensor, rows: Range<usize>) -
             corrected.extend(row.iter().zip(w_sums).map(|(y, w)| y - by * w));
         }
     }
-    corrected
+    corrected.into()
 }
 
 /// Whether int8 activations are multiplied in integers: not where the scales of a group of them would meet columns of all groups.

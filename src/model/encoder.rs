@@ -107,8 +107,21 @@ impl Encoder {
     /// [`Error::Unsupported`] for another architecture or pooling; [`Error::Format`] for keys that are missing; errors with the tensor's
     /// name for tensors that are missing or of other shapes; errors of the device.
     pub async fn load(engine: &Engine, model: &Model, settings: Settings) -> Result<Self> {
+        Self::load_with(engine, model, settings, |_, _| Ok(None)).await
+    }
+
+    /// As [`Self::load`], with matrices that `other` makes of an entry instead of what the file holds.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; those of `other`.
+    pub async fn load_with(
+        engine: &Engine,
+        model: &Model,
+        settings: Settings,
+        other: impl Fn(&Model, &Entry) -> Result<Option<PackedArray>>,
+    ) -> Result<Self> {
         let header = Header { model };
-        let from = Reader { engine, header };
+        let from = Reader { engine, header, other: &other };
         let sizes = header.sizes()?;
         let Sizes { layers, hidden, inner, positions, vocab, .. } = sizes;
         let kinds = header.shape("token_types.weight")?.first().copied().unwrap_or(1);
@@ -289,7 +302,7 @@ impl<'a> Header<'a> {
             positions: self.size("context_length")?,
             vocab: self.shape("token_embd.weight")?.first().copied().unwrap_or(0),
         };
-        if sizes.hidden % sizes.heads != 0 {
+        if !sizes.hidden.is_multiple_of(sizes.heads) {
             let what = format!("{} heads do not divide {} columns", sizes.heads, sizes.hidden);
             return Err(self.wrong(&format!("{BERT}.attention.head_count"), &what));
         }
@@ -313,7 +326,11 @@ impl<'a> Header<'a> {
 struct Reader<'a> {
     engine: &'a Engine,
     header: Header<'a>,
+    other: Other<'a>,
 }
+
+/// Makes a matrix of an entry, or leaves it to the reader.
+type Other<'a> = &'a dyn Fn(&Model, &Entry) -> Result<Option<PackedArray>>;
 
 impl Reader<'_> {
     /// An entry of this shape.
@@ -330,6 +347,9 @@ impl Reader<'_> {
     async fn weight(&self, name: &str, n: usize, k: usize) -> Result<PackedArray> {
         let entry = self.shaped(name, &[n, k])?;
         let made = async {
+            if let Some(made) = (self.other)(self.header.model, entry)? {
+                return Ok(made);
+            }
             if let Content::Packed { .. } = entry.content {
                 return self.engine.upload_packed(&self.header.model.packed(entry)?);
             }

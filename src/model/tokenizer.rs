@@ -8,6 +8,7 @@
 
 use super::{Passages, Source};
 use crate::{Error, Result};
+use serde_json::Value as Json;
 use std::path::Path;
 use tokenizers::PostProcessor;
 
@@ -66,6 +67,13 @@ impl Tokenizer {
         let highest = inner.get_vocab(true).into_values().max();
         if let Some(id) = highest.filter(|&id| id as usize >= vocab) {
             return Err(format!("token {id}, and the model has {vocab} tokens"));
+        }
+        // The crate takes it for granted when it puts tokens around a text.
+        if let Some(processor) = inner.get_post_processor() {
+            let json = serde_json::to_value(processor).map_err(|e| e.to_string())?;
+            if let Some(token) = undefined(&json) {
+                return Err(format!("post_processor: '{token}' is not among its special tokens"));
+            }
         }
         let around = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
         if around >= most {
@@ -134,4 +142,16 @@ impl Tokenizer {
         let encoding = encoding.map_err(|e| Error::Usage(format!("a text that has no tokens: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
+}
+
+/// A special token that a template (or one of a sequence of them) names and does not define.
+fn undefined(processor: &Json) -> Option<&str> {
+    let list = |key: &str| processor.get(key).and_then(Json::as_array).into_iter().flatten();
+    if let Some(inside) = list("processors").find_map(undefined) {
+        return Some(inside);
+    }
+    let named =
+        list("single").chain(list("pair")).filter_map(|piece| piece.get("SpecialToken")?.get("id")?.as_str());
+    let defined = processor.get("special_tokens");
+    named.into_iter().find(|id| defined.is_none_or(|d| d.get(id).is_none()))
 }

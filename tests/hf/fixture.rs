@@ -302,7 +302,9 @@ pub fn bert() -> Fixture {
                        "strip_accents": null, "lowercase": true},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {"type": "TemplateProcessing", "single": [cls, a, sep],
-                           "pair": [cls, a, sep, b, token("[SEP]", 1)], "special_tokens": {}},
+                           "pair": [cls, a, sep, b, token("[SEP]", 1)], "special_tokens": {
+                               "[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+                               "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
                   "max_input_chars_per_word": 100, "vocab": vocab},

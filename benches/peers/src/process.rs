@@ -43,10 +43,15 @@ impl Process {
         }
     }
 
+    /// What it says to a line.
+    pub fn ask(&mut self, line: &str) -> Result<String, String> {
+        writeln!(self.stdin, "{line}").map_err(|_| self.why())?;
+        self.line()
+    }
+
     /// The wall time of one product, in ms.
     pub fn time(&mut self) -> Result<f64, String> {
-        writeln!(self.stdin, "run").map_err(|_| self.why())?;
-        let line = self.line()?;
+        let line = self.ask("run")?;
         line.parse().map_err(|_| format!("no time: {line}"))
     }
 
