@@ -302,7 +302,7 @@ impl<'a> Header<'a> {
             positions: self.size("context_length")?,
             vocab: self.shape("token_embd.weight")?.first().copied().unwrap_or(0),
         };
-        if sizes.hidden % sizes.heads != 0 {
+        if !sizes.hidden.is_multiple_of(sizes.heads) {
             let what = format!("{} heads do not divide {} columns", sizes.heads, sizes.hidden);
             return Err(self.wrong(&format!("{BERT}.attention.head_count"), &what));
         }
@@ -331,6 +331,9 @@ struct Reader<'a> {
     header: Header<'a>,
     other: Other<'a>,
 }
+
+/// Makes a matrix of an entry, or leaves it to the reader.
+type Other<'a> = &'a dyn Fn(&Model, &Entry) -> Result<Option<PackedArray>>;
 
 impl Reader<'_> {
     /// An entry of this shape.
