@@ -30,13 +30,14 @@ pub struct Attention {
 impl Attention {
     /// For heads of `head` columns, on a software adapter or not.
     fn new(head: usize, software: bool) -> Self {
-        let quads = head.div_ceil(4);
-        let slices = quads.div_ceil(MAX_QUADS);
+        let (quads, ragged) = (head.div_ceil(4), Columns::of(head) == Columns::Ragged);
+        // Single numbers are loaded with an address each.
+        let slices = quads.div_ceil(if ragged { MAX_QUADS / 2 } else { MAX_QUADS });
         Self {
             head: head as u32,
             slices: slices as u32,
             quads: quads.div_ceil(slices) as u32,
-            ragged: Columns::of(head) == Columns::Ragged,
+            ragged,
             tokens: TOKENS,
             block: if software { 1 } else { 4 },
         }

@@ -332,9 +332,6 @@ struct Reader<'a> {
     other: Other<'a>,
 }
 
-/// Makes a matrix of an entry, or leaves it to the reader.
-type Other<'a> = &'a dyn Fn(&Model, &Entry) -> Result<Option<PackedArray>>;
-
 impl Reader<'_> {
     /// An entry of this shape.
     fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
