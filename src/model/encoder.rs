@@ -295,7 +295,7 @@ impl Reader<'_> {
             positions: self.size("context_length")?,
             vocab: self.shape("token_embd.weight")?.first().copied().unwrap_or(0),
         };
-        if sizes.hidden % sizes.heads != 0 {
+        if !sizes.hidden.is_multiple_of(sizes.heads) {
             let what = format!("{} heads do not divide {} columns", sizes.heads, sizes.hidden);
             return Err(self.wrong(&format!("{BERT}.attention.head_count"), &what));
         }
