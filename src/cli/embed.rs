@@ -112,7 +112,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     };
     let engine = pollster::block_on(open_engine(device))?;
     let embedder = args.run.open(&engine, &args.model)?;
-    let passages = texts::tokenize(&embedder, &texts, args.run.long(), |at| labels(at))?;
+    let passages = texts::tokenize(&embedder, &texts, args.run.long(), labels)?;
     let embeddings = texts::embed(&embedder, &passages)?;
     let to = To::of(args);
     match output.as_mut() {
@@ -126,8 +126,11 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     output.map_or(Ok(()), Output::commit)
 }
 
-/// The texts to embed, and how each is called in warnings.
-fn texts_of(args: &Args) -> Result<(Vec<String>, Box<dyn Fn(usize) -> String>)> {
+/// Texts, and how each is called in warnings.
+type Named = (Vec<String>, Box<dyn Fn(usize) -> String>);
+
+/// The texts to embed.
+fn texts_of(args: &Args) -> Result<Named> {
     if !args.texts.is_empty() {
         if let Some(at) = args.texts.iter().position(|text| text.trim().is_empty()) {
             return Err(Error::Usage(format!("text {} is empty", at + 1)));

@@ -227,6 +227,8 @@ pub type StaticReference = fn(&[f32], Int8Scale) -> Vec<i8>;
 pub type EmbedReference = fn(&[(&PackedTensor, &[u32])]) -> Vec<f64>;
 /// [`crate::reference::layer_norm`].
 pub type LayerNormReference = fn(&[f32], &[f32], &[f32], f32) -> Vec<f64>;
+/// [`crate::reference::gram`].
+pub type GramReference = fn(&[f32], usize, Option<&[f32]>) -> Vec<f64>;
 /// [`crate::reference::attention`].
 pub type AttentionReference = fn(&[f32], &[f32], &[f32], &[usize], usize) -> Vec<f64>;
 
@@ -271,7 +273,7 @@ pub enum Operation {
     /// The mean of each sentence's rows.
     MeanPool { reference: fn(&[f32], usize, &[usize]) -> Vec<f64> },
     /// The second moments of columns.
-    Gram { reference: fn(&[f32], usize, Option<&[f32]>) -> Vec<f64> },
+    Gram { reference: GramReference },
     /// Rows to an L2 norm of 1.
     Normalize { reference: fn(&[f32], usize) -> Vec<f64> },
 }

@@ -120,10 +120,10 @@ impl Files {
     pub fn carry(&self, metadata: &mut Metadata) -> Result<()> {
         let mut names = vec![CONFIG.to_string(), TOKENIZER.into(), TOKENIZER_CONFIG.into(), MODULES.into()];
         names.extend(super::pooling_folder(self)?.map(|folder| format!("{folder}/{CONFIG}")));
-        let mut bytes = 0;
+        let mut bytes = 0usize;
         for name in names {
             let Some(text) = self.text(&name)? else { continue };
-            bytes += text.len();
+            bytes = bytes.saturating_add(text.len());
             if bytes <= MAX_CARRIED {
                 metadata.set(&name, Value::String(text));
             }
