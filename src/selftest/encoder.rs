@@ -4,7 +4,8 @@
 //! the last place, 2 u each, quotients by 2.5 and inverse roots by 2, as WGSL allows. First orders of u are counted; a hundredth on top has the others.
 //!
 //! ```text
-//! embed        T u sum |w|                                   T tables: an addition each, and the last step of decoding may be fused with it
+//! embed        T u sum (|w| + 2 |b|)                         T tables: an addition each, with which the last step of decoding may be fused; or the
+//!                                                            bias b of w's group is added after what was there (drivers reorder sums)
 //! mean_pool    (s + 3) u mean |x|                            1 / length, its product
 //! normalize    ((s + 1) / 2 + 6) u |y|                       squares, their sum, its inverse root, two products
 //! layer_norm   |gamma| r (e + |x - mean| (h + 4 u)) + u |beta|        r = 1 / sqrt(variance + eps)
@@ -25,6 +26,7 @@ use super::{Options, Report, bits, inside, plant, sizes_of_k};
 #[cfg(feature = "gpu")]
 use crate::DType;
 use crate::engine::encoder::{Step, Sum};
+use crate::scheme::{PlaneKind, Scale, SubScale, Zero};
 use crate::{Array, Engine, PackedTensor, Result, Scheme, Tensor, reference};
 
 /// Which of them.
@@ -149,11 +151,10 @@ impl Suite<'_> {
                 } else {
                     let mut bounds = vec![0.0; want.len()];
                     for table in &host {
-                        let terms = reference::embed(&[*table]);
-                        bounds
-                            .iter_mut()
-                            .zip(terms)
-                            .for_each(|(b, w)| *b += SLACK * count as f64 * U * w.abs());
+                        let (terms, biases) = (reference::embed(&[*table]), biases(*table));
+                        for ((bound, w), bias) in bounds.iter_mut().zip(terms).zip(biases) {
+                            *bound += SLACK * count as f64 * U * (w.abs() + 2.0 * bias.abs());
+                        }
                     }
                     self.report.within(self.kernel, &case, &got, &want, &bounds);
                 }
@@ -429,6 +430,20 @@ impl Suite<'_> {
         }
         all
     }
+}
+
+/// What the groups of looked-up numbers have added to them after scaling: the numbers of codes 0. Zeros for schemes without biases and minima.
+fn biases((table, ids): (&PackedTensor, &[u32])) -> Vec<f64> {
+    let scheme = table.scheme();
+    let minima = matches!(scheme.scale, Scale::TwoLevel { sub: SubScale::U8Min | SubScale::U4Min, .. });
+    if scheme.zero != Zero::Bias && !minima {
+        return vec![0.0; ids.len() * table.matrix().1];
+    }
+    let mut zeros = table.clone();
+    for kind in [PlaneKind::CodesLow, PlaneKind::CodesHigh] {
+        zeros.plane_mut(kind).fill(0);
+    }
+    reference::embed(&[(&zeros, ids)])
 }
 
 /// y of a layer normalization, and how far each number may be off where sums over a row have so many roundings.
