@@ -380,6 +380,18 @@ impl Engine {
         Ok(PackedArray { data })
     }
 
+    /// As [`Self::upload_packed`], of a tensor that the caller does not keep: the CPU engine takes it as it is, without a copy.
+    ///
+    /// # Errors
+    /// As [`Self::upload_packed`].
+    pub fn take_packed(&self, packed: PackedTensor) -> Result<PackedArray> {
+        match &self.backend {
+            Backend::Cpu => Ok(PackedArray { data: PackedData::Host(Arc::new(packed)) }),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(_) => self.upload_packed(&packed),
+        }
+    }
+
     /// Wraps a buffer of the application's as a dense array that begins at byte `offset`, a multiple of 256, on an engine of the same
     /// device ([`Engine::from_wgpu`]). It needs `STORAGE`, and `COPY_SRC` to be read or to be a residual beside a bias. The array owns
     /// its bytes up to the next multiple of 16. No call may read and write one buffer, not even different parts of it: wgpu tracks whole
@@ -478,6 +490,7 @@ impl Engine {
         importance: Option<&[f32]>,
     ) -> Result<PackedArray> {
         scheme.check_shape(tensor.shape())?;
+        #[cfg_attr(not(feature = "gpu"), allow(unused_variables))]
         let form = method.form(scheme)?;
         let on_cpu = || match importance {
             Some(importance) => cpu::quantize_weighted(tensor, name, scheme, importance),
@@ -486,7 +499,7 @@ impl Engine {
         match &self.backend {
             Backend::Cpu => Ok(PackedArray { data: PackedData::Host(Arc::new(on_cpu()?)) }),
             #[cfg(feature = "gpu")]
-            Backend::Gpu(_) if !kernels::quantize::form_on_gpu(&form) => self.upload_packed(&on_cpu()?),
+            Backend::Gpu(_) if !kernels::quantize::form_on_gpu(&form) => self.take_packed(on_cpu()?),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let table = match scheme.value {

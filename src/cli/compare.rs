@@ -145,7 +145,7 @@ fn decoded(engine: &Engine, (model, entry): (&Model, &Entry)) -> Result<Tensor> 
     }
     let packed = model.packed(entry)?;
     let tensor = pollster::block_on(async {
-        engine.dequantize(&engine.upload_packed(&packed)?, DType::F32)?.read().await
+        engine.dequantize(&engine.take_packed(packed)?, DType::F32)?.read().await
     });
     tensor.map_err(|e| e.in_tensor(&entry.name))
 }

@@ -1,6 +1,7 @@
 //! Products with f32 activations, any scheme.
 //!
 //! ```text
+//! weights in f32:  as they lie, KC_DIRECT values of K at a time (dot::f32_direct), where vectors are long
 //! few rows of x:   codes of a weight row decoded in registers (dot::code_rows), or
 //!                  a weight row -> f32 -> dot::f32_rows with each row of x
 //! many:            a panel of weight rows -> f32, transposed, KC values of K at a time -> dot::f32_panel
@@ -9,12 +10,12 @@
 //! Weights are decoded exactly as `dequantize` does, once for all rows of x.
 
 use super::decode::{Groups, Weights};
-use super::dot::{self, CodeRow, F32_ACCUMULATORS, LANES, ROWS_MR};
+use super::dot::{self, CodeRow, F32_ACCUMULATORS, LANES, ROWS_MR, Tile};
 use super::lanes::{Lanes, RowBlock, Wanted};
 use super::level::{Level, Work, vectorized_at};
 use super::panel::Panel;
 use crate::recycle::{self, Recycled};
-use crate::scheme::{Value, Zero};
+use crate::scheme::{Float, Value, Zero};
 use crate::threads;
 use std::ops::Range;
 
@@ -24,17 +25,21 @@ pub(super) const BLOCK: usize = 32;
 const FEW_ROWS: usize = 6;
 /// Length of a chain of the panel kernel.
 pub(super) const KC: usize = 256;
+/// Values of K that rows of a direct tile have at a time: those of all its rows stay in a core's first cache.
+const KC_DIRECT: usize = 512;
 
 /// Sums of products as blocks `[N / BLOCK][M][BLOCK]`: `x` is `[m, k]`, the weight rows are `rows`.
 pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<usize>) -> Recycled {
-    let mut sums = Recycled::from(recycle::zeros(rows.len().div_ceil(BLOCK) * m * BLOCK));
+    let mut sums = Recycled::from(recycle::any(rows.len().div_ceil(BLOCK) * m * BLOCK));
     let work = rows.len() * w.k * m;
     let tasks: Vec<_> = sums
         .chunks_mut(m * BLOCK)
         .zip(threads::ranges(rows.len(), BLOCK))
         .map(|(out, r)| (out, rows.start + r.start..rows.start + r.end))
         .collect();
-    if m <= FEW_ROWS
+    if let Some(Tile { nr, mr }) = direct_tile(level, w) {
+        threads::for_each(tasks, work, |(out, rows)| direct(level, w, x, (nr, mr), rows, out));
+    } else if m <= FEW_ROWS
         && let Some(codes) = Codes::of(w)
     {
         let few = Few::new(level, w, codes, x, m);
@@ -59,6 +64,45 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
         });
     }
     sums
+}
+
+/// The tile of weights that are f32 as they lie.
+fn direct_tile(level: Level, w: &Weights) -> Option<Tile> {
+    dot::direct_tile(level).filter(|_| matches!(w.scheme.value, Value::Float(Float::F32)))
+}
+
+/// As [`super::integer::is_direct`].
+pub(super) fn is_direct(level: Level, w: &Weights) -> bool {
+    direct_tile(level, w).is_some()
+}
+
+/// Weights that are f32 as they lie.
+fn direct(
+    level: Level,
+    w: &Weights,
+    x: &[f32],
+    (nr, mr): (usize, usize),
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
+    let w_rows: Vec<&[f32]> = rows.map(|row| &bytemuck::cast_slice(w.low(row))[..w.k]).collect();
+    let x_rows: Vec<&[f32]> = x.chunks(w.k).collect();
+    for start in (0..w.k).step_by(KC_DIRECT) {
+        let range = start..w.k.min(start + KC_DIRECT);
+        let (w_part, x_part) = (columns(&w_rows, &range), columns(&x_rows, &range));
+        for (x, out) in x_part.chunks(mr).zip(out.chunks_mut(mr * BLOCK)) {
+            if start == 0 {
+                out.fill(0.0);
+            }
+            for (n, w) in w_part.chunks(nr).enumerate() {
+                dot::f32_direct(level, w, x, &mut out[n * nr..], BLOCK);
+            }
+        }
+    }
+}
+
+fn columns<'a>(rows: &[&'a [f32]], range: &Range<usize>) -> Vec<&'a [f32]> {
+    rows.iter().map(|row| &row[range.clone()]).collect()
 }
 
 /// What codes stand for, where a word of them is decoded in registers.
@@ -205,6 +249,7 @@ fn many(
     out: &mut [f32],
 ) {
     let nr = dot::f32_tile(level).nr;
+    out.fill(0.0);
     for first in rows.clone().step_by(nr) {
         // Columns beyond the last row repeat it and are not part of the product.
         panel.load(level, w, first..rows.end);

@@ -68,6 +68,12 @@ struct Shared<'a> {
     zero: bool,
 }
 
+/// Whether each of many rows of x meets the weights as they lie, so that nothing is gained by taking more of them at once.
+pub(super) fn is_direct(level: Level, w: &Weights, x_group: usize) -> bool {
+    let single = segments(w.k, w.group_len, x_group).len() == 1;
+    single && dot::sums_many(level) && Lanes::of(w, x_group).in_place(w)
+}
+
 impl Shared<'_> {
     /// What integer sums start from, given the sum of x codes: with zero-points, what they are multiplied with.
     fn init(&self, sum: i32) -> i32 {
@@ -83,7 +89,7 @@ fn code_sum(codes: &[i8]) -> i32 {
 pub(super) fn sums(level: Level, w: &Weights, bytes: &Bytes, x: &Int8Rows, rows: Range<usize>) -> Recycled {
     let segments = segments(w.k, w.group_len, x.group);
     let shared = Shared { level, w, bytes, x, segments, zero: w.scheme.zero == Zero::Point };
-    let mut sums = Recycled::from(recycle::zeros(rows.len().div_ceil(BLOCK) * x.rows * BLOCK));
+    let mut sums = Recycled::from(recycle::any(rows.len().div_ceil(BLOCK) * x.rows * BLOCK));
     let work = rows.len() * w.k * x.rows;
     let tasks: Vec<_> = sums
         .chunks_mut(x.rows * BLOCK)
@@ -134,23 +140,37 @@ struct Pass {
 impl Pass {
     fn new(shared: &Shared, lanes: &Lanes, rows: Range<usize>) -> Self {
         let (x, w) = (shared.x, shared.w);
-        let words = |per_step: usize| Vec::with_capacity(rows.len() * lanes.steps * per_step);
-        let (mut codes, mut init) = (words(lanes.fields), words(1));
+        let (steps, fields) = (lanes.steps, lanes.fields);
+        let mut codes = vec![Words([0; LANES]); rows.len() * steps * fields];
+        let mut init = Vec::new();
         let (mut scale, mut sum) = (Vec::with_capacity(rows.len() * lanes.entries()), Vec::new());
         let mut whole = (shared.segments.len() == 1).then(Vec::new);
-        for m in rows.clone() {
+        for (i, m) in rows.clone().enumerate() {
             let (row, scales) = x.row(m);
             let quads = row.as_chunks::<4>().0;
             let quad = |i: usize| quads.get(i).copied().unwrap_or_default();
-            for first in (0..lanes.steps).map(|t| t * LANES) {
-                let mut sums = [0i32; LANES];
-                for f in 0..lanes.fields {
-                    let fours: [[i8; 4]; LANES] =
-                        std::array::from_fn(|l| quad((first + l) * lanes.fields + f));
-                    sums.iter_mut().zip(&fours).for_each(|(s, four)| *s += code_sum(four));
-                    codes.push(Words(fours.map(|four| u32::from_le_bytes(four.map(|c| c as u8)))));
+            let word = |step: usize, f: usize| -> [[i8; 4]; LANES] {
+                std::array::from_fn(|l| quad((step * LANES + l) * fields + f))
+            };
+            // Beside those of the other rows, or behind them.
+            let (first, next) = if whole.is_some() { (i, rows.len()) } else { (i * steps * fields, 1) };
+            let to = codes[first..].iter_mut().step_by(next);
+            if fields == 1 {
+                let lines = row.as_chunks::<{ 4 * LANES }>().0;
+                to.zip(lines).for_each(|(to, line)| to.0 = bytemuck::must_cast(*line));
+            } else {
+                let words = (0..steps).flat_map(|step| (0..fields).map(move |f| (step, f)));
+                let pack = |four: [i8; 4]| u32::from_ne_bytes(four.map(|c| c as u8));
+                to.zip(words).for_each(|(to, (step, f))| to.0 = word(step, f).map(pack));
+            }
+            if whole.is_none() {
+                for step in 0..steps {
+                    let mut sums = [0i32; LANES];
+                    for f in 0..fields {
+                        sums.iter_mut().zip(word(step, f)).for_each(|(s, four)| *s += code_sum(&four));
+                    }
+                    init.push(Words(sums.map(|sum| shared.init(sum) as u32)));
                 }
-                init.push(Words(sums.map(|sum| shared.init(sum) as u32)));
             }
             // Lanes of padding hold zeros; a NaN may not reach them by a group that does not exist.
             let group = |entry: usize| entry * lanes.lanes_per_scale * lanes.values() / x.group;
@@ -165,11 +185,6 @@ impl Pass {
                     sum[first + s.w_group] += scales[s.x_group] * code_sum(&row[s.start..s.end]) as f32;
                 }
             }
-        }
-        if whole.is_some() {
-            let per_row = codes.len() / rows.len();
-            let of = |i: usize| codes[i % rows.len() * per_row + i / rows.len()];
-            codes = (0..codes.len()).map(of).collect();
         }
         Self { rows, codes, init, scale, sum, whole }
     }

@@ -60,7 +60,8 @@ impl Lanes {
         if self.in_place(w) { rows } else { rows.min(4) }
     }
 
-    fn in_place(&self, w: &Weights) -> bool {
+    /// Whether [`Lanes::codes`] are where they lie.
+    pub fn in_place(&self, w: &Weights) -> bool {
         !self.unpack && w.low_rows(0..0).1 == 4 * LANES * self.steps
     }
 

@@ -9,7 +9,7 @@
 
 use super::activations::{Int8Rows, PAD, float_rows, segments};
 use super::decode::Weights;
-use super::dot::{F32_ACCUMULATORS, LANES};
+use super::dot::{F32_ACCUMULATORS, LANES, SUMS_MR};
 use super::epilogue::{Epilogue, Output, finish};
 use super::float::{self, BLOCK, KC};
 use super::integer::{self, Bytes};
@@ -72,13 +72,13 @@ pub(super) fn matmul_at(
             let weights = Weights::new(w);
             let x = float_rows(x, product.activation == Activation::F16);
             let (x, k) = (weights.in_stored_order(&x), weights.k);
-            dense(shape, pass_rows(4 * k), epilogue, |part| {
+            dense(shape, Passes::of(k, float::is_direct(level, &weights), 4), epilogue, |part| {
                 float::sums(level, &weights, &x[part.start * k..part.end * k], part.len(), rows.clone())
             })
         }
         int8 => {
             let x = Int8Rows::new(x, int8)?;
-            dense(shape, pass_rows(k_of(w)), epilogue, |part| {
+            dense(shape, Passes::int8(level, &x, w), epilogue, |part| {
                 int8_sums(level, &x.part(part), w, rows.clone())
             })
         }
@@ -100,37 +100,76 @@ pub fn matmul_int8(
     let (n, output) = (rows.len(), output(product)?);
     check((x.rows, x.k), w, &rows, bias, residual)?;
     let epilogue = Epilogue { bias, residual, function: product.function, output };
-    let sums = |part| int8_sums(Level::best(), &x.part(part), w, rows.clone());
-    dense(vec![x.rows, n], pass_rows(k_of(w)), epilogue, sums)
+    let level = Level::best();
+    let sums = |part| int8_sums(level, &x.part(part), w, rows.clone());
+    dense(vec![x.rows, n], Passes::int8(level, x, w), epilogue, sums)
 }
 
-fn k_of(w: &PackedTensor) -> usize {
-    w.matrix().1
+/// How rows of x are taken: passes one after the other that each divide the weights among the threads, or passes side by side.
+enum Passes {
+    /// Of so many rows that what is done for each weight counts little, and so few that they stay in the caches of a core.
+    InTurn { rows: usize },
+    /// Nothing is done for each weight but to read it.
+    SideBySide,
 }
 
-/// Rows of x that meet the weights in one pass, each of `bytes`: so many that what is done for each weight counts little, so few that they and their sums stay in
-/// the caches of a core.
-fn pass_rows(bytes: usize) -> usize {
-    const CACHED: usize = 512 << 10;
-    (CACHED / bytes.max(1)).clamp(256, 1024)
+impl Passes {
+    /// Of x with `k` numbers of `bytes` bytes; `direct` if weights are multiplied as they lie.
+    fn of(k: usize, direct: bool, bytes: usize) -> Self {
+        const CACHED: usize = 512 << 10;
+        if direct {
+            Self::SideBySide
+        } else {
+            Self::InTurn { rows: (CACHED / (bytes * k).max(1)).clamp(256, 1024) }
+        }
+    }
+
+    fn int8(level: Level, x: &Int8Rows, w: &PackedTensor) -> Self {
+        let weights = Weights::new(w);
+        let direct = in_integers(w.scheme(), x.activation) && integer::is_direct(level, &weights, x.group);
+        Self::of(x.k, direct, 1)
+    }
+
+    /// Ranges of `m` rows of x, of about the same number so that the last one is none of few, and whether they are taken side by side.
+    fn ranges(self, m: usize) -> (Vec<Range<usize>>, bool) {
+        /// Rows side by side: more, with their sums and y, do not stay in the second cache of a core; fewer are not worth the way of all weights through it.
+        const MOST: usize = 96;
+        const FEWEST: usize = 24;
+        let threads = threads::count();
+        match self {
+            Self::InTurn { rows } => (threads::ranges(m, m.div_ceil(m.div_ceil(rows).max(1))), false),
+            Self::SideBySide if m < FEWEST * threads => (threads::ranges(m, m), false),
+            Self::SideBySide => {
+                let parts = m.div_ceil(MOST).next_multiple_of(threads);
+                // Whole tiles.
+                (threads::ranges(m, m.div_ceil(parts).next_multiple_of(SUMS_MR)), true)
+            }
+        }
+    }
 }
 
-/// y of `shape` `[.., N]`, f32 or f16, of the sums of up to `pass` rows at a time.
+/// y of `shape` `[.., N]`, f32 or f16, of the sums of passes.
 fn dense(
     shape: Vec<usize>,
-    pass: usize,
+    passes: Passes,
     epilogue: Epilogue,
-    sums: impl Fn(Range<usize>) -> Recycled,
+    sums: impl Fn(Range<usize>) -> Recycled + Sync,
 ) -> Result<Tensor> {
     let n = shape.last().copied().unwrap_or(0);
     let m: usize = shape[..shape.len() - 1].iter().product();
-    // Passes of about the same number of rows: the last one is none of few.
-    let even = m.div_ceil(m.div_ceil(pass).max(1));
+    let (ranges, side_by_side) = passes.ranges(m);
     let fill = |bytes: &mut [u8]| {
         let row = bytes.len() / m.max(1);
-        for (part, bytes) in threads::ranges(m, even).into_iter().zip(bytes.chunks_mut((even * row).max(1))) {
+        let most = ranges.first().map_or(0, Range::len);
+        let tasks: Vec<_> = ranges.iter().cloned().zip(bytes.chunks_mut((most * row).max(1))).collect();
+        let pass = |(part, bytes): (Range<usize>, &mut [u8])| {
             let residual = epilogue.residual.map(|r| &r[part.start * n..part.end * n]);
             finish(&sums(part.clone()), part.len(), n, Epilogue { residual, ..epilogue }, bytes);
+        };
+        if side_by_side {
+            threads::for_each(tasks, usize::MAX, pass);
+        } else {
+            tasks.into_iter().for_each(pass);
         }
     };
     if epilogue.output == Output::F32 {

@@ -4,11 +4,11 @@
 //! texts -> Tokenizer::passages -> Passages -> Encoder::embed_passages -> [texts, D]
 //! ```
 
-use super::encoder::{Encoder, Settings};
+use super::encoder::{Encoder, Settings, Sizes};
 use super::tokenizer::{Long, Tokenizer};
 use super::{Passages, Source};
 use crate::engine::Engine;
-use crate::{Result, Tensor};
+use crate::{Result, Tensor, threads};
 use std::path::Path;
 
 /// A model that makes vectors of texts.
@@ -31,10 +31,13 @@ impl Embedder {
     /// # Errors
     /// As [`Encoder::load`] and [`Tokenizer::open`].
     pub async fn load(engine: &Engine, source: &Source, settings: Settings) -> Result<Self> {
-        let encoder = Encoder::load(engine, &source.model, settings).await?;
-        let sizes = encoder.sizes();
-        let tokenizer = Tokenizer::open(source, sizes.vocab, sizes.positions)?;
-        Ok(Self { encoder, tokenizer })
+        let Sizes { vocab, positions, .. } = Sizes::of(&source.model)?;
+        let (place, json) = source.tokenizer()?;
+        // Half of the time that a small model takes to load.
+        let tokenizer = threads::beside(move || Tokenizer::from_json(&json, &place, vocab, positions));
+        let encoder = Encoder::load(engine, &source.model, settings).await;
+        let tokenizer = tokenizer();
+        Ok(Self { encoder: encoder?, tokenizer: tokenizer? })
     }
 
     /// Numbers of an embedding.

@@ -351,7 +351,7 @@ impl Reader<'_> {
                 return Ok(made);
             }
             if let Content::Packed { .. } = entry.content {
-                return self.engine.upload_packed(&self.header.model.packed(entry)?);
+                return self.engine.take_packed(self.header.model.packed(entry)?);
             }
             let tensor = self.header.model.tensor(entry)?;
             let scheme = tensor.dtype().to_string().to_lowercase().parse()?;

@@ -117,7 +117,7 @@ impl RawModel {
     /// A packed entry on an engine.
     pub fn weight(&self, index: u32, data: &[u8], engine: &RawEngine) -> Result<RawWeight, JsValue> {
         let packed = self.packed_of(index, data);
-        packed.and_then(|packed| engine.0.upload_packed(&packed)).map(RawWeight).map_err(thrown)
+        packed.and_then(|packed| engine.0.take_packed(packed)).map(RawWeight).map_err(thrown)
     }
 
     /// An entry as f32.

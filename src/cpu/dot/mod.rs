@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rows     few rows of x:   one weight row  x MR rows of x              lanes along K
+//! direct   f32 weights:     NR weight rows  x MR rows of x              lanes along K, both as they lie
 //! panel    many rows of x:  NR weight rows  x MR rows of x              lanes along N, one chain per output
 //!
 //! int      u8 codes * i8 codes, exact integer sums of 4 values (rows) or of a segment (panel), then f32
@@ -74,6 +75,11 @@ pub(super) fn int_tile(level: Level) -> Tile {
         Level::AvxVnni | Level::Avx2 => Tile { nr: 16, mr: 2 },
         Level::Portable => Tile { nr: 8, mr: 4 },
     }
+}
+
+/// The tile of [`f32_direct`], where it is faster than a panel of weights that are f32 already: vectors of several rows of both sides have to fit in registers.
+pub(super) fn direct_tile(level: Level) -> Option<Tile> {
+    (level == Level::Avx512).then_some(Tile { nr: 4, mr: 6 })
 }
 
 /// The tile of [`f32_panel`].
@@ -230,6 +236,24 @@ pub(super) fn f32_rows(level: Level, w: &[f32], x: &[f32], out: &mut [f32]) {
     );
     assert!(out.len() <= ROWS_MR, "rows of x");
     at_level!(level, [avx512::f32_rows, avx2::f32_rows, avx2::f32_rows, portable::f32_rows], (w, x, out))
+}
+
+/// `out[m * stride + n] += sum over k of w[n][k] * x[m][k]`: rows as they lie, at most [`direct_tile`]'s of each.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+pub(super) fn f32_direct(level: Level, w: &[&[f32]], x: &[&[f32]], out: &mut [f32], stride: usize) {
+    let tile = direct_tile(level).unwrap_or(Tile { nr: 0, mr: 0 });
+    assert!((1..=tile.nr).contains(&w.len()) && (1..=tile.mr).contains(&x.len()), "a tile");
+    let k = w[0].len();
+    assert!(w.iter().chain(x).all(|row| row.len() == k), "one k");
+    assert!(stride >= w.len() && out.len() >= (x.len() - 1) * stride + w.len(), "output");
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512 {
+        // SAFETY: a level above `Portable` exists only where `Level::best` has found its features.
+        #[allow(unsafe_code)]
+        unsafe {
+            avx512::f32_direct(w, x, out, stride);
+        }
+    }
 }
 
 /// `nr` weight rows for [`int_panel`].
