@@ -179,6 +179,14 @@ fn every_level_multiplies() {
                 }
             }
         }
+        // As they lie: more than one piece of K, the last of part of a vector, part of a tile; and rows of x side by side.
+        for (name, k) in [("f32", 1043), ("f32", 9), ("int8-row", 192), ("int4-row", 256)] {
+            for activation in ACTIVATIONS {
+                for m in [1, 6, 7, 24 * crate::threads::count() + 5] {
+                    check(level, name.parse().unwrap(), m, k, 39, activation);
+                }
+            }
+        }
     }
 }
 
