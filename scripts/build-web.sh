@@ -36,10 +36,10 @@ wasm_toolchain
 rm -rf pkg
 mkdir pkg
 
-# The features $2 of the crate as the module $1: NAME_bg.wasm and its JavaScript side $3.
+# The features $2 of the crate as the module $1: NAME_bg.wasm and its JavaScript side $3. $4 is lowbit's own optimisation.
 build_module() {
-  local name=$1 features=$2 script=$3
-  env "${WASM_ENV[@]}" RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+${TARGET_FEATURES//,/,+}" cargo rustc --locked --lib --crate-type cdylib \
+  local name=$1 features=$2 script=$3 level=$4
+  env "${WASM_ENV[@]}" CARGO_PROFILE_WEB_OPT_LEVEL="$level" RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+${TARGET_FEATURES//,/,+}" cargo rustc --locked --lib --crate-type cdylib \
     "${WASM_STD[@]}" --target "$WASM_TARGET" --target-dir target/web --profile "$profile" --no-default-features --features "$features"
   cargo run --quiet --release --locked --manifest-path tools/wasm-bindgen/Cargo.toml --target-dir target/wasm-bindgen -- \
     "target/web/$WASM_TARGET/$profile/lowbit.wasm" target/web/pkg "$script"
@@ -54,8 +54,9 @@ build_module() {
 }
 
 [ "$profile" != web ] || fetch_node_packages web target/binaryen || die "npm could not fetch binaryen"
-build_module lowbit web lowbit_raw
-build_module lowbit_tokenizer web-tokenizer lowbit_tokenizer
+build_module lowbit web lowbit_raw 3
+# No loop of lowbit's is in it.
+build_module lowbit_tokenizer web-tokenizer lowbit_tokenizer s
 cp web/*.js web/lowbit.d.ts web/README.md LICENSE-* pkg/
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | sed -n 1p)
 node -e '
