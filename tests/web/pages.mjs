@@ -617,7 +617,7 @@ for (const [name, address, webgpu, test] of TESTS) {
     if (!browsers.has(webgpu)) browsers.set(webgpu, await launch({ webgpu }));
     const start = Date.now();
     const { page, complaints } = await browsers.get(webgpu).open(`${server.url}/${address}`);
-    page.setDefaultTimeout(60_000);
+    page.setDefaultTimeout(300_000);
     const shot = (what) => page.screenshot({ path: join(shots, `${name.replaceAll(/\W+/g, "-")}-${what}.png`), fullPage: true });
     let why = null;
     try {
