@@ -10,16 +10,16 @@
 //! Each on the CPU engine; those of groups on a software or real GPU too. Draws have fixed seeds.
 
 mod common;
+#[path = "common/engines.rs"]
+mod engines;
 #[path = "common/quantiles.rs"]
 mod quantiles;
 
-use common::under_ci;
-use lowbit::engine::Tune;
-use lowbit::gpu::adapter;
+use engines::engines;
 use lowbit::reference::dequantize;
 use lowbit::report::metrics::Errors;
 use lowbit::scheme::{Method, PlaneKind};
-use lowbit::{Engine, EngineOptions, PackedTensor, Tensor};
+use lowbit::{Engine, PackedTensor, Tensor};
 use pollster::block_on;
 use quantiles::unit;
 use rand::rngs::StdRng;
@@ -35,23 +35,6 @@ fn normals(seed: u64, n: usize) -> Vec<f32> {
         [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
     };
     (0..n / 2).flat_map(|_| pair()).collect()
-}
-
-/// The CPU engine, and the first adapter there is.
-fn engines() -> Vec<Engine> {
-    let mut all = vec![Engine::cpu()];
-    let found = block_on(adapter::list());
-    match found.first() {
-        Some(first) => {
-            let options = EngineOptions { tune: Tune::Off, ..EngineOptions::default() };
-            all.push(block_on(Engine::open_adapter(&first.adapter, &options)).unwrap());
-        }
-        None => {
-            assert!(!under_ci(), "no adapter under CI");
-            println!("NOT COVERED: there is no adapter on this machine");
-        }
-    }
-    all
 }
 
 fn quantize(engine: &Engine, x: &[f32], k: usize, scheme: &str, method: Method) -> PackedTensor {
