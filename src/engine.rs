@@ -6,6 +6,7 @@
 //!   quantize[_weighted, _by](Tensor, scheme) -> PackedArray        dequantize(PackedArray) -> Array        matmul(Array, PackedArray) -> Array
 //!   matmul_int8(Int8Array, PackedArray) -> Array            matmul_to_int8(Int8Array, PackedArray) -> Int8Array
 //!   embed(PackedArrays, ids) -> Array            layer_norm, attention, mean_pool, normalize: Arrays -> Array
+//!   dense, fake_quantize, activate, cross_entropy, their gradients, update: Arrays -> Array
 //!   Array::read / PackedArray::read            one submit, one wait
 //! ```
 //!
@@ -17,11 +18,13 @@ mod array;
 pub(crate) mod encoder;
 mod int8;
 pub(crate) mod plan;
+pub(crate) mod training;
 #[cfg(feature = "gpu")]
 mod tuning;
 
 pub use array::{Array, Int8Array, Int8Tensor, PackedArray};
 pub use plan::{Explanation, Origin, Plan};
+pub use training::{Quantizer, Teacher};
 
 use crate::product::{Accumulate, Activation, Function, Int8Group, Product};
 use crate::scheme::Method;

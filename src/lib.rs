@@ -32,6 +32,7 @@
 //! | [`cpu`] | the CPU engine |
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
 //! | [`selftest`] | engines against the reference |
+//! | [`train`], [`learning`] | quantization-aware training, and its words |
 //! | [`calibrate`] | what goes into linear layers: moments, ranges, histograms |
 //! | [`model`] | networks on the engine: texts to embeddings |
 //! | [`file`](mod@file), [`report`] | formats on disk; error metrics |
@@ -56,9 +57,11 @@ pub mod file;
 pub mod gpu;
 #[cfg(feature = "gpu")]
 pub mod kernels;
+pub mod learning;
 pub mod model;
 pub mod packed;
 pub mod product;
+pub mod random;
 mod recycle;
 pub mod reference;
 pub mod report;
@@ -66,6 +69,7 @@ pub mod scheme;
 pub mod selftest;
 pub mod tensor;
 mod threads;
+pub mod train;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 mod tune;
 #[cfg(all(any(feature = "web", feature = "web-tokenizer"), target_arch = "wasm32"))]

@@ -10,15 +10,18 @@
 //! Each on the CPU engine; those of groups on a software or real GPU too. Draws have fixed seeds.
 
 mod common;
+#[path = "common/engines.rs"]
+mod engines;
+#[path = "common/quantiles.rs"]
+mod quantiles;
 
-use common::under_ci;
-use lowbit::engine::Tune;
-use lowbit::gpu::adapter;
+use engines::engines;
 use lowbit::reference::dequantize;
 use lowbit::report::metrics::Errors;
 use lowbit::scheme::{Method, PlaneKind};
-use lowbit::{Engine, EngineOptions, PackedTensor, Tensor};
+use lowbit::{Engine, PackedTensor, Tensor};
 use pollster::block_on;
+use quantiles::unit;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -34,23 +37,6 @@ fn normals(seed: u64, n: usize) -> Vec<f32> {
     (0..n / 2).flat_map(|_| pair()).collect()
 }
 
-/// The CPU engine, and the first adapter there is.
-fn engines() -> Vec<Engine> {
-    let mut all = vec![Engine::cpu()];
-    let found = block_on(adapter::list());
-    match found.first() {
-        Some(first) => {
-            let options = EngineOptions { tune: Tune::Off, ..EngineOptions::default() };
-            all.push(block_on(Engine::open_adapter(&first.adapter, &options)).unwrap());
-        }
-        None => {
-            assert!(!under_ci(), "no adapter under CI");
-            println!("NOT COVERED: there is no adapter on this machine");
-        }
-    }
-    all
-}
-
 fn quantize(engine: &Engine, x: &[f32], k: usize, scheme: &str, method: Method) -> PackedTensor {
     let tensor = Tensor::from_f32([x.len() / k, k], x.to_vec()).unwrap();
     let scheme = scheme.parse().unwrap();
@@ -64,25 +50,6 @@ fn sqnr(x: &[f32], w: &PackedTensor) -> f64 {
 /// The one f32 scale of a tensor.
 fn step(w: &PackedTensor) -> f64 {
     f64::from(f32::from_le_bytes(w.plane(PlaneKind::Scales)[..4].try_into().unwrap()))
-}
-
-/// The 2^20 quantiles of N(0, 1) in the middles of as many equal parts, from the density's sums. In as many draws the 80 beyond the range of 8 bits alone would
-/// move the SQNR by 0.1 dB.
-fn unit() -> Vec<f32> {
-    let (n, per_unit) = (1 << 20, 1 << 20);
-    let density = |x: f64| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
-    let mut below = 0.0;
-    let mut upper = Vec::new();
-    for i in 0..7 * per_unit {
-        let x = f64::from(i) / f64::from(per_unit);
-        let part = density(x + 0.5 / f64::from(per_unit)) / f64::from(per_unit);
-        while upper.len() < n / 2 && below + part > (upper.len() as f64 + 0.5) / n as f64 {
-            let target = (upper.len() as f64 + 0.5) / n as f64;
-            upper.push((x + (target - below) / part / f64::from(per_unit)) as f32);
-        }
-        below += part;
-    }
-    upper.iter().flat_map(|&v| [v, -v]).collect()
 }
 
 /// Step within 1 %, SQNR within 0.02 dB.

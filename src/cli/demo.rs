@@ -9,17 +9,18 @@
 //!
 //! A first run on a device compiles its shaders, which software drivers take their time for; hence the threads. What the table says is measured in this run. The engines compute; here is only what to compute and what to tell of it.
 
-use super::digits::{Digits, Layer, network};
+use super::digits::{Digits, Layer, network, network_in};
+use super::on_threads;
 use super::print::{self, Align, Table};
 use crate::engine::{Array, Engine, EngineInfo, EngineOptions, MatmulOptions, PackedArray};
 use crate::gpu::adapter;
 use crate::product::Function;
 use crate::reference::{self, matmul::Added};
 use crate::report::metrics::Errors;
+use crate::train::answers;
 use crate::{Error, PackedTensor, Result, Scheme, Tensor};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -29,9 +30,12 @@ use std::time::Instant;
 /// against an f64 reference. Needs no file and no network. `--device NAME` limits it to one device.
 #[derive(clap::Args, Default)]
 #[command(
-    after_help = "Example:\n  lowbit demo\n  lowbit demo --device cpu\n  lowbit demo --json | jq .schemes"
+    after_help = "Example:\n  lowbit demo\n  lowbit demo --device cpu\n  lowbit demo --json | jq .schemes\n  lowbit demo --model digits-int2.safetensors"
 )]
 pub struct Args {
+    /// Run this network instead, as `lowbit train-digits -o` writes it: packed weights as they are, others in all schemes
+    #[arg(long, value_name = "FILE")]
+    model: Option<std::path::PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -97,8 +101,12 @@ struct Known {
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let digits = Digits::held_out()?;
-    let layers = network()?;
-    let schemes = SCHEMES.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?;
+    let layers = args.model.as_deref().map_or_else(network, network_in)?;
+    let schemes = match layers.iter().find_map(|layer| layer.packed.as_ref()) {
+        // Its own, whatever the other layers have.
+        Some(packed) => vec![*packed.scheme()],
+        None => SCHEMES.iter().map(|name| name.parse()).collect::<Result<Vec<Scheme>>>()?,
+    };
     let engines = pollster::block_on(engines(device))?;
 
     let truth = f32_answers(&digits, &layers)?;
@@ -157,16 +165,6 @@ async fn engines(device: Option<&str>) -> Result<Vec<(EngineInfo, Engine)>> {
     Ok(engines)
 }
 
-/// The index of the largest of each row of 10.
-fn answers(scores: &Tensor) -> Vec<u8> {
-    let (_, classes) = scores.matrix();
-    let largest = |row: &[f32]| {
-        let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-        best.map_or(0, |(i, _)| i as u8)
-    };
-    scores.to_f32().chunks(classes).map(largest).collect()
-}
-
 /// What the unquantized network answers, by the reference.
 fn f32_answers(digits: &Digits, layers: &[Layer]) -> Result<Vec<u8>> {
     let float: Scheme = "f32".parse()?;
@@ -191,7 +189,10 @@ async fn run_scheme(
     let mut weights: Vec<PackedArray> = Vec::new();
     let mut options = Vec::new();
     for layer in layers {
-        let weight = engine.quantize_named(&layer.weight, layer.name, scheme).await?;
+        let weight = match &layer.packed {
+            Some(packed) => engine.upload_packed(packed)?,
+            None => engine.quantize_named(&layer.weight, &layer.name, scheme).await?,
+        };
         weights.push(weight);
         let bias = Some(engine.upload(&layer.bias)?);
         options.push(MatmulOptions { function: layer.function, bias, ..MatmulOptions::default() });
@@ -300,30 +301,6 @@ fn reference_product(
         reference::matmul(&x, m, w, added, &product)?,
         reference::matmul::magnitude(&x, m, w, added, &product)?,
     ))
-}
-
-/// The results of `task(0)`, `task(1)`, ..., worked off by as many threads as the machine has.
-fn on_threads<T: Send>(tasks: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            match next.fetch_add(1, Ordering::Relaxed) {
-                i if i < tasks => done.push((i, task(i))),
-                _ => return done,
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(tasks);
-    let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
-            t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
-        };
-        threads.into_iter().flat_map(join).collect()
-    });
-    all.sort_by_key(|(i, _)| *i);
-    all.into_iter().map(|(_, result)| result).collect()
 }
 
 fn differing(a: &[u8], b: &[u8]) -> usize {

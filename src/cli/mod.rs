@@ -32,6 +32,7 @@ mod selftest;
 mod shaders;
 mod stream;
 mod texts;
+mod train_digits;
 mod tune;
 
 use crate::engine::{Engine, EngineOptions};
@@ -42,6 +43,7 @@ use crate::gpu::Disable;
 use crate::{DType, Error, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Quantize models and run low-bit matrix products on any GPU, or on the CPU.
 #[derive(Parser)]
@@ -78,6 +80,7 @@ enum Command {
     Selftest(selftest::Args),
     Bench(bench::Args),
     Tune(tune::Args),
+    TrainDigits(train_digits::Args),
 }
 
 /// Which tensors, by name.
@@ -188,6 +191,30 @@ fn note_warnings(engine: &Engine) {
     engine.warnings().iter().for_each(|warning| print::note(&format!("lowbit: {warning}")));
 }
 
+/// The results of `task(0)`, `task(1)`, ..., worked off by as many threads as the machine has.
+fn on_threads<T: Send>(tasks: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                i if i < tasks => done.push((i, task(i))),
+                _ => return done,
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(tasks);
+    let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+            t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
+        };
+        threads.into_iter().flat_map(join).collect()
+    });
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Runs the command line of this process. Wrong arguments, `--help` and `--version` end the process as clap does (exit codes 2 and 0).
 ///
 /// # Errors
@@ -212,6 +239,7 @@ pub fn run() -> Result<()> {
         Command::Selftest(args) => selftest::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),
         Command::Tune(args) => tune::run(&args, device),
+        Command::TrainDigits(args) => train_digits::run(&args, device),
     }
 }
 

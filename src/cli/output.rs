@@ -12,6 +12,7 @@ use crate::{Error, Result};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use tempfile::{NamedTempFile, TempPath};
 
@@ -19,6 +20,11 @@ use tempfile::{NamedTempFile, TempPath};
 static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// The same for the files of [`super::partial`], and what to tell then.
 static PARTIAL: Mutex<(Vec<PathBuf>, Option<&'static str>)> = Mutex::new((Vec::new(), None));
+
+/// What the first signal does: interrupt (0), ask for an end, or it has asked.
+static STOP: AtomicU8 = AtomicU8::new(0);
+const BETWEEN: u8 = 1;
+const ASKED: u8 = 2;
 
 /// The exit code of an interrupted run, as shells report SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -35,6 +41,22 @@ fn partials() -> std::sync::MutexGuard<'static, (Vec<PathBuf>, Option<&'static s
 pub fn watch(files: Vec<PathBuf>, hint: Option<&'static str>) {
     watch_signals();
     *partials() = (files, hint);
+}
+
+/// From here on the first signal only asks for an end ([`is_to_stop`]), so that what is there so far is told; the second one interrupts as ever.
+pub fn stop_between() {
+    watch_signals();
+    STOP.store(BETWEEN, Ordering::Relaxed);
+}
+
+/// Whether a signal has asked for an end.
+pub fn is_to_stop() -> bool {
+    STOP.load(Ordering::Relaxed) == ASKED
+}
+
+/// Ends the process as an interrupted one.
+pub fn end_interrupted() -> ! {
+    std::process::exit(INTERRUPTED)
 }
 
 /// Does something that no signal is to interrupt.
@@ -122,6 +144,10 @@ fn watch_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let handler = || {
+            let between = STOP.compare_exchange(BETWEEN, ASKED, Ordering::Relaxed, Ordering::Relaxed);
+            if between.is_ok() {
+                return crate::cli::print::note("lowbit: ending; interrupt again to leave at once");
+            }
             // The lock is held to the end, so that no temporary appears and no output is renamed meanwhile.
             let paths = pending();
             let partial = partials();

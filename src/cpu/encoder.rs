@@ -22,7 +22,7 @@ const TASK_VALUES: usize = 1 << 14;
 
 /// The sum of `f` of each number.
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for part in whole {

@@ -57,7 +57,7 @@ pub(super) fn exp(v: f32) -> f32 {
 
 /// `erfc(t) / 2` for `t >= 0`.
 #[inline(always)]
-fn half_erfc(t: f32) -> f32 {
+pub(super) fn half_erfc(t: f32) -> f32 {
     // erf(t) / t as a polynomial of t^2, near 0.
     let s = t * t;
     let p = 8.212_781e-5;
@@ -109,7 +109,7 @@ fn each(y: &mut [f32], f: impl Fn(f32) -> f32) {
 impl Function {
     /// Applies the function to every value. NaN stays NaN.
     #[inline(always)]
-    fn apply(self, y: &mut [f32]) {
+    pub(super) fn apply(self, y: &mut [f32]) {
         match self {
             Self::Identity => {}
             // Not f32::max, which would drop NaN.

@@ -1,22 +1,9 @@
-//! Second moments of columns, X^T X, by the panel kernel of f32 products.
-//!
-//! ```text
-//! x [T, K], KC rows at a time -> panels [KC][nr] and tiles [KC][mr] of columns -> dot::f32_panel -> blocks [K][nr] -> y [K, K] (+ onto)
-//! ```
+//! Second moments of columns, X^T X: the product of all columns of x with all of them.
 //!
 //! Operands have been checked by who calls.
 
-use super::dot;
-use super::float::KC;
+use super::dense::{Operand, dense_at};
 use super::level::Level;
-use crate::product::Summation;
-use crate::recycle::{self, Recycled};
-use crate::threads;
-
-/// How a number of y is summed over `tokens` rows, `onto` included.
-pub fn gram_summation(tokens: usize) -> Summation {
-    Summation { chain: tokens.min(KC) + tokens.div_ceil(KC) + 1, depth: 0, folded: false }
-}
 
 /// y `[K, K]` of x `[T, K]` and `onto` `[K, K]`.
 pub fn gram(x: &[f32], k: usize, onto: Option<&[f32]>) -> Vec<f32> {
@@ -24,48 +11,8 @@ pub fn gram(x: &[f32], k: usize, onto: Option<&[f32]>) -> Vec<f32> {
 }
 
 pub(super) fn gram_at(level: Level, x: &[f32], k: usize, onto: Option<&[f32]>) -> Vec<f32> {
-    let dot::Tile { nr, mr } = dot::f32_tile(level);
-    let tokens = x.len() / k;
-    // Columns of x, `[KC][mr]` for each tile of them and each KC rows; the last tile has what is left.
-    let tiles = threads::ranges(k, mr);
-    let parts = threads::ranges(tokens, KC);
-    let jobs: Vec<_> = parts.iter().flat_map(|part| tiles.iter().map(move |tile| (part, tile))).collect();
-    let turned: Vec<Vec<f32>> = threads::map(jobs, x.len(), |(part, tile)| {
-        part.clone().flat_map(|t| &x[t * k..][tile.clone()]).copied().collect()
-    });
-    let panels = threads::ranges(k, nr);
-    let mut blocks = Recycled::from(recycle::zeros(panels.len() * k * nr));
-    let tasks: Vec<_> = blocks.chunks_mut(k * nr).zip(&panels).collect();
-    threads::for_each_with(
-        tasks,
-        x.len() * k,
-        || vec![0f32; KC * nr],
-        |values, (block, panel)| {
-            for (part, turned) in parts.iter().zip(turned.chunks(tiles.len())) {
-                // Columns beyond the last are zeros.
-                let values = &mut values[..part.len() * nr];
-                for (row, t) in values.chunks_mut(nr).zip(part.clone()) {
-                    let (own, beyond) = row.split_at_mut(panel.len());
-                    own.copy_from_slice(&x[t * k..][panel.clone()]);
-                    beyond.fill(0.0);
-                }
-                for (tile, turned) in tiles.iter().zip(turned) {
-                    dot::f32_panel(level, values, turned, tile.len(), &mut block[tile.start * nr..], nr);
-                }
-            }
-        },
-    );
-    let mut y = recycle::any(k * k);
-    let rows: Vec<_> = y.chunks_mut(k).enumerate().collect();
-    threads::for_each(rows, k * k, |(i, row)| {
-        for (part, block) in row.chunks_mut(nr).zip(blocks.chunks(k * nr)) {
-            part.copy_from_slice(&block[i * nr..][..part.len()]);
-        }
-        if let Some(onto) = onto {
-            row.iter_mut().zip(&onto[i * k..]).for_each(|(y, onto)| *y += onto);
-        }
-    });
-    y
+    let columns = Operand { values: x, rows: k, t: x.len() / k, turned: true };
+    dense_at(level, columns, columns, onto)
 }
 
 #[cfg(test)]

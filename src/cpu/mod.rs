@@ -4,7 +4,8 @@
 //! quantize:    Tensor --encode (row by row)--> codes, scales --codes::pack--> PackedTensor
 //! dequantize:  PackedTensor --decode (row by row)--> Tensor
 //! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
-//! gram:        X^T X, the second moments of columns
+//! dense:       the product of two dense matrices; gram: X^T X, the second moments of columns
+//! training:    fake quantization, losses, their gradients, updates
 //! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
 //! ```
 //!
@@ -14,7 +15,8 @@
 //! | `encode/`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
-//! | `gram` | second moments of columns |
+//! | `dense`, `gram` | products of dense matrices; second moments of columns |
+//! | `training` | what else training takes |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
 //! | `level` | which vector instructions there are |
@@ -27,6 +29,7 @@ compile_error!("planes are little-endian words, which the CPU engine reads in pl
 mod activations;
 mod attention;
 mod decode;
+mod dense;
 mod dequantize;
 mod dot;
 mod encode;
@@ -42,6 +45,7 @@ mod level;
 mod matmul;
 mod panel;
 mod rows;
+mod training;
 
 #[cfg(test)]
 mod golden_tests;
@@ -50,13 +54,15 @@ mod tests;
 
 pub use activations::Int8Rows;
 pub use attention::{attention, score_summation, weighted_summation};
+pub use dense::{dense, dense_summation};
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;
 pub use encode::{check_importance, learn_codebook, quantize, quantize_by, quantize_weighted};
 pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_summation};
-pub use gram::{gram, gram_summation};
+pub use gram::gram;
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use level::{Work, vectorized, vectors};
 pub use matmul::{matmul, matmul_int8, matmul_to_int8, summation};
+pub use training::{activate, cross_entropy, fake_quantize, step_gradient, step_summation, update};

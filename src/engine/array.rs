@@ -9,7 +9,8 @@
 //! They clone cheaply and come back to the host with `read`. Operations on them are the engine's.
 
 use crate::product::Activation;
-use crate::{DType, PackedTensor, Result, Scheme, Tensor, cpu};
+use crate::tensor::element_count;
+use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
 #[cfg(feature = "gpu")]
 use crate::{
     gpu::{Buffer, Gpu},
@@ -122,6 +123,30 @@ impl Array {
             ArrayData::Device(_, buffer, offset) => Some((buffer.raw(), *offset)),
             ArrayData::Host(_) => None,
         }
+    }
+
+    /// The first numbers of this array as another of `shape`, in the same memory.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not so many.
+    pub fn first(&self, shape: impl Into<Vec<usize>>) -> Result<Self> {
+        let (shape, all) = (shape.into(), self.shape.iter().product::<usize>());
+        let Some(n) = element_count(&shape).filter(|&n| n <= all) else {
+            return Err(Error::shape(
+                "part of an array",
+                format!("up to {all} numbers"),
+                format!("{shape:?}"),
+            ));
+        };
+        let data = match &self.data {
+            ArrayData::Host(tensor) => {
+                let bytes = Tensor::clone(tensor).into_bytes().slice(..n * self.dtype.size());
+                ArrayData::Host(Arc::new(Tensor::from_shared(shape.clone(), self.dtype, bytes)?))
+            }
+            #[cfg(feature = "gpu")]
+            device => device.clone(),
+        };
+        Ok(Self { shape, dtype: self.dtype, data })
     }
 
     /// Submits everything recorded so far, waits for this array and copies it to the host.

@@ -8,6 +8,7 @@
 //! everything is worked out in f32. Recorded on a GPU as products are.
 
 use super::array::{Array, ArrayData, PackedArray, PackedData};
+use super::training::Training;
 use super::{Backend, Engine};
 use crate::product::Summation;
 use crate::tensor::element_count;
@@ -29,12 +30,35 @@ const MAX_HEAD: usize = 256;
 /// One of the operations and its operands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step<'a> {
-    Embed { tables: &'a [(&'a PackedArray, &'a [u32])] },
-    LayerNorm { x: &'a Array, gamma: &'a Array, beta: &'a Array, eps: f32 },
-    Attention { q: &'a Array, k: &'a Array, v: &'a Array, lengths: &'a [usize], heads: usize },
-    MeanPool { x: &'a Array, lengths: &'a [usize] },
-    Normalize { x: &'a Array },
-    Gram { x: &'a Array, onto: Option<&'a Array> },
+    Embed {
+        tables: &'a [(&'a PackedArray, &'a [u32])],
+    },
+    LayerNorm {
+        x: &'a Array,
+        gamma: &'a Array,
+        beta: &'a Array,
+        eps: f32,
+    },
+    Attention {
+        q: &'a Array,
+        k: &'a Array,
+        v: &'a Array,
+        lengths: &'a [usize],
+        heads: usize,
+    },
+    MeanPool {
+        x: &'a Array,
+        lengths: &'a [usize],
+    },
+    Normalize {
+        x: &'a Array,
+    },
+    Gram {
+        x: &'a Array,
+        onto: Option<&'a Array>,
+    },
+    /// What training is made of.
+    Training(Training<'a>),
 }
 
 impl Engine {
@@ -149,13 +173,20 @@ impl Engine {
             (Backend::Cpu, Sum::Score { head }) => all(cpu::score_summation(head)),
             (Backend::Cpu, Sum::Weighted { length }) => all(cpu::weighted_summation(length)),
             (Backend::Cpu, Sum::Powers { .. }) => 1,
-            (Backend::Cpu, Sum::Gram { tokens }) => all(cpu::gram_summation(tokens)),
+            (Backend::Cpu, Sum::Gram { tokens } | Sum::Dense { terms: tokens }) => {
+                all(cpu::dense_summation(tokens))
+            }
+            (Backend::Cpu, Sum::Step { group }) => all(cpu::step_summation(group)),
             #[cfg(feature = "gpu")]
             (Backend::Gpu(gpu), Sum::Row { d }) => {
                 all(Teams::new(Tier::of(gpu.capabilities()), d).summation(d))
             }
             #[cfg(feature = "gpu")]
             (Backend::Gpu(_), Sum::Gram { tokens }) => all(kernels::gram::summation(tokens)),
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(_), Sum::Dense { terms }) => all(kernels::dense::summation(terms)),
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(_), Sum::Step { group }) => all(kernels::step_gradient::summation(group)),
             #[cfg(feature = "gpu")]
             (Backend::Gpu(_), Sum::Pool { length }) => all(kernels::mean_pool::summation(length)),
             #[cfg(feature = "gpu")]
@@ -179,6 +210,10 @@ pub(crate) enum Sum {
     Pool { length: usize },
     /// Of products of two columns of so many rows.
     Gram { tokens: usize },
+    /// Of products of two rows.
+    Dense { terms: usize },
+    /// Of what the numbers of a group say of its step.
+    Step { group: usize },
     /// Of the products of q and k.
     Score { head: usize },
     /// Of the weights of a sentence's tokens, or of rows of v by weight.
@@ -233,6 +268,7 @@ impl Step<'_> {
                     None => Ok(vec![k, k]),
                 }
             }
+            Self::Training(step) => step.shape(),
         }
     }
 
@@ -261,6 +297,7 @@ impl Step<'_> {
                 let onto = onto.map(on_host).transpose()?;
                 cpu::gram(&on_host(x)?, rows(x)?.1, onto.as_deref())
             }
+            Self::Training(step) => step.on_cpu()?,
         })
     }
 
@@ -305,6 +342,7 @@ impl Step<'_> {
                 let onto = onto.as_ref().map(|onto| (&onto.0, onto.1));
                 kernels::gram::record(gpu, target, [tokens, k], [(&x.0, x.1), y], onto)
             }
+            Self::Training(step) => step.record(gpu, y),
             Self::Normalize { x } => {
                 let (m, d) = rows(x)?;
                 let x = on_device(gpu, target, x)?;
@@ -315,7 +353,7 @@ impl Step<'_> {
 }
 
 /// `[M, D]` of an array `[.., D]`.
-fn rows(x: &Array) -> Result<(usize, usize)> {
+pub(super) fn rows(x: &Array) -> Result<(usize, usize)> {
     match x.shape.split_last() {
         Some((&d, leading)) if !x.shape.contains(&0) => Ok((leading.iter().product(), d)),
         _ => Err(Error::shape("x", "[.., D] with no dimension of size 0", format!("{:?}", x.shape))),
@@ -364,7 +402,7 @@ fn embedded(tables: &[(&PackedArray, &[u32])]) -> Result<Vec<usize>> {
 }
 
 /// The numbers of an array of the CPU engine.
-fn on_host(array: &Array) -> Result<Cow<'_, [f32]>> {
+pub(super) fn on_host(array: &Array) -> Result<Cow<'_, [f32]>> {
     match &array.data {
         ArrayData::Host(tensor) => Ok(tensor.to_f32()),
         #[cfg(feature = "gpu")]

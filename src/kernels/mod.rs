@@ -13,11 +13,14 @@
 //! | here | schemes and shapes; which template with which numbers |
 //! | `engine` | tensors of users; which kernel when |
 
+pub mod activate;
 pub mod attention;
 pub mod choice;
 pub mod context;
 pub mod convert;
 pub mod coop;
+pub mod cross_entropy;
+pub mod dense;
 pub mod dequantize;
 pub mod direct;
 pub mod dot;
@@ -25,6 +28,7 @@ pub mod dot_coop;
 pub mod dot_matmul;
 pub mod dot_matvec;
 pub mod embed;
+pub mod fake_quantize;
 pub mod form;
 pub mod gram;
 pub mod int8;
@@ -38,16 +42,21 @@ pub mod normalize;
 pub mod product;
 pub mod quantize;
 pub mod quantize_range;
+pub mod step_gradient;
 pub mod sum_parts;
 pub mod teams;
+pub mod training;
+pub mod update;
 pub mod weights;
 
 pub use context::{SchemeContext, WeightParams};
 pub use weights::{DeviceWeights, Part};
 
 use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
-use crate::product::{Accumulate, Int8Group, Int8Scale, Product};
+use crate::learning::{self, Distillation, Learned};
+use crate::product::{Accumulate, Function, Int8Group, Int8Scale, Product};
 use crate::reference::{self, matmul::Added};
+use crate::scheme::Grid;
 use crate::{Error, PackedTensor, Result, Scheme};
 use bytemuck::Pod;
 use serde::Serialize;
@@ -232,6 +241,19 @@ pub type GramReference = fn(&[f32], usize, Option<&[f32]>) -> Vec<f64>;
 /// [`crate::reference::attention`].
 pub type AttentionReference = fn(&[f32], &[f32], &[f32], &[usize], usize) -> Vec<f64>;
 
+/// [`crate::reference::dense`].
+pub type DenseReference = fn(&[f32], &[f32], [usize; 3], [bool; 2], Option<&[f32]>) -> Vec<f64>;
+/// [`crate::reference::fake_quantize`].
+pub type FakeQuantizeReference = fn(&[f32], usize, Option<&[f32]>, &[f32], Option<&[f32]>, &Grid) -> Vec<f32>;
+/// [`crate::reference::step_gradient`].
+pub type StepGradientReference =
+    fn(&[f32], usize, &[f32], &[f32], Option<&[f32]>, &Grid, Learned, f32) -> Vec<f64>;
+/// [`crate::reference::activate`].
+pub type ActivateReference = fn(&[f32], Option<&[f32]>, Function) -> Vec<f64>;
+/// [`crate::reference::cross_entropy`].
+pub type CrossEntropyReference =
+    fn(&[f32], usize, &[f32], Option<(&[f32], Distillation)>, f32, bool) -> Vec<f64>;
+
 /// The precisions of activations that a product kernel takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activations {
@@ -276,6 +298,18 @@ pub enum Operation {
     Gram { reference: GramReference },
     /// Rows to an L2 norm of 1.
     Normalize { reference: fn(&[f32], usize) -> Vec<f64> },
+    /// The product of two dense matrices.
+    Dense { reference: DenseReference },
+    /// Numbers on a grid, and their gradient straight through.
+    FakeQuantize { reference: FakeQuantizeReference },
+    /// The gradient of the steps of a grid.
+    StepGradient { reference: StepGradientReference },
+    /// A function of every number, and its gradient.
+    Activate { reference: ActivateReference },
+    /// The loss of scores, and its gradient.
+    CrossEntropy { reference: CrossEntropyReference },
+    /// A step of parameters along their gradient.
+    Update { reference: fn(&[f32], &[f32], &learning::Update) -> Vec<f64> },
 }
 
 /// A row of [`KERNELS`].
@@ -497,6 +531,48 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.is_float(),
         runs: |_| true,
         shaders: normalize::shaders,
+    },
+    Kernel {
+        name: "dense",
+        operation: Operation::Dense { reference: reference::dense },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: dense::shaders,
+    },
+    Kernel {
+        name: "fake_quantize",
+        operation: Operation::FakeQuantize { reference: reference::fake_quantize },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: fake_quantize::shaders,
+    },
+    Kernel {
+        name: "step_gradient",
+        operation: Operation::StepGradient { reference: reference::step_gradient },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: step_gradient::shaders,
+    },
+    Kernel {
+        name: "activate",
+        operation: Operation::Activate { reference: reference::activate },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: activate::shaders,
+    },
+    Kernel {
+        name: "cross_entropy",
+        operation: Operation::CrossEntropy { reference: reference::cross_entropy },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: cross_entropy::shaders,
+    },
+    Kernel {
+        name: "update",
+        operation: Operation::Update { reference: reference::update },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: update::shaders,
     },
 ];
 

@@ -5,15 +5,20 @@
 //! dequantize  PackedTensor             -> w f32 [rows, k]     the decoding rule, in single f32 operations
 //! matmul      x f32 [m, k], w [n, k]   -> y f64 [m, n]        products and epilogue in f64
 //! embed, layer_norm, attention, mean_pool, normalize          what else a transformer encoder is made of, in f64
+//! dense, fake_quantize, activate, cross_entropy, update       what training is made of, gradients among it
 //! ```
 //!
 //! Every engine, kernel and transcoder is checked against these functions, so they share no arithmetic and no helper with
 //! them: codes are cut out of the planes here by a second reading of the text of [`crate::scheme::layout`]. They are
 //! compiled always, for the self-test and the demo are made of them. They are slow, and not for production.
 
+pub mod activate;
 pub mod attention;
+pub mod cross_entropy;
+pub mod dense;
 pub mod dequantize;
 pub mod embed;
+pub mod fake_quantize;
 pub mod gram;
 pub mod layer_norm;
 pub mod matmul;
@@ -22,16 +27,22 @@ mod method;
 pub mod normalize;
 pub mod quantize;
 mod search;
+pub mod update;
 
+pub use activate::activate;
 pub use attention::attention;
+pub use cross_entropy::cross_entropy;
+pub use dense::dense;
 pub use dequantize::dequantize;
 pub use embed::embed;
+pub use fake_quantize::{fake_quantize, step_gradient};
 pub use gram::gram;
 pub use layer_norm::layer_norm;
 pub use matmul::matmul;
 pub use mean_pool::mean_pool;
 pub use normalize::normalize;
 pub use quantize::{quantize, quantize_by, quantize_weighted};
+pub use update::update;
 
 use crate::PackedTensor;
 use crate::scheme::PlaneKind;

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! (reference, result) values, chunk by chunk -> metrics::Errors -> SQNR, cosine, largest and mean absolute error
-//! embeddings of two models -> agreement -> cosines, neighbours, order of pairs          sizes, errors -> size_plot -> SVG
+//! embeddings of two models -> agreement -> cosines, neighbours, order of pairs          sizes, errors -> size_plot -> SVG; bits, accuracies -> accuracy_plot -> SVG
 //! ```
 //!
 //! Nothing here computes on tensors or prints tables.
 
+#[cfg(feature = "cli")]
+pub(crate) mod accuracy_plot;
 pub mod agreement;
 pub mod metrics;
 #[cfg(feature = "cli")]

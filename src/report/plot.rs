@@ -1,7 +1,7 @@
 //! What pictures share: letters, colours, numbers at axes.
 //!
 //! ```text
-//! results -> bench::plot (a roofline) | size_plot (error against size) -> SVG, as text
+//! results -> bench::plot (a roofline) | size_plot (error against size) | accuracy_plot (accuracy against bits) -> SVG, as text
 //! ```
 
 use plotters::coord::Shift;

@@ -7,7 +7,7 @@
 //! j is the position in which a code is stored and c(j) the column of the weight that it belongs to: j itself, or `permutation[j]`.
 //!
 //! [`Scheme`] holds the choices, [`codebook`] the tables, [`preset`] the named points and the text form, [`layout`]
-//! the planes in which codes and scales lie in memory, [`search`] GGUF's searches for scales, [`method`] other ways to find scales and zeros, [`mix`] which weights of a model get which scheme (by [`names`]). Every engine, kernel and file transcoder is written over these
+//! the planes in which codes and scales lie in memory, [`search`] GGUF's searches for scales, [`method`] other ways to find scales and zeros, [`grid`] codes with a free step, for training, [`mix`] which weights of a model get which scheme (by [`names`]). Every engine, kernel and file transcoder is written over these
 //! fields; none of them asks for a format by name.
 //!
 //! **Decoding** is a fixed list of single f32 operations, so that every engine gives the same bits:
@@ -26,6 +26,7 @@
 
 pub mod codebook;
 pub mod codes;
+pub mod grid;
 pub mod layout;
 pub mod method;
 pub mod mix;
@@ -34,6 +35,7 @@ pub mod preset;
 pub mod search;
 
 pub use codebook::Codebook;
+pub use grid::Grid;
 pub use layout::{Layout, Plane, PlaneKind};
 pub use method::Method;
 pub use preset::PRESETS;

@@ -4,46 +4,10 @@
 //! values, all multiples of 1/8, so that every partial sum of a product is exact and engines must agree bit for bit.
 //! Fixed seeds: the same inputs on every device.
 
+pub use crate::random::Random;
 use crate::scheme::{Encoder, PlaneKind, Scale, ScaleType, SubScale, Value, Zero};
 use crate::{PackedTensor, Result, Scheme, reference};
 use half::{bf16, f16};
-
-/// SplitMix64: small, good enough, the same everywhere.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0..n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    /// Uniform in -1..1.
-    pub fn uniform(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    /// Roughly normal, variance 1.
-    pub fn normal(&mut self) -> f32 {
-        (0..12).map(|_| self.uniform()).sum::<f32>() * 0.5
-    }
-
-    /// One of the items.
-    pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len())]
-    }
-}
 
 fn fill(plane: &mut [u8], size: usize, mut value: impl FnMut() -> [u8; 4]) {
     for chunk in plane.chunks_exact_mut(size) {

@@ -49,11 +49,11 @@ pub(super) struct Suite<'a> {
 }
 
 /// Unit roundoff of f32.
-const U: f64 = f32::EPSILON as f64 / 2.0;
+pub(super) const U: f64 = f32::EPSILON as f64 / 2.0;
 /// For what first orders leave out.
-const SLACK: f64 = 1.01;
+pub(super) const SLACK: f64 = 1.01;
 /// The smallest normal f32: what is below may be taken for 0.
-const TINY: f64 = f32::MIN_POSITIVE as f64;
+pub(super) const TINY: f64 = f32::MIN_POSITIVE as f64;
 
 /// Rows and columns around vectors of four, teams and workgroups.
 const ROWS: [(usize, usize); 8] =
@@ -74,7 +74,7 @@ impl Suite<'_> {
     }
 
     /// y of a step, on a GPU written into poison between guard words. What is wrong with these is a failure.
-    async fn output(&mut self, case: &str, step: Step<'_>, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+    pub async fn output(&mut self, case: &str, step: Step<'_>, shape: &[usize]) -> Result<Option<Vec<f32>>> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = self.engine.gpu() {
             let guarded = super::Guarded::new(gpu, self.engine, shape, DType::F32)?;
@@ -90,7 +90,7 @@ impl Suite<'_> {
     }
 
     /// Compares y, and sees that y is not what a fault in the operands would make of it.
-    fn judge(&mut self, case: &str, got: &[f32], right: &[[f64; 2]], wrong: &[[f64; 2]]) {
+    pub fn judge(&mut self, case: &str, got: &[f32], right: &[[f64; 2]], wrong: &[[f64; 2]]) {
         let parts =
             |all: &[[f64; 2]]| -> (Vec<f64>, Vec<f64>) { all.iter().map(|[y, bound]| (y, bound)).unzip() };
         let (want, bounds) = parts(right);
@@ -100,12 +100,12 @@ impl Suite<'_> {
         self.report.teeth(self.kernel, case, seen);
     }
 
-    fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Array> {
+    pub fn upload(&self, shape: &[usize], values: &[f32]) -> Result<Array> {
         self.engine.upload(&Tensor::from_f32(shape, values.to_vec())?)
     }
 
     /// Roundings that a term of such a sum meets.
-    fn steps(&self, of: Sum) -> f64 {
+    pub fn steps(&self, of: Sum) -> f64 {
         self.engine.roundings(of) as f64
     }
 

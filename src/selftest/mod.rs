@@ -8,6 +8,7 @@
 //!                  codes that differ are counted and their noise is bounded
 //!     convert      bit for bit
 //!     int8_rows    codes and scales bit for bit; int8_values too
+//!     fake_quantize        bit for bit; dense, step_gradient, activate, cross_entropy, update within derived bounds
 //!     embed, layer_norm, attention, mean_pool, normalize, gram    exact inputs bit for bit where there are any; else within derived bounds
 //! ```
 //!
@@ -21,6 +22,7 @@ mod encoder;
 mod int8;
 mod product;
 mod quantize;
+mod training;
 
 use crate::product::Accumulate;
 use crate::scheme::preset::samples;
@@ -198,6 +200,12 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
         ("mean_pool", Subject::Encoder(encoder::Operation::MeanPool)),
         ("normalize", Subject::Encoder(encoder::Operation::Normalize)),
         ("gram", Subject::Encoder(encoder::Operation::Gram)),
+        ("dense", Subject::Training(training::Operation::Dense)),
+        ("fake_quantize", Subject::Training(training::Operation::FakeQuantize)),
+        ("step_gradient", Subject::Training(training::Operation::StepGradient)),
+        ("activate", Subject::Training(training::Operation::Activate)),
+        ("cross_entropy", Subject::Training(training::Operation::CrossEntropy)),
+        ("update", Subject::Training(training::Operation::Update)),
     ]
 }
 
@@ -214,6 +222,7 @@ enum Subject {
     #[cfg(feature = "gpu")]
     Int8Values(fn(&[i8], &[f32], usize, i8) -> Vec<f32>),
     Encoder(encoder::Operation),
+    Training(training::Operation),
 }
 
 #[cfg(feature = "gpu")]
@@ -243,6 +252,12 @@ impl Subject {
             MeanPool { .. } => Self::Encoder(encoder::Operation::MeanPool),
             Gram { .. } => Self::Encoder(encoder::Operation::Gram),
             Normalize { .. } => Self::Encoder(encoder::Operation::Normalize),
+            Dense { .. } => Self::Training(training::Operation::Dense),
+            FakeQuantize { .. } => Self::Training(training::Operation::FakeQuantize),
+            StepGradient { .. } => Self::Training(training::Operation::StepGradient),
+            Activate { .. } => Self::Training(training::Operation::Activate),
+            CrossEntropy { .. } => Self::Training(training::Operation::CrossEntropy),
+            Update { .. } => Self::Training(training::Operation::Update),
         }
     }
 }
@@ -299,6 +314,12 @@ pub async fn run(
                         encoder::Suite { engine, kernel, options, rng: &mut rng, report: &mut report };
                     suite.run(operation, scheme, i == 0).await?;
                 }
+                Subject::Training(operation) if i == 0 => {
+                    let mut suite =
+                        encoder::Suite { engine, kernel, options, rng: &mut rng, report: &mut report };
+                    suite.train(operation).await?;
+                }
+                Subject::Training(_) => {}
             }
         }
     }

@@ -26,6 +26,7 @@ mod onnx;
 mod outputs;
 mod real_model;
 mod resume;
+mod train_digits;
 mod tune;
 
 use harness::*;
