@@ -32,6 +32,7 @@
 //! | [`cpu`] | the CPU engine |
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
 //! | [`selftest`] | engines against the reference |
+//! | [`quantize`] | methods that look at activations: GPTQ, AWQ, smoothing, rotation |
 //! | [`calibrate`] | what goes into linear layers: moments, ranges, histograms |
 //! | [`model`] | networks on the engine: texts to embeddings |
 //! | [`file`](mod@file), [`report`] | formats on disk; error metrics |
@@ -59,6 +60,7 @@ pub mod kernels;
 pub mod model;
 pub mod packed;
 pub mod product;
+pub mod quantize;
 mod recycle;
 pub mod reference;
 pub mod report;

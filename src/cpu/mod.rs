@@ -4,7 +4,7 @@
 //! quantize:    Tensor --encode (row by row)--> codes, scales --codes::pack--> PackedTensor
 //! dequantize:  PackedTensor --decode (row by row)--> Tensor
 //! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
-//! gram:        X^T X, the second moments of columns
+//! gram:        X^T X, the second moments of columns        factor: H = T D T^T, for sweeps over columns (encode/sweep)
 //! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
 //! ```
 //!
@@ -14,7 +14,7 @@
 //! | `encode/`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
-//! | `gram` | second moments of columns |
+//! | `gram`, `factor` | second moments of columns; H = T D T^T |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
 //! | `level` | which vector instructions there are |
@@ -32,6 +32,7 @@ mod dot;
 mod encode;
 mod encoder;
 mod epilogue;
+mod factor;
 mod float;
 mod gram;
 mod half_float;
@@ -53,8 +54,11 @@ pub use attention::{attention, score_summation, weighted_summation};
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;
-pub use encode::{check_importance, learn_codebook, quantize, quantize_by, quantize_weighted};
+pub use encode::{
+    check_importance, learn_codebook, quantize, quantize_by, quantize_sweeping, quantize_weighted,
+};
 pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_summation};
+pub use factor::{Factor, factor};
 pub use gram::{gram, gram_summation};
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
