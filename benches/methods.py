@@ -87,9 +87,14 @@ def kmeans(x):
 CASES = [("int4-g128", "absmax", absmax), ("int4-g128", "mse", mse), ("int4-g64-fzero", "hqq", hqq), ("codebook4-tensor", "kmeans", kmeans)]
 
 
-def write(path, x):
-    header = json.dumps({"w": {"dtype": "F32", "shape": list(x.shape), "data_offsets": [0, x.nbytes]}}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + x.tobytes())
+def write_all(path, arrays):
+    """f32 arrays by name, as safetensors."""
+    header, at = {}, 0
+    for name, x in arrays.items():
+        header[name] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [at, at + x.nbytes]}
+        at += x.nbytes
+    header = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"".join(x.tobytes() for x in arrays.values()))
 
 
 def read(path, shape):
@@ -110,7 +115,7 @@ def main():
     part = x[: args.numpy_rows]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        write(folder / "x.safetensors", x)
+        write_all(folder / "x.safetensors", {"w": x})
         run = lambda *words: subprocess.run([args.lowbit, *words], check=True, capture_output=True, cwd=folder)
         args.lowbit = str(Path(args.lowbit).resolve())
         for scheme, method, twin in CASES:

@@ -33,6 +33,7 @@
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
 //! | [`selftest`] | engines against the reference |
 //! | [`train`], [`learning`] | quantization-aware training, and its words |
+//! | [`quantize`] | methods that look at activations: GPTQ, AWQ, smoothing, rotation |
 //! | [`calibrate`] | what goes into linear layers: moments, ranges, histograms |
 //! | [`model`] | networks on the engine: texts to embeddings |
 //! | [`file`](mod@file), [`report`] | formats on disk; error metrics |
@@ -61,6 +62,7 @@ pub mod learning;
 pub mod model;
 pub mod packed;
 pub mod product;
+pub mod quantize;
 pub mod random;
 mod recycle;
 pub mod reference;

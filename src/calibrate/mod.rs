@@ -12,6 +12,7 @@ mod histogram;
 mod store;
 
 pub use histogram::{BINS, Histogram};
+pub use store::Stored;
 
 use crate::engine::{Array, Engine};
 use crate::{Error, Result};

@@ -10,7 +10,7 @@ use crate::file::{Dtype, Format, Metadata, Model, Plan, Value, Writer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The key of the metadata.
 const KEY: &str = "lowbit.calibration";
@@ -23,7 +23,7 @@ struct Header {
     inputs: Vec<Input>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Input {
     layers: Vec<String>,
     k: usize,
@@ -63,9 +63,37 @@ impl Statistics {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::Format`] for a file that has no statistics, or others than it says; as [`Model::open`].
+    /// As [`Stored::new`] and [`Stored::inputs`]; as [`Model::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let model = Model::open(path)?;
+        let stored = Stored::new(Model::open(path)?, path)?;
+        let inputs = stored
+            .header
+            .inputs
+            .iter()
+            .map(|input| input.read(&stored.model, path))
+            .collect::<Result<_>>()?;
+        Ok(Self { inputs, sample_rows: stored.header.sample_rows })
+    }
+}
+
+/// A file of statistics of which the inputs are read one at a time.
+pub struct Stored {
+    model: Model,
+    path: PathBuf,
+    header: Header,
+}
+
+impl Stored {
+    /// Whether a file holds statistics.
+    pub fn is_one(model: &Model) -> bool {
+        model.metadata().get(KEY).is_some()
+    }
+
+    /// The statistics in an open file.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a file that has none, or of a version that is not known.
+    pub fn new(model: Model, path: &Path) -> Result<Self> {
         let text = model.metadata().get(KEY).and_then(Value::as_str);
         let text =
             text.ok_or_else(|| bad(path, "no statistics of a calibration (lowbit calibrate writes them)"))?;
@@ -73,9 +101,24 @@ impl Statistics {
         if header.version != VERSION {
             return Err(bad(path, format!("'{KEY}': version {}, {VERSION} is known", header.version)));
         }
-        let inputs =
-            header.inputs.into_iter().map(|input| input.read(&model, path)).collect::<Result<_>>()?;
-        Ok(Self { inputs, sample_rows: header.sample_rows })
+        Ok(Self { model, path: path.into(), header })
+    }
+
+    /// Whether there is something of the input of a layer.
+    pub fn has(&self, layer: &str) -> bool {
+        self.find(layer).is_some()
+    }
+
+    /// What is known of the input of a layer.
+    ///
+    /// # Errors
+    /// [`Error::Format`] and [`Error::Shape`] for tensors that are missing, or others than the file says.
+    pub fn inputs(&self, layer: &str) -> Result<Option<Inputs>> {
+        self.find(layer).map(|input| input.read(&self.model, &self.path)).transpose()
+    }
+
+    fn find(&self, layer: &str) -> Option<&Input> {
+        self.header.inputs.iter().find(|input| input.layers.iter().any(|name| name == layer))
     }
 }
 
@@ -97,8 +140,8 @@ impl Input {
         Self { layers: layers.clone(), k: *k, tokens: *tokens, histogram: histogram.clone() }
     }
 
-    fn read(self, model: &Model, path: &Path) -> Result<Inputs> {
-        let Self { layers, k, tokens, histogram } = self;
+    fn read(&self, model: &Model, path: &Path) -> Result<Inputs> {
+        let Self { layers, k, tokens, histogram } = self.clone();
         let first = layers.first().ok_or_else(|| bad(path, format!("'{KEY}': an input of no layer")))?;
         if k == 0 || histogram.counts.len() != BINS || !(-64..=128).contains(&histogram.exponent) {
             return Err(bad(path, format!("'{KEY}': the input of '{first}' has no column or no histogram")));

@@ -9,7 +9,7 @@ use super::Compiled;
 use super::scheme_file::{SchemeFile, Wanted};
 use crate::file::imatrix::Imatrix;
 use crate::file::{Content, Entry, Model, Value};
-use crate::scheme::Method;
+use crate::quantize::Recipe;
 use crate::scheme::mix::{Choice, Given, Mix, Stated, Weight};
 use crate::scheme::names::Named;
 use crate::{DType, Error, Result, Scheme};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// Who chooses schemes.
 pub enum Chooser {
-    One(Choice, Method),
+    One(Choice, Recipe),
     File(PathBuf, SchemeFile),
 }
 
@@ -35,7 +35,7 @@ impl Chooser {
     /// The mix that most tensors go by, if one does.
     pub fn mix(&self) -> Option<&'static Mix> {
         let most = match self {
-            Self::One(choice, method) => Wanted::To(*choice, *method),
+            Self::One(choice, recipe) => Wanted::To(*choice, *recipe),
             Self::File(_, file) => file.default,
         };
         match most {
@@ -52,7 +52,7 @@ pub struct Chosen<'a> {
     /// The type its weights have.
     pub source: DType,
     pub scheme: Scheme,
-    pub method: Method,
+    pub recipe: Recipe,
     /// What it would have, were it like the others, and why it is not.
     pub instead_of: Option<(Scheme, Instead)>,
 }
@@ -141,7 +141,7 @@ impl<'a> Assignment<'a> {
             Content::Dense(_) => entry.float(),
         };
         let wanted = wanted(self.chooser, &entry.name);
-        let Wanted::To(choice, method) = wanted else { return not(NotSelected::File) };
+        let Wanted::To(choice, recipe) = wanted else { return not(NotSelected::File) };
         let Some(source) = source else { return not(NotSelected::Type) };
         if entry.shape.len() < 2 {
             return not(NotSelected::Rank);
@@ -164,13 +164,13 @@ impl<'a> Assignment<'a> {
             }
         };
         scheme.check_shape(&entry.shape).map_err(Reason::Unfit)?;
-        Ok(Chosen { entry, source, scheme, method, instead_of })
+        Ok(Chosen { entry, source, scheme, recipe, instead_of })
     }
 }
 
 fn wanted(chooser: &Chooser, name: &str) -> Wanted {
     match chooser {
-        Chooser::One(choice, method) => Wanted::To(*choice, *method),
+        Chooser::One(choice, recipe) => Wanted::To(*choice, *recipe),
         Chooser::File(_, file) => file.wanted(name),
     }
 }

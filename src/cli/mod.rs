@@ -9,6 +9,8 @@
 mod assign;
 mod bench;
 mod calibrate;
+mod calibrated;
+mod calibration;
 mod compare;
 mod convert;
 mod demo;

@@ -9,6 +9,8 @@
 //! scheme is `assign`'s.
 
 use super::assign::{Assignment, Chooser, Chosen, Instead, Reason, Weights};
+use super::calibrated::{Calibrated, Note};
+use super::calibration::Calibration;
 use super::partial::Partial;
 use super::print::{self, Align, Table};
 use super::scheme_file::SchemeFile;
@@ -17,6 +19,8 @@ use super::{Filter, open_engine, open_for, output_format};
 use crate::engine::Engine;
 use crate::file::hf;
 use crate::file::{Content, Entry, Format, Item, Model, Plan, Writer};
+use crate::quantize::Recipe;
+use crate::quantize::gptq::{Order, Settings};
 use crate::scheme::Method;
 use crate::scheme::mix::Choice;
 use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
@@ -46,6 +50,9 @@ lowbit quantize model-f16.gguf -o model-q4_k_m.gguf --scheme q4_k_m --imatrix im
 lowbit quantize model.safetensors -o m.safetensors --scheme int4-g32 --device cpu --json\n  \
 lowbit quantize model.safetensors -o m.safetensors --scheme int4-g128 --method mse\n  \
 lowbit quantize model.safetensors -o m.safetensors --scheme int4-g64-fzero --method hqq\n  \
+lowbit calibrate model/ --text sentences.txt -o stats.safetensors\n  \
+lowbit quantize model/ -o m.safetensors --scheme int4-g128 --method gptq --calibration stats.safetensors\n  \
+lowbit quantize model/ -o m.safetensors --scheme int4-g128-asym-perm --method gptq:mse --order activity --calibration stats.safetensors\n  \
 lowbit quantize huge/ -o huge-q5_k_m.safetensors --scheme q5_k_m --shard-size 4GB --resume\n  \
 lowbit quantize model.gguf -o mine.gguf --scheme-file mix.toml\n\n\
 A file for --scheme-file:\n  \
@@ -65,9 +72,24 @@ pub struct Args {
     #[arg(short, long, required_unless_present = "scheme_file", conflicts_with = "scheme_file")]
     scheme: Option<String>,
     /// How scales and zeros are found: default (the scheme's own rule), absmax, minmax, mse (the least squared error), percentile or percentile:99.99,
-    /// hqq (the zero, by half-quadratic optimization), kmeans (the table of codebookN). `lowbit schemes` says which a scheme takes
+    /// hqq (the zero, by half-quadratic optimization), kmeans (the table of codebookN). `lowbit schemes` says which a scheme takes. With --calibration
+    /// gptq (errors of a column are made up for in those that come later) and awq (columns scaled, ranges clipped), either with one of the others behind
+    /// a colon for the scales, as in gptq:mse
     #[arg(long, value_name = "METHOD", default_value = "default", conflicts_with_all = ["scheme_file", "imatrix"])]
     method: String,
+    /// What is known of the inputs of layers, for gptq and awq: a file of `lowbit calibrate`, safetensors with LAYER.moments [K, K] (X^T X) or LAYER.inputs [T, K], or an
+    /// importance matrix. Tensors that it knows nothing of are rounded to nearest, which is told
+    #[arg(long, value_name = "FILE", conflicts_with = "imatrix")]
+    calibration: Option<PathBuf>,
+    /// The order in which gptq takes columns: natural, activity (the largest inputs first; a -perm scheme stores them so), groups (the same by groups, nothing moves)
+    #[arg(long, value_name = "ORDER", default_value_t = Order::default())]
+    order: Order,
+    /// Let gptq find the scale of a group when its turn comes, of weights that have taken errors by then, and not before; as a rule worse
+    #[arg(long)]
+    underway: bool,
+    /// What gptq adds to the diagonal of X^T X, as a share of its mean; more, tenfold, where that is not enough
+    #[arg(long, value_name = "SHARE", default_value_t = Settings::default().damping)]
+    damping: f32,
     /// A TOML file that says which tensors get which scheme, see below
     #[arg(long, value_name = "FILE")]
     scheme_file: Option<PathBuf>,
@@ -123,6 +145,8 @@ struct Job<'a> {
     format: &'static Format,
     model: &'a Model,
     weights: Option<Weights>,
+    /// Where methods look at activations.
+    calibrated: Option<Calibrated>,
     engine: Engine,
 }
 
@@ -137,6 +161,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let filter = args.filter.compile()?;
     let format = output_format(args.to.as_deref(), &args.output)?;
     let weights = args.imatrix.as_deref().map(Weights::open).transpose()?;
+    let calibration = args.calibration.as_deref().map(Calibration::open).transpose()?;
     let model = open_for(&args.input, format, hf::Weights::AsTheyAre)?;
     let assignment = Assignment::new(&chooser, &filter, &model, weights.is_some());
     let mut sorted = sort(args, &model, &assignment)?;
@@ -144,12 +169,25 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         sorted.chosen.iter().try_for_each(|c| weights.of(c.entry).map(|_| ()))?;
     }
     drop(assignment);
+    let calibrates = sorted.chosen.iter().find(|c| c.recipe.calibrates());
+    match (calibrates, &calibration) {
+        (Some(c), None) => {
+            let why = format!("'{}' by {} wants --calibration FILE", c.entry.name, c.recipe);
+            return Err(Error::Usage(format!("{why} (lowbit calibrate writes one)")));
+        }
+        (None, Some(_)) => {
+            return Err(Error::Usage("--calibration without a method that uses it: gptq or awq".into()));
+        }
+        _ => {}
+    }
     let engine = pollster::block_on(open_engine(device))?;
-    let job = Job { args, chooser, format, model: &model, weights, engine };
+    let mut job = Job { args, chooser, format, model: &model, weights, calibrated: None, engine };
     if args.nonfinite == NonFinite::Copy {
         // The header comes first in the file, so what cannot be quantized has to be known before.
         job.try_all(&mut sorted)?;
     }
+    let settings = Settings { order: args.order, underway: args.underway, damping: args.damping };
+    job.calibrated = calibration.map(|c| Calibrated::new(c, settings, &model, &sorted.chosen)).transpose()?;
     let Sorted { chosen, copied, unfit, passed_over } = sorted;
     if chosen.is_empty() {
         // The most telling example: one that was asked for and does not fit.
@@ -186,7 +224,7 @@ fn sort<'a>(args: &Args, model: &'a Model, assignment: &Assignment) -> Result<So
     for (i, entry) in model.entries().iter().enumerate() {
         match assignment.choose(i, entry) {
             Ok(chosen) => {
-                chosen.method.form(&chosen.scheme).map_err(|e| e.in_tensor(&entry.name))?;
+                chosen.recipe.method.form(&chosen.scheme).map_err(|e| e.in_tensor(&entry.name))?;
                 sorted.chosen.push(chosen);
             }
             Err(Reason::NotSelected(why)) => {
@@ -267,6 +305,12 @@ impl Job<'_> {
         if let Some(weights) = &self.weights {
             all.push(("--imatrix", stream::stamp(&weights.path)?));
         }
+        if let Some(calibrated) = &self.calibrated {
+            all.push(("--calibration", stream::stamp(calibrated.path())?));
+            all.push(("--order", args.order.to_string()));
+            all.push(("--underway", args.underway.to_string()));
+            all.push(("--damping", args.damping.to_string()));
+        }
         Ok(all)
     }
 
@@ -279,7 +323,10 @@ impl Job<'_> {
             let mut zeroed = 0;
             match ways.get(item.name()) {
                 Some(chosen) => writer.packed(&self.quantize(chosen, &mut zeroed)?)?,
-                None => copy(writer, self.model, entry)?,
+                None => match self.calibrated.as_ref().map_or(Ok(None), |c| c.copied(self.model, entry))? {
+                    Some(bytes) => writer.dense(&bytes)?,
+                    None => copy(writer, self.model, entry)?,
+                },
             }
             self.model.release(entry);
             Ok(zeroed)
@@ -287,20 +334,26 @@ impl Job<'_> {
         files.write(&self.args.output, "quantize", partial, &bytes, &mut put)
     }
 
-    /// Quantizes a tensor, by importance where there is one.
+    /// Quantizes a tensor, by importance or by what is known of its inputs where there is that.
     fn quantize(&self, chosen: &Chosen, zeroed: &mut usize) -> Result<PackedTensor> {
-        let Chosen { entry, scheme, method, .. } = chosen;
+        let Chosen { entry, scheme, recipe, .. } = chosen;
         let mut tensor = self.model.tensor(entry)?;
         if self.args.nonfinite == NonFinite::Zero {
             let (finite, n) = zero_nonfinite(tensor)?;
             tensor = finite;
             *zeroed += n;
         }
+        if let Some(calibrated) = &self.calibrated {
+            tensor = calibrated.prepared(entry, tensor)?;
+            if let Some(packed) = calibrated.quantize(chosen, &tensor)? {
+                return Ok(packed);
+            }
+        }
         let importance = self.weights.as_ref().map_or(Ok(None), |w| w.of(entry))?;
         let packed = pollster::block_on(async {
-            match importance.filter(|_| *method == Method::Own) {
+            match importance.filter(|_| recipe.method == Method::Own) {
                 Some(values) => self.engine.quantize_weighted(&tensor, &entry.name, scheme, values).await?,
-                None => self.engine.quantize_by(&tensor, &entry.name, scheme, *method).await?,
+                None => self.engine.quantize_by(&tensor, &entry.name, scheme, recipe.method).await?,
             }
             .into_packed()
             .await
@@ -393,7 +446,7 @@ impl Job<'_> {
         for c in chosen {
             match weights.of(c.entry)? {
                 None => met.missing.push(&c.entry.name),
-                Some(_) if c.scheme.encoder.weighs() && c.method == Method::Own => met.weighted += 1,
+                Some(_) if c.scheme.encoder.weighs() && c.recipe.method == Method::Own => met.weighted += 1,
                 Some(_) => met.ignored += 1,
             }
         }
@@ -422,8 +475,17 @@ impl Job<'_> {
                     "name": c.entry.name, "shape": c.entry.shape, "scheme": c.scheme.to_string(), "bits_per_weight": bits(c)?,
                     "bytes_before": c.entry.bytes, "bytes": size(c)?,
                 });
-                if c.method != Method::Own {
-                    one["method"] = c.method.to_string().into();
+                if c.recipe != Recipe::default() {
+                    one["method"] = c.recipe.to_string().into();
+                }
+                if let Some(calibrated) = self.calibrated.as_ref().filter(|_| c.recipe.calibrates()) {
+                    let Note { damping, dead, alpha } = calibrated.note(c.entry);
+                    one["calibrated"] = calibrated.knows(c.entry)?.into();
+                    damping.into_iter().for_each(|d| one["damping"] = d.into());
+                    alpha.into_iter().for_each(|a| one["alpha"] = a.into());
+                    if dead > 0 {
+                        one["dead_channels"] = dead.into();
+                    }
                 }
                 if let Some((scheme, _)) = c.instead_of {
                     one["instead_of"] = scheme.to_string().into();
@@ -454,15 +516,15 @@ impl Job<'_> {
             ("before", Align::Right),
             ("after", Align::Right),
         ]);
-        let mut schemes: Vec<(Scheme, Method)> = Vec::new();
+        let mut schemes: Vec<(Scheme, Recipe)> = Vec::new();
         all.iter()
-            .map(|c| (c.scheme, c.method))
+            .map(|c| (c.scheme, c.recipe))
             .for_each(|way| schemes.extend(Some(way).filter(|w| !schemes.contains(w))));
-        for (scheme, method) in &schemes {
+        for (scheme, recipe) in &schemes {
             let of: Vec<&Chosen> =
-                all.iter().copied().filter(|c| (c.scheme, c.method) == (*scheme, *method)).collect();
+                all.iter().copied().filter(|c| (c.scheme, c.recipe) == (*scheme, *recipe)).collect();
             let after = of.iter().map(|c| size(c)).sum::<Result<u64>>()?;
-            let by = if *method == Method::Own { String::new() } else { format!(" by {method}") };
+            let by = if *recipe == Recipe::default() { String::new() } else { format!(" by {recipe}") };
             table.row(vec![
                 format!("quantized to {scheme}{by}, {:.3} bits per weight", mean(&of)?),
                 of.len().to_string(),
@@ -499,6 +561,20 @@ impl Job<'_> {
                 print::count(met.weighted, "tensor"),
                 met.missing.len(),
                 met.ignored
+            );
+        }
+        if let Some(calibrated) = &self.calibrated {
+            let mut counts = [0; 3];
+            for c in all.iter().filter(|c| c.recipe.calibrates()) {
+                counts[usize::from(!calibrated.knows(c.entry)?)] += 1;
+                counts[2] += usize::from(calibrated.note(c.entry).alpha.is_some());
+            }
+            let [known, unknown, scaled] = counts;
+            text += &format!(
+                "inputs of {}: known of {}, of {unknown} not, which are rounded to nearest{}\n",
+                calibrated.path().display(),
+                print::count(known, "tensor"),
+                if scaled > 0 { format!("; columns of {scaled} scaled") } else { String::new() }
             );
         }
         if summary.resumed > 0 {

@@ -10,7 +10,7 @@
 //!
 //! What is wrong in it is told with the file and the line.
 
-use crate::scheme::Method;
+use crate::quantize::Recipe;
 use crate::scheme::mix::Choice;
 use crate::{Error, Result};
 use regex::Regex;
@@ -22,7 +22,7 @@ use toml::Spanned;
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted {
     Copy,
-    To(Choice, Method),
+    To(Choice, Recipe),
 }
 
 /// Rules by name.
@@ -82,10 +82,10 @@ impl SchemeFile {
     }
 }
 
-/// Parses `SCHEME` or `SCHEME:METHOD`; a scheme that does not take the method is found where it meets a tensor, as a mix has several.
+/// Parses `SCHEME` or `SCHEME:METHOD` (`SCHEME:gptq:METHOD`); a scheme that does not take the method is found where it meets a tensor, as a mix has several.
 fn to(words: &str) -> Result<Wanted> {
-    let (name, method) = words.split_once(':').unwrap_or((words, "default"));
-    Ok(Wanted::To(name.parse()?, method.parse()?))
+    let (name, recipe) = words.split_once(':').unwrap_or((words, "default"));
+    Ok(Wanted::To(name.parse()?, recipe.parse()?))
 }
 
 #[cfg(test)]
@@ -99,17 +99,17 @@ mod tests {
     #[test]
     fn the_first_that_matches_decides() {
         let file = parse(
-            "default = \"q4_k_m\"\n[tensors]\n'z\\.attn' = \"copy\"\n\"attn\" = \"Q6_K\"\n'a' = \"nf4-g64:percentile:99\"\n",
+            "default = \"q4_k_m\"\n[tensors]\n'z\\.attn' = \"copy\"\n\"attn\" = \"Q6_K\"\n'a' = \"nf4-g64:percentile:99\"\n'g' = \"int4-g128:gptq:mse\"\n",
         );
         let file = file.unwrap();
         let shown = |name: &str| match file.wanted(name) {
             Wanted::Copy => "copy".to_string(),
-            Wanted::To(choice, Method::Own) => choice.to_string(),
-            Wanted::To(choice, method) => format!("{choice} by {method}"),
+            Wanted::To(choice, recipe) if recipe == Recipe::default() => choice.to_string(),
+            Wanted::To(choice, recipe) => format!("{choice} by {recipe}"),
         };
         assert_eq!(
-            ["z.attn", "x.attn", "a.w", "b"].map(shown),
-            ["copy", "q6_k", "nf4-g64 by percentile:99", "q4_k_m"].map(String::from)
+            ["z.attn", "x.attn", "a.w", "g", "b"].map(shown),
+            ["copy", "q6_k", "nf4-g64 by percentile:99", "int4-g128 by gptq:mse", "q4_k_m"].map(String::from)
         );
         assert!(matches!(parse("").unwrap().wanted("x"), Wanted::Copy));
     }

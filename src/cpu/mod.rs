@@ -4,7 +4,7 @@
 //! quantize:    Tensor --encode (row by row)--> codes, scales --codes::pack--> PackedTensor
 //! dequantize:  PackedTensor --decode (row by row)--> Tensor
 //! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
-//! dense:       the product of two dense matrices; gram: X^T X, the second moments of columns
+//! dense:       the product of two dense matrices; gram: X^T X, the second moments of columns; factor: H = T D T^T, for sweeps over columns (encode/sweep)
 //! training:    fake quantization, losses, their gradients, updates
 //! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
 //! ```
@@ -15,7 +15,7 @@
 //! | `encode/`, `kmeans` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
-//! | `dense`, `gram` | products of dense matrices; second moments of columns |
+//! | `dense`, `gram`, `factor` | products of dense matrices; second moments of columns; H = T D T^T |
 //! | `training` | what else training takes |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
@@ -35,6 +35,7 @@ mod dot;
 mod encode;
 mod encoder;
 mod epilogue;
+mod factor;
 mod float;
 mod gram;
 mod half_float;
@@ -58,8 +59,11 @@ pub use dense::{dense, dense_summation};
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;
-pub use encode::{check_importance, learn_codebook, quantize, quantize_by, quantize_weighted};
+pub use encode::{
+    check_importance, learn_codebook, quantize, quantize_by, quantize_sweeping, quantize_weighted,
+};
 pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_summation};
+pub use factor::{Factor, factor};
 pub use gram::gram;
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]

@@ -326,6 +326,15 @@ impl Scheme {
         }
     }
 
+    /// Columns whose scales are found together: those of a group, or of the super-group or block that it is a part of.
+    pub fn unit_len(&self, k: usize) -> usize {
+        let super_group = match self.scale {
+            Scale::TwoLevel { super_group, .. } => super_group as usize,
+            _ => 1,
+        };
+        self.group_len(k).max(super_group).max(self.ggml.map_or(1, Ggml::block))
+    }
+
     /// The table that codes index, 2^bits entries, where it is the same for every tensor.
     pub fn codebook(&self) -> Option<&'static [f32]> {
         match self.value {

@@ -13,6 +13,7 @@ mod bench;
 mod binary;
 #[path = "../files/build.rs"]
 mod build;
+mod calibrated;
 mod checkpoints;
 #[path = "../common/mod.rs"]
 mod common;

@@ -5,6 +5,8 @@
 //!     codes of a row (one byte each) --codes::pack--> code planes;  scales, zeros straight into their planes
 //! ```
 //!
+//! `sweep` chooses the codes of a row one after the other, errors carried to those that come later, instead of each by itself.
+//!
 //! The arithmetic is in `group`; methods besides the schemes' own are in `range` and `hqq`; GGUF's searches are in `search`, with what becomes of the scales in
 //! `one_level` and `two_level`.
 
@@ -13,6 +15,7 @@ mod hqq;
 mod one_level;
 mod range;
 mod search;
+mod sweep;
 mod two_level;
 
 use super::level::{Work, vectorized};
@@ -27,6 +30,7 @@ use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};
 pub(super) use group::{TINY, last_byte, magnitude, steps};
 use range::{Candidates, Values};
+pub use sweep::quantize_sweeping;
 use two_level::SuperOut;
 
 /// Values encoded by one task.
@@ -133,62 +137,97 @@ fn encode(
     codebook: Option<&[f32]>,
     importance: Option<&[f32]>,
 ) -> Result<PackedTensor> {
-    let (rows, k) = scheme.check_shape(tensor.shape())?;
+    scheme.check_shape(tensor.shape())?;
     let importance = importance.map(|entries| Importance::new(tensor, name, entries)).transpose()?;
     let importance = importance.filter(|_| scheme.encoder.weighs());
-    let x = DenseRows::new(tensor);
-    check_values(&x, name, scheme)?;
-    let mut packed = PackedTensor::zeroed(*scheme, tensor.shape())?;
-    if scheme.value == Value::Learned {
-        let learned;
-        let entries = match codebook {
-            Some(given) => given,
-            None => {
-                learned = kmeans::codebook(&x, scheme);
-                &learned
-            }
-        };
-        // Scales are quotients of magnitudes by this one, and have to stay within f32.
-        let largest = entries.iter().filter(|v| v.is_finite()).fold(0, |m, &v| magnitude(v).max(m));
-        if entries.len() != 1 << scheme.bits || !ENTRIES.contains(&largest) {
-            let expected = format!("{} entries, the largest between 2^-20 and 2^20", 1u32 << scheme.bits);
-            return Err(Error::shape(format!("codebook for {scheme}"), expected, format!("{entries:?}")));
-        }
-        packed.set_codebook(entries);
-    }
-    let table = scheme.has_table().then(|| Sorted::new(&packed.codebook()));
-    let scale_table =
-        if form.scheme.encoder == Encoder::GlobalScale { global_scales(&x) } else { Vec::new() };
-    let entries = packed.plane_mut(PlaneKind::ScaleTable).as_chunks_mut::<4>().0;
-    entries.iter_mut().zip(&scale_table).for_each(|(to, from)| *to = from.to_le_bytes());
-    let encoder = GroupEncoder {
-        encoder: form.scheme.encoder,
-        range: form.range,
-        scale_type: match scheme.scale {
-            Scale::Direct(t) => t,
-            _ => ScaleType::F32,
-        },
-        bits: scheme.bits,
-        table: table.as_ref(),
-        scale_table: &scale_table,
-        wide: !matches!(scheme.group, Group::Cols(g) if g <= SEQUENCE),
-    };
-    let whole = (scheme.group == Group::Tensor).then(|| tensor_scale(&x, &encoder));
-    let per_task = (TASK_VALUES / k).max(1);
-    if let Some(chosen) = &whole {
-        for (kind, bytes) in
-            [(PlaneKind::Scales, &chosen.scale_bytes), (PlaneKind::Zeros, &chosen.zero_bytes)]
-        {
-            let plane = packed.plane_mut(kind);
-            plane.copy_from_slice(&bytes[..plane.len()]);
-        }
-    }
-    let parts = packed.rows_mut(per_task);
-    threads::for_each(parts, rows * k, |part| {
-        let (whole, importance) = (whole.as_ref(), importance.as_ref());
-        vectorized(EncodeRows { x: &x, scheme: &form.scheme, encoder: &encoder, whole, importance, part })
-    });
+    let (ready, mut packed) = Ready::new(tensor, name, scheme, form, codebook)?;
+    ready.rows(&ready.x, importance.as_ref(), &mut packed);
     Ok(packed)
+}
+
+/// What is known before the first row is encoded.
+struct Ready<'a> {
+    x: DenseRows<'a>,
+    form: Form,
+    table: Option<Sorted>,
+    scale_table: Vec<f32>,
+    /// The scale of a per-tensor scheme.
+    whole: Option<Chosen>,
+}
+
+impl<'a> Ready<'a> {
+    /// Checks the values, and finds what all rows share; the packed tensor has that and nothing else.
+    fn new(
+        tensor: &'a Tensor,
+        name: &str,
+        scheme: &Scheme,
+        form: &Form,
+        codebook: Option<&[f32]>,
+    ) -> Result<(Self, PackedTensor)> {
+        let x = DenseRows::new(tensor);
+        check_values(&x, name, scheme)?;
+        let mut packed = PackedTensor::zeroed(*scheme, tensor.shape())?;
+        if scheme.value == Value::Learned {
+            let learned;
+            let entries = match codebook {
+                Some(given) => given,
+                None => {
+                    learned = kmeans::codebook(&x, scheme);
+                    &learned
+                }
+            };
+            // Scales are quotients of magnitudes by this one, and have to stay within f32.
+            let largest = entries.iter().filter(|v| v.is_finite()).fold(0, |m, &v| magnitude(v).max(m));
+            if entries.len() != 1 << scheme.bits || !ENTRIES.contains(&largest) {
+                let expected = format!("{} entries, the largest between 2^-20 and 2^20", 1u32 << scheme.bits);
+                return Err(Error::shape(format!("codebook for {scheme}"), expected, format!("{entries:?}")));
+            }
+            packed.set_codebook(entries);
+        }
+        let table = scheme.has_table().then(|| Sorted::new(&packed.codebook()));
+        let scale_table =
+            if form.scheme.encoder == Encoder::GlobalScale { global_scales(&x) } else { Vec::new() };
+        let entries = packed.plane_mut(PlaneKind::ScaleTable).as_chunks_mut::<4>().0;
+        entries.iter_mut().zip(&scale_table).for_each(|(to, from)| *to = from.to_le_bytes());
+        let mut ready = Self { x, form: *form, table, scale_table, whole: None };
+        if scheme.group == Group::Tensor {
+            let chosen = tensor_scale(&ready.x, &ready.encoder());
+            for (kind, bytes) in
+                [(PlaneKind::Scales, &chosen.scale_bytes), (PlaneKind::Zeros, &chosen.zero_bytes)]
+            {
+                let plane = packed.plane_mut(kind);
+                plane.copy_from_slice(&bytes[..plane.len()]);
+            }
+            ready.whole = Some(chosen);
+        }
+        Ok((ready, packed))
+    }
+
+    fn encoder(&self) -> GroupEncoder<'_> {
+        let scheme = &self.form.scheme;
+        GroupEncoder {
+            encoder: scheme.encoder,
+            range: self.form.range,
+            scale_type: match scheme.scale {
+                Scale::Direct(t) => t,
+                _ => ScaleType::F32,
+            },
+            bits: scheme.bits,
+            table: self.table.as_ref(),
+            scale_table: &self.scale_table,
+            wide: !matches!(scheme.group, Group::Cols(g) if g <= SEQUENCE),
+        }
+    }
+
+    /// Encodes the rows of `x` into those of `packed`.
+    fn rows(&self, x: &DenseRows, importance: Option<&Importance>, packed: &mut PackedTensor) {
+        let encoder = self.encoder();
+        let parts = packed.rows_mut((TASK_VALUES / x.k).max(1));
+        threads::for_each(parts, x.rows * x.k, |part| {
+            let (scheme, whole) = (&self.form.scheme, self.whole.as_ref());
+            vectorized(EncodeRows { x, scheme, encoder: &encoder, whole, importance, part })
+        });
+    }
 }
 
 /// The table, `2^bits` entries, that k-means chooses for `tensor` in a learned scheme.

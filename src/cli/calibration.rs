@@ -1,0 +1,151 @@
+//! `--calibration`: what a file knows of the inputs of layers, whoever wrote it.
+//!
+//! ```text
+//! statistics (lowbit calibrate)                    LAYER -> X^T X, rows                     one layer at a time is in memory
+//! tensors by name: LAYER.moments [K, K]            X^T X                                    LAYER with or without `.weight`
+//!                  LAYER.inputs, LAYER [T, K]      rows of X
+//! importance matrix (llama.cpp's, either form)     LAYER -> the diagonal of X^T X alone
+//! ```
+//!
+//! Also here: which layers may take back what AWQ does to another's columns. Methods are `quantize`'s.
+
+use super::assign::Weights;
+use crate::calibrate::Stored;
+use crate::file::imatrix::Imatrix;
+use crate::file::{Entry, Model};
+use crate::quantize::Hessian;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// A file of `--calibration`.
+pub struct Calibration {
+    pub path: PathBuf,
+    source: Source,
+}
+
+enum Source {
+    Statistics(Stored),
+    Tensors(Model),
+    Importance(Weights),
+}
+
+/// What a layer's name is followed by where a tensor is X^T X.
+const MOMENTS: &str = "moments";
+/// The same for rows of X.
+const INPUTS: &str = "inputs";
+
+impl Calibration {
+    /// Opens a file of any of the kinds.
+    ///
+    /// # Errors
+    /// As [`Model::open`] and [`Imatrix::open`]; [`Error::Nothing`] for a file without any tensor.
+    pub fn open(path: &Path) -> Result<Self> {
+        let source = match Imatrix::open(path) {
+            Ok(imatrix) => Source::Importance(Weights { path: path.into(), imatrix }),
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(_) => match Model::open(path)? {
+                model if Stored::is_one(&model) => Source::Statistics(Stored::new(model, path)?),
+                model if model.entries().is_empty() => {
+                    let what = "its calibration is empty: not a single tensor".into();
+                    return Err(Error::Nothing { path: path.into(), what });
+                }
+                model => Source::Tensors(model),
+            },
+        };
+        Ok(Self { path: path.into(), source })
+    }
+
+    /// Whether there is something of the input of a layer.
+    ///
+    /// # Errors
+    /// As [`Weights::of`].
+    pub fn has(&self, entry: &Entry) -> Result<bool> {
+        Ok(match &self.source {
+            Source::Statistics(stored) => names(entry).iter().any(|name| stored.has(name)),
+            Source::Tensors(model) => tensor_of(model, entry).is_some(),
+            Source::Importance(weights) => weights.of(entry)?.is_some(),
+        })
+    }
+
+    /// X^T X of the input of a layer, if there is any.
+    ///
+    /// # Errors
+    /// As [`Hessian::new`], with the layer's name; [`Error::Shape`] for tensors that are neither X^T X nor rows of X.
+    pub fn of(&self, entry: &Entry) -> Result<Option<Hessian>> {
+        let name = &entry.name;
+        match &self.source {
+            Source::Statistics(stored) => {
+                for other in names(entry) {
+                    if let Some(inputs) = stored.inputs(other)? {
+                        return Hessian::new(name, inputs.k, inputs.moments, inputs.tokens).map(Some);
+                    }
+                }
+                Ok(None)
+            }
+            Source::Tensors(model) => {
+                let Some((found, moments)) = tensor_of(model, entry) else { return Ok(None) };
+                let &[rows, k] = found.shape.as_slice() else {
+                    let got = format!("{:?}", found.shape);
+                    return Err(Error::shape("shape of what is known of inputs", "[T, K]", got)
+                        .in_tensor(&found.name));
+                };
+                let tensor = model.tensor(found).map_err(|e| e.in_tensor(&found.name))?;
+                let values = tensor.to_f32();
+                if !moments {
+                    return Hessian::of_rows(name, k, &values).map(Some);
+                }
+                if rows != k {
+                    let got = format!("{:?}", found.shape);
+                    return Err(
+                        Error::shape("shape of X^T X", format!("[{k}, {k}]"), got).in_tensor(&found.name)
+                    );
+                }
+                Hessian::new(name, k, values.into_owned(), 1).map(Some)
+            }
+            Source::Importance(weights) => match weights.of(entry)? {
+                Some(values) if entry.shape.len() == 2 => Hessian::of_importance(name, values).map(Some),
+                _ => Ok(None),
+            },
+        }
+    }
+}
+
+/// What a layer may be called: as the entry, and as where it was read.
+fn names(entry: &Entry) -> [&str; 2] {
+    [&entry.name, entry.name_in_file()]
+}
+
+/// The tensor that says something of a layer's input, and whether it is X^T X.
+fn tensor_of<'a>(model: &'a Model, entry: &Entry) -> Option<(&'a Entry, bool)> {
+    let named =
+        names(entry).into_iter().flat_map(|name| [name, name.strip_suffix(".weight").unwrap_or(name)]);
+    named.into_iter().find_map(|name| {
+        let of = |ending: &str| model.entry(&format!("{name}.{ending}"));
+        let moments = of(MOMENTS).map(|found| (found, true));
+        moments.or_else(|| of(INPUTS).or_else(|| model.entry(name)).map(|found| (found, false)))
+    })
+}
+
+/// Pairs of layers, by the parts of their names, with nothing but linear steps between the first one's rows and the second one's columns: values reach the output of an
+/// attention by sums over tokens, and where there is a gate its product with the other half is linear in that.
+const LINEAR: &[(&str, &str, Option<&str>)] = &[
+    ("attention.self.value", "attention.output.dense", None),
+    ("self_attn.v_proj", "self_attn.o_proj", None),
+    ("attn_v", "attn_output", None),
+    ("mlp.up_proj", "mlp.down_proj", Some("mlp.gate_proj")),
+    ("ffn_up", "ffn_down", Some("ffn_gate")),
+];
+
+/// The layer before one, whose rows may be divided by what the one's columns are multiplied with, and its bias if it has one.
+pub fn before<'a>(model: &'a Model, entry: &Entry) -> Option<(&'a Entry, Option<&'a Entry>)> {
+    let layer = entry.name.strip_suffix(".weight")?;
+    LINEAR.iter().find_map(|(first, second, gate)| {
+        let start = layer.strip_suffix(second)?;
+        let named = |part: &str, kind: &str| model.entry(&format!("{start}{part}.{kind}"));
+        gate.is_none_or(|gate| named(gate, "weight").is_some()).then_some(())?;
+        let weight = named(first, "weight")?;
+        // As many rows as there are columns: heads of keys and values are not shared.
+        (weight.shape.len() == 2 && Some(&weight.shape[0]) == entry.shape.last())
+            .then(|| (weight, named(first, "bias")))
+    })
+}
