@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """GPTQ of `lowbit quantize` beside a plain version of it in PyTorch (NumPy where there is none), on one random weight, in one run.
 
-    python3 benches/gptq.py [--lowbit target/release/lowbit] [--device cpu] [--size 4096] [--runs 3]
+    python3 benches/gptq.py [--lowbit target/release/lowbit] [--device cpu] [--size 4096] [--runs 3] [--threads N]
 
 Both have int4-g128-asym, damping 0.01, columns as they lie, and X^T X of inputs whose neighbouring columns go together. lowbit's time is of whole runs, files and process included,
 the other's of the function alone. What both lose, tr(E H E^T), is compared: within 1 %. Needs NumPy; times are medians.
 """
 import argparse
+import os
 import subprocess
 import tempfile
 import time
@@ -77,6 +78,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; as many as it likes")
     args = parser.parse_args()
     k = args.size
     random = np.random.default_rng(1)
@@ -91,14 +93,20 @@ def main():
         import torch
 
         torch.set_grad_enabled(False)
+        if args.threads:
+            torch.set_num_threads(args.threads)
         other, twin = f"PyTorch {torch.__version__} ({torch.get_num_threads()} threads)", lambda: torch_gptq(torch, w, h)
     except ImportError:
         other, twin = f"NumPy {np.__version__}", lambda: numpy_gptq(w, h)
 
+    def processor():
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
     def timed(call):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), processor()
         call()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, processor() - before
 
     def lost(q):
         e = (w - q).astype(np.float32)
@@ -119,8 +127,11 @@ def main():
     theirs = lost(twin())
     if not abs(ours / theirs - 1) <= 0.01:
         raise SystemExit(f"losses differ: lowbit {ours:.6g}, {other} {theirs:.6g}")
-    a, b = (sorted(of)[len(times) // 2] for of in zip(*times))
-    print(f"gptq {k} x {k}: lowbit {a:.2f} s on {args.device}, {other} {b:.2f} s, {b / a:.2f} times as fast; loss {ours:.6g}, {theirs:.6g}")
+    (a, a_busy), (b, b_busy) = (sorted(of)[len(times) // 2] for of in zip(*times))
+    print(
+        f"gptq {k} x {k}: lowbit {a:.2f} s on {args.device} ({a_busy:.2f} s of processors), {other} {b:.2f} s ({b_busy:.2f} s), "
+        f"{b / a:.2f} times as fast; loss {ours:.6g}, {theirs:.6g}"
+    )
 
 
 if __name__ == "__main__":

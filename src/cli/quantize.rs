@@ -570,11 +570,13 @@ impl Job<'_> {
                 counts[2] += usize::from(calibrated.note(c.entry).alpha.is_some());
             }
             let [known, unknown, scaled] = counts;
+            let part = |n: usize, words: &str| if n > 0 { format!("; {n} {words}") } else { String::new() };
             text += &format!(
-                "inputs of {}: known of {}, of {unknown} not, which are rounded to nearest{}\n",
+                "inputs of {}: known of {}{}{}\n",
                 calibrated.path().display(),
                 print::count(known, "tensor"),
-                if scaled > 0 { format!("; columns of {scaled} scaled") } else { String::new() }
+                part(unknown, "are unknown and rounded to nearest"),
+                part(scaled, "have scaled columns")
             );
         }
         if summary.resumed > 0 {
