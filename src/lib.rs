@@ -33,6 +33,7 @@
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
 //! | [`selftest`] | engines against the reference |
 //! | [`calibrate`] | what goes into linear layers: moments, ranges, histograms |
+//! | [`quantize`] | which scheme each layer gets within a budget |
 //! | [`model`] | networks on the engine: texts to embeddings |
 //! | [`file`](mod@file), [`report`] | formats on disk; error metrics |
 //!
@@ -59,6 +60,7 @@ pub mod kernels;
 pub mod model;
 pub mod packed;
 pub mod product;
+pub mod quantize;
 mod recycle;
 pub mod reference;
 pub mod report;

@@ -50,6 +50,7 @@ mod tests;
 
 pub use activations::Int8Rows;
 pub use attention::{attention, score_summation, weighted_summation};
+pub(crate) use decode::Weights;
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use dot::int_chains;

@@ -24,7 +24,9 @@ mod mixes;
 mod models;
 mod onnx;
 mod outputs;
+mod plan;
 mod real_model;
+mod report;
 mod resume;
 mod tune;
 
@@ -56,6 +58,9 @@ fn help_shows_an_example_for_every_command() {
         "embed",
         "search",
         "eval",
+        "calibrate",
+        "plan",
+        "report",
         "shaders",
         "selftest",
         "bench",
