@@ -33,7 +33,7 @@
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
 //! | [`selftest`] | engines against the reference |
 //! | [`train`], [`learning`] | quantization-aware training, and its words |
-//! | [`quantize`] | methods that look at activations: GPTQ, AWQ, smoothing, rotation |
+//! | [`quantize`] | methods that look at activations: GPTQ, AWQ, smoothing, rotation; which scheme each layer gets within a budget |
 //! | [`calibrate`] | what goes into linear layers: moments, ranges, histograms |
 //! | [`model`] | networks on the engine: texts to embeddings |
 //! | [`file`](mod@file), [`report`] | formats on disk; error metrics |

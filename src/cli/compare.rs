@@ -117,7 +117,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
 }
 
 /// Whether an entry can be had as numbers.
-fn is_number(entry: &Entry) -> bool {
+pub fn is_number(entry: &Entry) -> bool {
     entry.float().is_some() || matches!(entry.content, Content::Packed { .. })
 }
 
@@ -139,7 +139,7 @@ fn compare(engine: &Engine, a: (&Model, &Entry), b: (&Model, &Entry)) -> Result<
 }
 
 /// An entry as numbers.
-fn decoded(engine: &Engine, (model, entry): (&Model, &Entry)) -> Result<Tensor> {
+pub fn decoded(engine: &Engine, (model, entry): (&Model, &Entry)) -> Result<Tensor> {
     if matches!(entry.content, Content::Dense(_)) {
         return model.tensor(entry);
     }

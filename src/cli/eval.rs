@@ -248,7 +248,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     if let Some(output) = svg {
         let title = format!("Error of embeddings against the size of the model ({})", reference.name);
         let below = format!("{} texts; activations {}; {on}", texts.len(), settings.activation);
-        let picture = size_plot::svg(&title, &below, "1 - mean cosine with the reference", &points(&models));
+        let picture =
+            size_plot::svg(&title, &below, "1 - mean cosine with the reference", &points(&models), &[]);
         write_text(output, &picture.map_err(|what| Error::Check { what: format!("the plot: {what}") })?)?;
     }
     if args.json {

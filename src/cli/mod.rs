@@ -23,9 +23,12 @@ mod inspect;
 mod model_output;
 mod output;
 mod partial;
+mod plan;
 mod print;
 mod products;
 mod quantize;
+mod report;
+mod report_page;
 mod same;
 mod scheme_file;
 mod schemes;
@@ -78,6 +81,8 @@ enum Command {
     Search(search::Args),
     Eval(eval::Args),
     Calibrate(calibrate::Args),
+    Plan(plan::Args),
+    Report(report::Args),
     Shaders(shaders::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
@@ -234,6 +239,8 @@ pub fn run() -> Result<()> {
         Command::Compare(args) => compare::run(&args, device),
         Command::Convert(args) => convert::run(&args),
         Command::Calibrate(args) => calibrate::run(&args, device),
+        Command::Plan(args) => plan::run(&args, device),
+        Command::Report(args) => report::run(&args, device),
         Command::Embed(args) => embed::run(&args, device),
         Command::Search(args) => search::run(&args, device),
         Command::Eval(args) => eval::run(&args, device),

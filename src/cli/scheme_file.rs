@@ -62,7 +62,10 @@ impl SchemeFile {
             .map_err(|e| bad(e.span().map_or(0, |s| s.start), e.message().to_string()))?;
         let wanted = |value: &Spanned<String>| match value.get_ref().trim() {
             copy if copy.eq_ignore_ascii_case("copy") => Ok(Wanted::Copy),
-            words => to(words).map_err(|e| bad(value.span().start, e.to_string())),
+            words => match to(words) {
+                Ok((choice, method)) => Ok(Wanted::To(choice, method)),
+                Err(e) => Err(bad(value.span().start, e.to_string())),
+            },
         };
         let default = parsed.default.as_ref().map_or(Ok(Wanted::Copy), wanted)?;
         let mut lines: Vec<_> = parsed.tensors.iter().collect();
@@ -83,9 +86,19 @@ impl SchemeFile {
 }
 
 /// Parses `SCHEME` or `SCHEME:METHOD` (`SCHEME:gptq:METHOD`); a scheme that does not take the method is found where it meets a tensor, as a mix has several.
-fn to(words: &str) -> Result<Wanted> {
+pub fn to(words: &str) -> Result<(Choice, Recipe)> {
     let (name, recipe) = words.split_once(':').unwrap_or((words, "default"));
-    Ok(Wanted::To(name.parse()?, recipe.parse()?))
+    Ok((name.parse()?, recipe.parse()?))
+}
+
+/// The key of a rule: the regular expression that matches this name alone, as TOML has it.
+pub fn exact_key(name: &str) -> String {
+    let pattern = format!("^{}$", regex::escape(name));
+    if pattern.contains(|c: char| c == '\'' || c.is_control()) {
+        // The escapes of JSON are ones of TOML too, which wants one more.
+        return serde_json::Value::from(pattern).to_string().replace('\u{7f}', "\\u007f");
+    }
+    format!("'{pattern}'")
 }
 
 #[cfg(test)]
@@ -112,6 +125,17 @@ mod tests {
             ["copy", "q6_k", "nf4-g64 by percentile:99", "int4-g128 by gptq:mse", "q4_k_m"].map(String::from)
         );
         assert!(matches!(parse("").unwrap().wanted("x"), Wanted::Copy));
+    }
+
+    #[test]
+    fn an_exact_key_matches_its_name_alone() {
+        for name in ["a.b", "it's [one] (or)", "tab\tand \u{7f} \u{1b} \"quotes\" \\", "é\n'"] {
+            let file = parse(&format!("[tensors]\n{} = \"q8_0\"\n", exact_key(name))).unwrap();
+            assert!(matches!(file.wanted(name), Wanted::To(..)), "{name:?}");
+            for other in [format!("{name}x"), format!("x{name}"), name.replace('.', "x"), String::new()] {
+                assert!(other == name || matches!(file.wanted(&other), Wanted::Copy), "{other:?}");
+            }
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ mod tests;
 
 pub use activations::Int8Rows;
 pub use attention::{attention, score_summation, weighted_summation};
+pub(crate) use decode::Weights;
 pub use dense::{dense, dense_summation};
 pub use dequantize::{dequantize, dequantize_rows};
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]

@@ -1,4 +1,5 @@
-//! Methods that look at activations, one file each: what a weight's errors do to the outputs of its layer decides.
+//! How weights are quantized well: methods that look at activations, one file each, where what a weight's errors do to the outputs of its layer decides; what a layer's error is, and which
+//! scheme each layer gets.
 //!
 //! ```text
 //! inputs x [T, K] of a layer -> X^T X (calibrate, or from elsewhere) -> Hessian, checked
@@ -12,9 +13,12 @@
 //! and what stands before a layer, is for those to know who call.
 
 pub mod awq;
+pub mod census;
 pub mod gptq;
 pub mod hadamard;
 mod hessian;
+pub mod plan;
+pub mod sensitivity;
 pub mod smooth;
 
 pub use hessian::Hessian;

@@ -94,6 +94,11 @@ impl Errors {
         if norm == 0.0 { 0.0 } else { self.dot / norm }
     }
 
+    /// `Σ (r - g)²`.
+    pub fn error_power(&self) -> f64 {
+        self.error_power
+    }
+
     /// Largest `|r - g|`.
     pub fn max_abs(&self) -> f64 {
         self.abs_max

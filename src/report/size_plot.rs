@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! points (name, bytes, error) -> MiB across, from 0; the error upwards, logarithmic -> dots with their names beside them
+//! curve (bytes, error)..                                                            -> a line below them
 //! ```
 //!
 //! An error below [`LEAST`] is drawn there.
@@ -30,12 +31,18 @@ pub struct Point {
     pub error: f64,
 }
 
-/// The picture; `error` says what the errors are of. Points whose error is not finite are left out.
+/// The picture; `error` says what the errors are of. Points whose error is not finite are left out. `curve` is in the order of its sizes.
 ///
 /// # Errors
 /// What the library says, in words.
-pub fn svg(title: &str, below: &str, error: &str, points: &[Point]) -> Result<String, String> {
-    const MIB: f64 = (1 << 20) as f64;
+pub fn svg(
+    title: &str,
+    below: &str,
+    error: &str,
+    points: &[Point],
+    curve: &[(u64, f64)],
+) -> Result<String, String> {
+    let place = |bytes: u64, error: f64| (bytes as f64 / (1 << 20) as f64, error.max(LEAST));
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, (WIDTH as u32, HEIGHT as u32)).into_drawing_area();
@@ -45,11 +52,12 @@ pub fn svg(title: &str, below: &str, error: &str, points: &[Point]) -> Result<St
         write(&root, below, (24, 40), 13.0, MUTED, corner)?;
         let (_, body) = root.split_vertically(HEADER);
         let finite = points.iter().filter(|p| p.error.is_finite());
-        let places: Vec<(f64, f64)> =
-            finite.clone().map(|p| (p.bytes as f64 / MIB, p.error.max(LEAST))).collect();
-        let largest = places.iter().map(|p| p.0).fold(0.0, f64::max);
+        let places: Vec<(f64, f64)> = finite.clone().map(|p| place(p.bytes, p.error)).collect();
+        let line: Vec<(f64, f64)> = curve.iter().map(|&(bytes, error)| place(bytes, error)).collect();
+        let all = || places.iter().chain(&line);
+        let largest = all().map(|p| p.0).fold(0.0, f64::max);
         let x = 0.0..if largest > 0.0 { largest * 1.15 } else { 1.0 };
-        let y = decades(places.iter().map(|p| p.1));
+        let y = decades(all().map(|p| p.1));
         let mut chart = ChartBuilder::on(&body)
             .margin_left(12)
             .margin_right(30)
@@ -78,6 +86,10 @@ pub fn svg(title: &str, below: &str, error: &str, points: &[Point]) -> Result<St
             let (px, py) = spec.translate(&(x, y));
             (px - base.0, py - base.1)
         };
+        if !line.is_empty() {
+            let line: Vec<(i32, i32)> = line.into_iter().map(pixel).collect();
+            plane.draw(&PathElement::new(line, MUTED.stroke_width(2))).map_err(words)?;
+        }
         let dots: Vec<(i32, i32)> = places.into_iter().map(pixel).collect();
         let mut taken: Vec<Bounds> = dots.iter().map(|&dot| around(dot, RADIUS)).collect();
         for ((&(x, y), point), colour) in dots.iter().zip(finite).zip(COLOURS.iter().cycle()) {
@@ -137,7 +149,7 @@ mod tests {
             point("same", 86, 0.0),
             point("spoiled", 12, f64::NAN),
         ];
-        let text = svg("Title", "below", "1 - cosine", &points).unwrap();
+        let text = svg("Title", "below", "1 - cosine", &points, &[]).unwrap();
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
         assert_eq!(text.matches("<circle").count(), 3);
         for name in
@@ -146,7 +158,11 @@ mod tests {
             assert!(text.contains(name), "{name}");
         }
         assert!(!text.contains("spoiled"));
-        assert!(svg("Title", "below", "error", &[]).unwrap().contains("size, MiB"));
+        assert!(svg("Title", "below", "error", &[], &[]).unwrap().contains("size, MiB"));
+        let lines = |curve: &[(u64, f64)]| {
+            svg("Title", "below", "error", &points, curve).unwrap().matches("<polyline").count()
+        };
+        assert_eq!(lines(&[(20 << 20, 1e-3), (30 << 20, 1e-4), (80 << 20, 1e-9)]), lines(&[]) + 1);
     }
 
     #[test]

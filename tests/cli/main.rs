@@ -25,7 +25,9 @@ mod mixes;
 mod models;
 mod onnx;
 mod outputs;
+mod plan;
 mod real_model;
+mod report;
 mod resume;
 mod train_digits;
 mod tune;
@@ -58,6 +60,9 @@ fn help_shows_an_example_for_every_command() {
         "embed",
         "search",
         "eval",
+        "calibrate",
+        "plan",
+        "report",
         "shaders",
         "selftest",
         "bench",

@@ -21,14 +21,19 @@ fn peak_memory(mut child: std::process::Child) -> (std::process::ExitStatus, Opt
     }
 }
 
-#[test]
-fn a_real_model() {
+/// The file of the model, if there is one.
+fn real_model() -> Option<std::path::PathBuf> {
     let Some(model) = std::env::var_os("LOWBIT_TEST_MODEL") else {
         assert!(!under_ci(), "LOWBIT_TEST_MODEL is not set");
         println!("left out: LOWBIT_TEST_MODEL is not set (scripts/test.sh fetches a model and sets it)");
-        return;
+        return None;
     };
-    let model = std::fs::canonicalize(&model).unwrap();
+    Some(std::fs::canonicalize(&model).unwrap())
+}
+
+#[test]
+fn a_real_model() {
+    let Some(model) = real_model() else { return };
     let model = model.to_str().unwrap();
     let folder = Folder::new();
     // Uniform noise of half a step beside weights whose group maximum is 2 to 3 standard deviations: 10 log10(12 q_max^2 / c^2) for
@@ -83,12 +88,8 @@ fn a_real_model() {
 /// The goals of the project for embeddings, as `lowbit eval` measures them; `tests/model` has the same cosines by another way.
 #[test]
 fn a_quantized_model_finds_what_the_real_one_finds() {
-    let Some(model) = std::env::var_os("LOWBIT_TEST_MODEL") else {
-        assert!(!under_ci(), "LOWBIT_TEST_MODEL is not set");
-        println!("left out: LOWBIT_TEST_MODEL is not set (scripts/test.sh fetches a model and sets it)");
-        return;
-    };
-    let real = std::fs::canonicalize(&model).unwrap().parent().unwrap().to_str().unwrap().to_string();
+    let Some(model) = real_model() else { return };
+    let real = model.parent().unwrap().to_str().unwrap().to_string();
     let folder = Folder::new();
     // 384 columns are no multiple of 256: q6_k_mix is Q6_K where rows have 1536 columns and Q8_0 elsewhere.
     for (scheme, activation, least) in
@@ -126,4 +127,27 @@ fn a_quantized_model_finds_what_the_real_one_finds() {
     let first =
         include_str!("../../examples/texts/sentences.txt").lines().nth(found[0] as usize - 1).unwrap();
     assert!(first.contains("water") || first.contains("Water"), "{first}");
+}
+
+/// An eighth of a bit more than one scheme for all, and a third of what that loses.
+#[test]
+fn a_plan_beats_one_scheme_for_all() {
+    let Some(model) = real_model() else { return };
+    let real = model.parent().unwrap().to_str().unwrap();
+    let folder = Folder::new();
+    let plan =
+        folder.run(&["plan", real, "--budget", "4.25", "-o", "p.toml", "--device", "cpu", "--json"]).json();
+    let bits = plan["plan"]["bits_per_weight"].as_f64().unwrap();
+    assert!(bits <= 4.25 && bits > 4.2 && plan["plan"]["exact"] == true, "{bits}");
+    for (output, how) in
+        [("p.safetensors", ["--scheme-file", "p.toml"]), ("u.safetensors", ["--scheme", "int4-g128"])]
+    {
+        let ran = folder.run(&[&["quantize", real, "-o", output, "--device", "cpu"][..], &how].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    }
+    let args = ["eval", "p.safetensors", "u.safetensors", real, "--runs", "0", "--device", "cpu", "--json"];
+    let found = folder.run(&args).json();
+    let [planned, uniform] = [0, 1].map(|i| found["models"][i]["cosine"]["mean"].as_f64().unwrap());
+    println!("planned {planned}, int4-g128 {uniform}");
+    assert!(1.0 - planned < (1.0 - uniform) / 3.0, "{planned} {uniform}");
 }

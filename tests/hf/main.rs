@@ -5,6 +5,7 @@
 //! mapping     names, shapes, order of rows, types, metadata, tokenizers: as stated here
 //! refused     what has no map: by file and key, or by the tensor's name
 //! outside     gguf-py: its own map of names, its own reading of special tokens, the data
+//! plan        a scheme for each layer by the errors of outputs
 //! texts       a sentence encoder searches texts, and what quantization costs it
 //! readme      every command of the README
 //! llama_cpp   llama.cpp: what it quantizes, and what it says
@@ -18,6 +19,7 @@ mod fixture;
 mod llama_cpp;
 mod mapping;
 mod outside;
+mod plan;
 mod readme;
 mod refused;
 mod texts;
