@@ -36,8 +36,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     merge: Vec<PathBuf>,
     /// Rows of each input to keep as a sample
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    sample: usize,
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    sample: u32,
     /// Overwrite the outputs if they exist
     #[arg(long)]
     force: bool,
@@ -75,7 +75,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         texts::tokenize(&embedder, &found, args.run.long(), |at| format!("line {}", found[at].line))?;
     let bar = print::progress(passages.tokens() as u64, "tokens");
     let mut statistics = pollster::block_on(async {
-        let mut collector = Collector::new(&engine, args.sample);
+        let mut collector = Collector::new(&engine, args.sample as usize);
         for batch in embedder.encoder.batches(&passages) {
             let (ids, lengths) = (batch.concat(), batch.iter().map(Vec::len).collect::<Vec<_>>());
             embedder.encoder.forward(&ids, &lengths, &mut |layers, x| collector.see(layers, x))?;

@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
 lowbit embed all-MiniLM-L6-v2/ \"How do plants drink?\" \"Roots take up water.\"\n  \
-lowbit quantize all-MiniLM-L6-v2/ -o minilm-q4_k.safetensors --scheme int4-g32\n  \
-lowbit embed minilm-q4_k.safetensors < sentences.txt > vectors.jsonl\n  \
+lowbit quantize all-MiniLM-L6-v2/ -o minilm-int4.safetensors --scheme int4-g32\n  \
+lowbit embed minilm-int4.safetensors < sentences.txt > vectors.jsonl\n  \
 lowbit embed minilm.gguf --text sentences.txt -o vectors.npy")]
 pub struct Args {
     /// A folder, a packed safetensors file or a GGUF file
@@ -107,7 +107,10 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let (texts, labels) = texts_of(args)?;
     let place = args.output.as_deref().unwrap_or(Path::new("standard output"));
     let mut output = match &args.output {
-        Some(path) => Some(Output::create(path, args.force, [args.model.as_path()])?),
+        Some(path) => {
+            let inputs = [Some(&args.model), args.text.as_ref()].into_iter().flatten().map(PathBuf::as_path);
+            Some(Output::create(path, args.force, inputs)?)
+        }
         None => None,
     };
     let engine = pollster::block_on(open_engine(device))?;

@@ -61,8 +61,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pairs: Option<PathBuf>,
     /// How many runs to time; 0 leaves the speed out
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    runs: usize,
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(..=1000))]
+    runs: u16,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -159,7 +159,7 @@ impl Task<'_> {
             false => embedder.tokenize(self.texts, long)?,
         };
         let pairs = embedder.tokenize(&self.pairs.texts, long)?;
-        let runs = self.args.runs;
+        let runs = usize::from(self.args.runs);
         let bar = print::progress(((1 + runs) * passages.tokens() + pairs.tokens()) as u64, "tokens");
         print::at(&bar, &path.display().to_string());
         let embed = |passages| pollster::block_on(embedder.embed(passages, |tokens| bar.inc(tokens as u64)));
@@ -230,7 +230,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         Some(path) => Pairs::parse(&texts::read(path)?, path)?,
         None => Pairs::parse(PAIRS, Path::new("pairs.tsv"))?,
     };
-    let inputs = args.models.iter().chain([&args.reference]).map(PathBuf::as_path);
+    let inputs = args.models.iter().chain([&args.reference]).chain(&args.text).chain(&args.pairs);
+    let inputs = inputs.map(PathBuf::as_path);
     let svg = args.svg.as_deref().map(|path| Output::create(path, args.force, inputs)).transpose()?;
     let engine = pollster::block_on(open_engine(device))?;
     let task = Task { engine, texts: &texts, pairs: &pairs, args };

@@ -82,8 +82,20 @@ pub fn place(path: &Path, force: bool, inputs: &[&Path]) -> Result<Place> {
     // A link is followed, so that the file behind it is replaced and not the link.
     let real = std::fs::canonicalize(path).ok();
     for input in inputs {
-        if real.is_some() && std::fs::canonicalize(input).ok() == real {
+        let input = std::fs::canonicalize(input).ok();
+        if real.is_some() && input == real {
             return Err(Error::Usage(format!("{} is the input; name another output", path.display())));
+        }
+        let of_model = |real: &Path, folder: &Path| {
+            folder.is_dir() && real.starts_with(folder) && may_be_of_a_model(real)
+        };
+        if let (Some(real), Some(folder)) = (&real, &input)
+            && of_model(real, folder)
+        {
+            return Err(Error::Usage(format!(
+                "{} is in the input's folder; name another output",
+                path.display()
+            )));
         }
     }
     let full = real.unwrap_or_else(|| path.to_path_buf());
@@ -105,6 +117,12 @@ pub fn place(path: &Path, force: bool, inputs: &[&Path]) -> Result<Place> {
         Some(_) => Ok(Place::File(full)),
         None => Err(Error::Usage(format!("{} names no file", path.display()))),
     }
+}
+
+/// Whether a file in a model's folder may be one of the model's.
+fn may_be_of_a_model(path: &Path) -> bool {
+    const KINDS: [&str; 8] = ["safetensors", "json", "gguf", "onnx", "data", "txt", "model", "bin"];
+    path.extension().is_none_or(|extension| KINDS.iter().any(|kind| extension.eq_ignore_ascii_case(kind)))
 }
 
 /// Gives a file its name, over one that is there only with `force`.

@@ -182,6 +182,11 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     }
     let engine = pollster::block_on(open_engine(device))?;
     let mut job = Job { args, chooser, format, model: &model, weights, calibrated: None, engine };
+    if let Chooser::File(path, file) = &job.chooser {
+        for pattern in file.idle(model.entries().iter().map(|entry| entry.name.as_str())) {
+            print::note(&format!("lowbit: {}: '{pattern}' matches no tensor", path.display()));
+        }
+    }
     if args.nonfinite == NonFinite::Copy {
         // The header comes first in the file, so what cannot be quantized has to be known before.
         job.try_all(&mut sorted)?;

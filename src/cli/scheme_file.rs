@@ -79,6 +79,12 @@ impl SchemeFile {
         Ok(Self { default, rules, text })
     }
 
+    /// The patterns that are found in none of these names.
+    pub fn idle<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Vec<&str> {
+        let found = |re: &Regex| names.clone().any(|name| re.is_match(name));
+        self.rules.iter().map(|(re, _)| re).filter(|re| !found(re)).map(Regex::as_str).collect()
+    }
+
     /// What the file wants of a tensor.
     pub fn wanted(&self, name: &str) -> Wanted {
         self.rules.iter().find(|(re, _)| re.is_match(name)).map_or(self.default, |(_, wanted)| *wanted)

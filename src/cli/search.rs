@@ -69,7 +69,10 @@ impl Searched {
     /// The `top` best texts for an embedding, with their cosines.
     fn best(&self, query: &[f32], top: usize) -> Vec<(f64, &Text)> {
         let values = self.embeddings.to_f32();
-        let cosine = |row: &[f32]| row.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        let dot =
+            |row: &[f32]| row.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        // Norms are 1 but for rounding.
+        let cosine = |row: &[f32]| dot(row).clamp(-1.0, 1.0);
         let mut all: Vec<(f64, &Text)> = values.chunks(query.len()).map(cosine).zip(&self.texts).collect();
         // Stable: of equal ones the first in the file.
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -242,7 +245,15 @@ impl<'a> Index<'a> {
             let wrong = Error::shape("shape", expected, got).in_tensor(EMBEDDINGS);
             return Err(Error::Format { path: self.path.into(), what: wrong.to_string() });
         }
-        model.tensor(entry)
+        let embeddings = model.tensor(entry)?;
+        let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        let values = embeddings.to_f32();
+        // NaN is outside of everything.
+        if let Some(at) = values.chunks(shape[1]).position(|row| !(0.99..1.01).contains(&norm(row))) {
+            let what = format!("embedding {at} is not of norm 1; remove the file to have it made again");
+            return Err(Error::Format { path: self.path.into(), what });
+        }
+        Ok(embeddings)
     }
 }
 

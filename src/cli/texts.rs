@@ -53,16 +53,26 @@ impl AsRef<str> for Text {
     }
 }
 
+/// What some editors begin a file of UTF-8 with; no part of the text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// A path in errors.
+fn label(path: &Path) -> PathBuf {
+    if path == Path::new("-") { "standard input".into() } else { path.into() }
+}
+
 /// The content of a file or of standard input (`-`), which has to be UTF-8.
 pub fn read(path: &Path) -> Result<String> {
-    let (mut bytes, stdin) = (Vec::new(), path == Path::new("-"));
-    let label = if stdin { PathBuf::from("standard input") } else { path.to_path_buf() };
+    let (mut bytes, stdin, label) = (Vec::new(), path == Path::new("-"), label(path));
     let got = if stdin {
         std::io::stdin().lock().read_to_end(&mut bytes).map(|_| ())
     } else {
         std::fs::read(path).map(|b| bytes = b)
     };
     got.map_err(|source| Error::Io { path: label.clone(), source })?;
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
     String::from_utf8(bytes).map_err(|e| {
         let valid = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes().iter().take(valid).filter(|b| **b == b'\n').count();
@@ -74,7 +84,7 @@ pub fn read(path: &Path) -> Result<String> {
 pub fn of_file(path: &Path, part: fn(&str) -> Vec<Text>) -> Result<Vec<Text>> {
     match part(&read(path)?) {
         none if none.is_empty() => {
-            Err(Error::Nothing { path: path.into(), what: "no text in it, only blank lines".into() })
+            Err(Error::Nothing { path: label(path), what: "no text in it, only blank lines".into() })
         }
         texts => Ok(texts),
     }
@@ -132,7 +142,18 @@ pub fn embed(embedder: &Embedder, passages: &Passages) -> Result<Tensor> {
     let bar = print::progress(passages.tokens() as u64, "tokens");
     let embeddings = pollster::block_on(embedder.embed(passages, |tokens| bar.inc(tokens as u64)));
     bar.finish_and_clear();
-    embeddings
+    let embeddings = embeddings?;
+    let width = embedder.width();
+    match embeddings.to_f32().chunks(width).position(|row| row.iter().any(|v| !v.is_finite())) {
+        None => Ok(embeddings),
+        Some(at) => {
+            let what = format!(
+                "the embedding of text {} is not finite: weights too large for this precision",
+                at + 1
+            );
+            Err(Error::Check { what })
+        }
+    }
 }
 
 /// The tensor that holds embeddings in a file.

@@ -294,6 +294,11 @@ impl<'a> Header<'a> {
             let why = "lowbit takes the mean of the tokens (1)";
             return Err(Error::unsupported(format!("pooling of kind {kind} ({pooling})"), why));
         }
+        let causal = format!("{BERT}.attention.causal");
+        if self.metadata().get(&causal).is_some_and(|value| value.to_json().as_bool() == Some(true)) {
+            let why = "in lowbit a token sees all tokens of its text";
+            return Err(Error::unsupported(format!("causal attention ({causal})"), why));
+        }
         let sizes = Sizes {
             layers: self.size("block_count")?,
             hidden: self.size("embedding_length")?,
@@ -305,6 +310,11 @@ impl<'a> Header<'a> {
         if !sizes.hidden.is_multiple_of(sizes.heads) {
             let what = format!("{} heads do not divide {} columns", sizes.heads, sizes.hidden);
             return Err(self.wrong(&format!("{BERT}.attention.head_count"), &what));
+        }
+        let more = format!("blk.{}.", sizes.layers);
+        if let Some(entry) = self.model.entries().iter().find(|entry| entry.name.starts_with(&more)) {
+            let what = format!("{} layers, and there is a tensor '{}'", sizes.layers, entry.name_in_file());
+            return Err(self.wrong(&format!("{BERT}.block_count"), &what));
         }
         Ok(sizes)
     }
@@ -386,7 +396,11 @@ impl Reader<'_> {
                 }
                 _ => self.header.model.tensor(entry)?,
             };
-            self.engine.upload(&Tensor::from_f32([n], tensor.to_f32().into_owned())?)
+            let values = tensor.to_f32();
+            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::Check { what: format!("element {at} is {}", values[at]) });
+            }
+            self.engine.upload(&Tensor::from_f32([n], values.into_owned())?)
         };
         made().map_err(|e| e.in_tensor(entry.name_in_file()))
     }

@@ -69,6 +69,7 @@ impl Source {
                        or a file that lowbit quantize made of it";
             return Err(Error::unsupported(format!("{} as a model that can be run", place.display()), why));
         };
+        hf::check_encoder(&files)?;
         let model = hf::map(model, &files, Weights::AsTheyAre, Tokens::LeftOut)?;
         Ok(Self { model, files: Some(files) })
     }

@@ -68,6 +68,11 @@ impl Tokenizer {
         if let Some(id) = highest.filter(|&id| id as usize >= vocab) {
             return Err(format!("token {id}, and the model has {vocab} tokens"));
         }
+        // Tables of tokens are filled up to a round number at most.
+        let tokens = highest.map_or(0, |id| id as usize + 1);
+        if tokens < vocab - vocab / 10 {
+            return Err(format!("{tokens} tokens, and the model has {vocab}: it is another model's"));
+        }
         // The crate takes it for granted when it puts tokens around a text.
         if let Some(processor) = inner.get_post_processor() {
             check_template(&serde_json::to_value(processor).map_err(|e| e.to_string())?)?;

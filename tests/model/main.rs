@@ -3,11 +3,16 @@
 //! | module | promise |
 //! |---|---|
 //! | `golden` | what transformers makes of 64 texts, on every engine; what quantization costs; the same from a folder, a packed file and GGUF |
+//! | `command` | what `lowbit embed`, `search`, `eval` and `calibrate` write, and what they refuse |
 //! | `small` | every sentence by itself, faults with their names |
 //!
 //! `LOWBIT_TEST_MODEL` names the real model's tensors beside its config and tokenizer (`scripts/test.sh` sets it); without it what needs the model
 //! is left out, which is a failure under `CI`.
 
+#[path = "../common/binary.rs"]
+#[allow(dead_code)]
+mod binary;
+mod command;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../hf/fixture.rs"]

@@ -142,7 +142,7 @@ fn statistics_of_inputs_are_kept_and_found_again() {
 #[test]
 fn faults_are_named() {
     type Change = fn(&mut Fixture);
-    let faults: [(&str, Change); 10] = [
+    let faults: [(&str, Change); 13] = [
         ("tensor 'encoder.layer.1.output.dense.bias' is missing", |f| {
             f.tensors.remove("encoder.layer.1.output.dense.bias");
         }),
@@ -161,6 +161,14 @@ fn faults_are_named() {
         ("tokenizer.json", |f| f.tokenizer["model"] = "none".into()),
         ("T5ForConditionalGeneration", |f| {
             f.config["architectures"] = ["T5ForConditionalGeneration"].as_slice().into()
+        }),
+        ("tensor 'encoder.layer.1.output.LayerNorm.bias': element 3 is NaN", |f| {
+            f.tensors.get_mut("encoder.layer.1.output.LayerNorm.bias").unwrap().1[3] = f32::NAN;
+        }),
+        ("a decoder (is_decoder", |f| f.config["is_decoder"] = true.into()),
+        ("5 tokens, and the model has 16", |f| {
+            let vocab = f.tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            vocab.retain(|_, id| id.as_u64().unwrap() < 5);
         }),
         ("'layer_norm_eps'", |f| f.config["layer_norm_eps"] = "small".into()),
     ];

@@ -281,6 +281,32 @@ fn pooling_folder(files: &Files) -> Result<Option<String>> {
     Ok(Some(folder))
 }
 
+/// Whether an encoder of BERT's, the mean of its tokens and L2 norm 1 are all that the files ask for: [`map`] leaves out what else they say.
+///
+/// # Errors
+/// [`Error::Unsupported`] with what is asked for; [`Error::Format`] for files that cannot be read.
+pub fn check_encoder(files: &Files) -> Result<()> {
+    if Config::read(files, CONFIG)?.truth("is_decoder")? == Some(true) {
+        return Err(Error::unsupported(
+            "a decoder (is_decoder in config.json)",
+            "in lowbit a token sees all tokens of its text",
+        ));
+    }
+    let Some(text) = files.text(MODULES)? else { return Ok(()) };
+    let path = files.path(MODULES);
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(&path, e.to_string()))?;
+    let types = json.as_array().into_iter().flatten().filter_map(|module| module.get("type")?.as_str());
+    let known =
+        |kind: &str| ["Transformer", "Pooling", "Normalize"].iter().any(|known| kind.ends_with(known));
+    match types.into_iter().find(|kind| !known(kind)) {
+        None => Ok(()),
+        Some(other) => {
+            let why = "lowbit runs Transformer, Pooling and Normalize";
+            Err(Error::unsupported(format!("the module {other} of {}", path.display()), why))
+        }
+    }
+}
+
 /// How an embedding is made of those of the tokens, where the files of sentence-transformers say it.
 fn pooling(files: &Files, architecture: &Architecture, out: &mut Metadata) -> Result<()> {
     const MEAN: u32 = 1;
@@ -288,6 +314,24 @@ fn pooling(files: &Files, architecture: &Architecture, out: &mut Metadata) -> Re
     const LAST: u32 = 3;
     let Some(folder) = pooling_folder(files)? else { return Ok(()) };
     let config = Config::read(files, &format!("{folder}/{CONFIG}"))?;
+    let modes = [
+        "mean_tokens",
+        "cls_token",
+        "lasttoken",
+        "max_tokens",
+        "mean_sqrt_len_tokens",
+        "weightedmean_tokens",
+    ];
+    let mut on = Vec::new();
+    for mode in modes.map(|mode| format!("pooling_mode_{mode}")) {
+        if config.truth(&mode)? == Some(true) {
+            on.push(mode);
+        }
+    }
+    if let [one, another, ..] = &on[..] {
+        let why = format!("beside {one}: embeddings of several kinds, which GGUF has no word for");
+        return Err(config.wrong(another, why));
+    }
     for (key, kind) in [
         ("pooling_mode_mean_tokens", MEAN),
         ("pooling_mode_cls_token", FIRST),
