@@ -68,9 +68,9 @@ impl Tokenizer {
         if let Some(id) = highest.filter(|&id| id as usize >= vocab) {
             return Err(format!("token {id}, and the model has {vocab} tokens"));
         }
-        // Tables of tokens are filled up to a round number at most.
+        // Tables may be filled up to a round number, but not by as much again.
         let tokens = highest.map_or(0, |id| id as usize + 1);
-        if tokens < vocab - vocab / 10 {
+        if tokens < vocab / 2 {
             return Err(format!("{tokens} tokens, and the model has {vocab}: it is another model's"));
         }
         // The crate takes it for granted when it puts tokens around a text.
