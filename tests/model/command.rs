@@ -1,4 +1,4 @@
-//! `lowbit embed`, `search`, `eval` and `calibrate` on a small encoder: what they write, and what they refuse.
+//! `lowbit embed` and `calibrate` on a small encoder: what they write; and what the commands with texts refuse. `search` and `eval` are in `tests/hf/texts.rs`.
 
 use crate::binary::Folder;
 use crate::fixture::bert;
@@ -110,32 +110,6 @@ fn inputs_are_not_overwritten() {
     assert_eq!(run(&folder, "embed m a -o m/v.npy").code, Some(0));
     run(&folder, "embed m a -o m/v.npy").fails(1, &["m/v.npy", "--force"]);
     assert_eq!(run(&folder, "embed m a -o m/v.npy --force").code, Some(0));
-}
-
-#[test]
-fn an_index_is_made_once_and_again_for_another_text() {
-    let folder = folder();
-    let search = |what: &str| run(&folder, &format!("search m t.txt {what} --json"));
-    let plain = search("lowbit --top 2");
-    let found = plain.json();
-    let best = found["matches"].as_array().unwrap();
-    let scores: Vec<f64> = best.iter().map(|m| m["score"].as_f64().unwrap()).collect();
-    assert!(scores.len() == 2 && scores[0] >= scores[1] && scores[0] <= 1.0, "{scores:?}");
-    assert_eq!(search("lowbit --top 2 --index i.safetensors").json(), found);
-    let made = std::fs::metadata(folder.path("i.safetensors")).unwrap().modified().unwrap();
-    assert_eq!(search("lowbit --top 2 --index i.safetensors").json(), found);
-    assert_eq!(std::fs::metadata(folder.path("i.safetensors")).unwrap().modified().unwrap(), made);
-    folder.write("t.txt", "low\nlowbit\n");
-    let again = search("lowbit --top 1 --index i.safetensors");
-    assert!(again.stderr.contains("another text") || again.stderr.contains("made again"), "{}", again.stderr);
-    let best = again.json()["matches"][0].clone();
-    assert_eq!((best["line"].as_u64(), best["text"].as_str()), (Some(2), Some("lowbit")));
-    // Numbers that are no embeddings.
-    let mut bytes = std::fs::read(folder.path("i.safetensors")).unwrap();
-    let n = bytes.len();
-    bytes[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    folder.write("i.safetensors", &bytes);
-    search("lowbit --index i.safetensors").fails(1, &["i.safetensors", "embedding 1"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! | module | promise |
 //! |---|---|
 //! | `golden` | what transformers makes of 64 texts, on every engine; what quantization costs; the same from a folder, a packed file and GGUF |
-//! | `command` | what `lowbit embed`, `search`, `eval` and `calibrate` write, and what they refuse |
+//! | `command` | what `lowbit embed` and `calibrate` write, and what they refuse |
 //! | `small` | every sentence by itself, faults with their names |
 //!
 //! `LOWBIT_TEST_MODEL` names the real model's tensors beside its config and tokenizer (`scripts/test.sh` sets it); without it what needs the model
