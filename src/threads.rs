@@ -112,3 +112,13 @@ pub fn map<T: Send, R: Send>(tasks: Vec<T>, work: usize, f: impl Fn(T) -> R + Sy
 pub fn ranges(n: usize, step: usize) -> Vec<std::ops::Range<usize>> {
     (0..n).step_by(step.max(1)).map(|start| start..(start + step.max(1)).min(n)).collect()
 }
+
+/// What a future of the CPU engine comes to, which never waits.
+#[cfg(test)]
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => unreachable!("the CPU engine never waits"),
+    }
+}

@@ -4,9 +4,13 @@
 //! scale = absmax / (2^(b-1) - 1), codes -2^(b-1)..=2^(b-1)-1; asymmetric: min and max with 0, integer zero-point; scales in f32. `GGML`: ggml's
 //! reference encoders, compiled from ggml d99724f2, same shape. One bit: the Lloyd-Max quantizer of two levels, 10 log10(1 / (1 - 2/pi)).
 
+#[path = "common/normals.rs"]
+mod normals;
+
 use lowbit::reference::{dequantize, quantize};
 use lowbit::report::metrics::Errors;
 use lowbit::{Tensor, cpu};
+use normals::normals;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::OnceLock;
@@ -99,18 +103,7 @@ const ONE_BIT: &[(&str, f64)] = &[("int1-row", 4.396), ("int1-tensor", 4.396)];
 /// 512 x 4096 of them, by Box and Muller's transform.
 fn gauss() -> &'static [f32] {
     static X: OnceLock<Vec<f32>> = OnceLock::new();
-    X.get_or_init(|| normals(&mut StdRng::seed_from_u64(20_261_120), ROWS * K))
-}
-
-/// `n` draws of N(0, 1), n even.
-fn normals(rng: &mut StdRng, n: usize) -> Vec<f32> {
-    let mut pair = || {
-        // 1 - u is in (0, 1], where the logarithm is finite.
-        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-        let angle = std::f64::consts::TAU * rng.random::<f64>();
-        [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
-    };
-    (0..n / 2).flat_map(|_| pair()).collect()
+    X.get_or_init(|| normals(20_261_120, ROWS * K))
 }
 
 fn check(bars: &[(&str, f64)], tolerance: f64) {
@@ -151,21 +144,22 @@ fn rows() {
 
 /// 512 x 4096 draws: normal, Laplace, Student's t with 5 degrees of freedom.
 fn draws(distribution: usize) -> Vec<f32> {
-    let mut rng = StdRng::seed_from_u64(20_261_121);
-    let normals: Vec<f32> = match distribution {
+    const SEED: u64 = 20_261_121;
+    let z: Vec<f32> = match distribution {
         1 => {
+            let mut rng = StdRng::seed_from_u64(SEED);
             let mut uniform = || rng.random::<f64>() - 0.5;
             let laplace = |u: f64| -u.signum() * (1.0 - 2.0 * u.abs()).max(f64::MIN_POSITIVE).ln();
             return (0..ROWS * K).map(|_| laplace(uniform()) as f32).collect();
         }
         0 => return gauss().to_vec(),
-        _ => normals(&mut rng, 6 * ROWS * K),
+        _ => normals(SEED, 6 * ROWS * K),
     };
     let t = |z: &[f32; 6]| {
         let chi_square: f64 = z[1..].iter().map(|&v| f64::from(v).powi(2)).sum();
         (f64::from(z[0]) / (chi_square / 5.0).sqrt()) as f32
     };
-    normals.as_chunks::<6>().0.iter().map(t).collect()
+    z.as_chunks::<6>().0.iter().map(t).collect()
 }
 
 #[test]
@@ -192,9 +186,7 @@ fn ggml_types_with_importance() {
     let x = gauss();
     let tensor = Tensor::from_f32([ROWS, K], x.to_vec()).unwrap();
     let equal = vec![1.0; K];
-    let mut rng = StdRng::seed_from_u64(15);
-    let importance: Vec<Vec<f32>> =
-        (0..4).map(|_| normals(&mut rng, K).iter().map(|z| (1.5 * z).exp()).collect()).collect();
+    let importance: Vec<f32> = normals(15, 4 * K).iter().map(|z| (1.5 * z).exp()).collect();
     let mut wrong = Vec::new();
     for &(name, _, unit, stated) in GGML {
         let scheme = name.parse().unwrap();
@@ -208,14 +200,14 @@ fn ggml_types_with_importance() {
             }
         }
         let plain = dequantize(&cpu::quantize(&tensor, "x", &scheme, None).unwrap());
-        let ratios = importance.iter().map(|c| {
+        let ratios = importance.chunks(K).map(|c| {
             let error = |w: &[f32]| -> f64 {
                 let terms = x.iter().zip(w).zip(c.iter().cycle());
                 terms.map(|((x, w), c)| f64::from(*c) * f64::from(x - w).powi(2)).sum()
             };
             error(&weighted(c)) / error(&plain)
         });
-        let ratio = ratios.sum::<f64>() / importance.len() as f64;
+        let ratio = ratios.sum::<f64>() / (importance.len() / K) as f64;
         println!("{name:>16} {ratio:7.3} of the weighted error, stated {stated}");
         let within = (ratio - stated).abs() <= RATIO_TOLERANCE;
         if !within {

@@ -8,7 +8,9 @@
 //! Cases without arithmetic (quantize, dequantize) have bars only.
 
 use super::file::{Ceiling, File, Limit, Measured, Regime};
-use crate::report::plot::{Area, COLOURS, FONT, GRID, INK, MUTED, decades, short, words, write};
+use crate::report::plot::{
+    Area, COLOURS, GRID, HEADER, INK, MUTED, axes, chart, decades, page, short, words, write,
+};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::ops::Range;
@@ -16,7 +18,6 @@ use std::ops::Range;
 const PLOT_WIDTH: i32 = 900;
 const LIST_WIDTH: i32 = 640;
 const LEAST_HEIGHT: i32 = 640;
-const HEADER: i32 = 64;
 const LINE: i32 = 17;
 /// Where bars begin and end in the list.
 const BAR: Range<i32> = 430..560;
@@ -28,27 +29,18 @@ type Line<'a> = (&'a Ceiling, f64);
 /// # Errors
 /// What the library says, in words.
 pub fn svg(file: &File) -> Result<String, String> {
-    let mut text = String::new();
     let rows = file.cases.len() as i32 + 2;
     let height = LEAST_HEIGHT.max(HEADER + rows * LINE + 24);
-    {
-        let size = ((PLOT_WIDTH + LIST_WIDTH) as u32, height as u32);
-        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        root.fill(&WHITE).map_err(words)?;
-        let device = &file.device;
-        let commit = file.commit.as_deref().unwrap_or("commit unknown");
-        let title = format!("{} ({}; {})", device.name, device.backend, device.tier);
-        let below = format!("lowbit {} {commit}; {}", file.lowbit, device.driver);
-        write(&root, &title, (24, 14), 19.0, INK, Pos::new(HPos::Left, VPos::Top))?;
-        write(&root, below.trim_end_matches("; "), (24, 40), 13.0, MUTED, Pos::new(HPos::Left, VPos::Top))?;
-        let (_, body) = root.split_vertically(HEADER);
+    let device = &file.device;
+    let commit = file.commit.as_deref().unwrap_or("commit unknown");
+    let title = format!("{} ({}; {})", device.name, device.backend, device.tier);
+    let below = format!("lowbit {} {commit}; {}", file.lowbit, device.driver);
+    page((PLOT_WIDTH + LIST_WIDTH, height), &title, below.trim_end_matches("; "), |body| {
         let (left, right) = body.split_horizontally(PLOT_WIDTH);
         let (left, _) = left.split_vertically(LEAST_HEIGHT - HEADER);
         roofline(&left, file)?;
-        list(&right, file)?;
-        root.present().map_err(words)?;
-    }
-    Ok(text)
+        list(&right, file)
+    })
 }
 
 /// The colour of a scheme: those of a file in turn.
@@ -84,27 +76,12 @@ fn roofline(area: &Area, file: &File) -> Result<(), String> {
     let top = flat.iter().map(|(_, rate)| *rate);
     let slopes = sloped.iter().map(|(_, rate)| rate * x.start);
     let y = decades(points.iter().map(|(_, case)| case.tflop_per_s * 1e12).chain(top).chain(slopes));
-    let mut chart = ChartBuilder::on(area)
-        .margin_left(12)
-        .margin_right(30)
-        .margin_top(10)
-        .x_label_area_size(56)
-        .y_label_area_size(86)
+    let mut chart = chart(area)
         .build_cartesian_2d((x.start..x.end).log_scale(), (y.start..y.end).log_scale())
         .map_err(words)?;
-    chart
-        .configure_mesh()
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .axis_style(MUTED)
-        .label_style((FONT, 14).into_font().color(&INK))
-        .axis_desc_style((FONT, 15).into_font().color(&INK))
-        .x_desc("operations per byte")
-        .y_desc("operations per second")
-        .x_label_formatter(&|v| short(*v))
-        .y_label_formatter(&|v| engineering(*v))
-        .draw()
-        .map_err(words)?;
+    let mut mesh = chart.configure_mesh();
+    axes(&mut mesh, "operations per byte", "operations per second");
+    mesh.x_label_formatter(&|v| short(*v)).y_label_formatter(&|v| engineering(*v)).draw().map_err(words)?;
 
     // The highest roof that the slopes reach.
     let roof = flat.iter().map(|(_, rate)| *rate).fold(y.start, f64::max).min(y.end);

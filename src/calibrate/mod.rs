@@ -231,6 +231,7 @@ impl Random {
 mod tests {
     use super::*;
     use crate::Tensor;
+    use crate::threads::wait;
 
     /// Numbers that differ from each other.
     fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -247,15 +248,6 @@ mod tests {
             collector.absorb().await.unwrap();
         }
         collector.finish().await.unwrap()
-    }
-
-    fn wait<T>(future: impl Future<Output = T>) -> T {
-        let mut future = std::pin::pin!(future);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match future.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(value) => value,
-            std::task::Poll::Pending => unreachable!("the CPU engine never waits"),
-        }
     }
 
     #[test]

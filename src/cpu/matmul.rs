@@ -72,14 +72,14 @@ pub(super) fn matmul_at(
             let weights = Weights::new(w);
             let x = float_rows(x, product.activation == Activation::F16);
             let (x, k) = (weights.in_stored_order(&x), weights.k);
-            dense(shape, Passes::of(k, float::is_direct(level, &weights), 4), epilogue, |part| {
+            in_passes(shape, Passes::of(k, float::is_direct(level, &weights), 4), epilogue, |part| {
                 float::sums(level, &weights, &x[part.start * k..part.end * k], part.len(), rows.clone())
             })
         }
         int8 => {
-            let x = Int8Rows::new(x, int8)?;
-            dense(shape, Passes::int8(level, &x, w), epilogue, |part| {
-                int8_sums(level, &x.part(part), w, rows.clone())
+            let (x, weights) = (Int8Rows::new(x, int8)?, Weights::new(w));
+            in_passes(shape, Passes::int8(level, &x, &weights), epilogue, |part| {
+                int8_sums(level, &x.part(part), &weights, rows.clone())
             })
         }
     }
@@ -100,9 +100,9 @@ pub fn matmul_int8(
     let (n, output) = (rows.len(), output(product)?);
     check((x.rows, x.k), w, &rows, bias, residual)?;
     let epilogue = Epilogue { bias, residual, function: product.function, output };
-    let level = Level::best();
-    let sums = |part| int8_sums(level, &x.part(part), w, rows.clone());
-    dense(vec![x.rows, n], Passes::int8(level, x, w), epilogue, sums)
+    let (level, weights) = (Level::best(), Weights::new(w));
+    let sums = |part| int8_sums(level, &x.part(part), &weights, rows.clone());
+    in_passes(vec![x.rows, n], Passes::int8(level, x, &weights), epilogue, sums)
 }
 
 /// How rows of x are taken: passes one after the other that each divide the weights among the threads, or passes side by side.
@@ -124,9 +124,9 @@ impl Passes {
         }
     }
 
-    fn int8(level: Level, x: &Int8Rows, w: &PackedTensor) -> Self {
-        let weights = Weights::new(w);
-        let direct = in_integers(w.scheme(), x.activation) && integer::is_direct(level, &weights, x.group);
+    fn int8(level: Level, x: &Int8Rows, weights: &Weights) -> Self {
+        let direct =
+            in_integers(&weights.scheme, x.activation) && integer::is_direct(level, weights, x.group);
         Self::of(x.k, direct, 1)
     }
 
@@ -149,7 +149,7 @@ impl Passes {
 }
 
 /// y of `shape` `[.., N]`, f32 or f16, of the sums of passes.
-fn dense(
+fn in_passes(
     shape: Vec<usize>,
     passes: Passes,
     epilogue: Epilogue,
@@ -198,7 +198,7 @@ pub fn matmul_to_int8(
 ) -> Result<Int8Rows> {
     let n = rows.len();
     check((x.rows, x.k), w, &rows, bias, residual)?;
-    let sums = int8_sums(Level::best(), x, w, rows);
+    let sums = int8_sums(Level::best(), x, &Weights::new(w), rows);
     let mut y = Int8Rows::zeroed(x.rows, n, Activation::Int8Static(to))?;
     let epilogue = Epilogue { bias, residual, function: product.function, output: Output::Int8(to) };
     finish(&sums, x.rows, n, epilogue, bytemuck::must_cast_slice_mut(&mut y.codes));
@@ -240,21 +240,20 @@ fn check(
 }
 
 /// Sums of products of int8 activations, as blocks `[N / BLOCK][M][BLOCK]`.
-fn int8_sums(level: Level, x: &Int8Rows, w: &PackedTensor, rows: Range<usize>) -> Recycled {
+fn int8_sums(level: Level, x: &Int8Rows, weights: &Weights, rows: Range<usize>) -> Recycled {
     if x.rows == 0 {
         return Recycled::default();
     }
-    let weights = Weights::new(w);
-    let Some(bytes) = Bytes::of(&weights).filter(|_| in_integers(w.scheme(), x.activation)) else {
-        return float::sums(level, &weights, &weights.in_stored_order(&x.dequantized()), x.rows, rows);
+    let Some(bytes) = Bytes::of(weights).filter(|_| in_integers(&weights.scheme, x.activation)) else {
+        return float::sums(level, weights, &weights.in_stored_order(&x.dequantized()), x.rows, rows);
     };
     let ordered = weights.permutation.as_ref().map(|columns| x.in_order(columns));
     let x = ordered.as_ref().unwrap_or(x);
     if x.zero == 0 {
-        return integer::sums(level, &weights, &bytes, x, rows);
+        return integer::sums(level, weights, &bytes, x, rows);
     }
     // sum w s (q - z) = s sum w q - s z sum w
-    let sums = integer::sums(level, &weights, &bytes, &x.with_ones(), rows);
+    let sums = integer::sums(level, weights, &bytes, &x.with_ones(), rows);
     let of_ones = x.rows * BLOCK;
     let mut corrected = Vec::with_capacity(sums.len());
     for block in sums.chunks(of_ones + BLOCK) {

@@ -21,7 +21,7 @@ impl Embedder {
     /// Opens a folder, a packed file that carries config and tokenizer, or a GGUF file: see [`Source::open`].
     ///
     /// # Errors
-    /// As [`Source::open`], [`Encoder::load`] and [`Tokenizer::open`].
+    /// As [`Source::open`], [`Encoder::load`], [`Source::tokenizer`] and [`Tokenizer::from_json`].
     pub async fn open(engine: &Engine, path: impl AsRef<Path>, settings: Settings) -> Result<Self> {
         Self::load(engine, &Source::open(path)?, settings).await
     }
@@ -29,7 +29,7 @@ impl Embedder {
     /// The same of a source that is open.
     ///
     /// # Errors
-    /// As [`Encoder::load`] and [`Tokenizer::open`].
+    /// As [`Encoder::load`], [`Source::tokenizer`] and [`Tokenizer::from_json`].
     pub async fn load(engine: &Engine, source: &Source, settings: Settings) -> Result<Self> {
         let Sizes { vocab, positions, .. } = Sizes::of(&source.model)?;
         let (place, json) = source.tokenizer()?;

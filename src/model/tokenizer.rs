@@ -6,7 +6,7 @@
 //!
 //! A package for browsers has this file in a module of its own, apart from engine and files. What `tokenizer.json` says of truncation and padding is for training: neither is done here.
 
-use super::{Passages, Source};
+use super::Passages;
 use crate::{Error, Result};
 use serde_json::Value as Json;
 use std::path::Path;
@@ -42,19 +42,10 @@ pub struct Tokenized {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a model with a table of `vocab` tokens, which takes `most` at once.
+    /// The tokenizer of a model with a table of `vocab` tokens, which takes `most` at once: of the text of a `tokenizer.json`; `place` stands in errors.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] if there is none, if it cannot be read, or if it makes ids that the model has no row for.
-    pub fn open(source: &Source, vocab: usize, most: usize) -> Result<Self> {
-        let (place, json) = source.tokenizer()?;
-        Self::from_json(&json, &place, vocab, most)
-    }
-
-    /// The same of the text of a `tokenizer.json`; `place` stands in errors.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
+    /// [`Error::Format`] if it cannot be read, or if it is of a model with other tokens.
     pub fn from_json(json: &str, place: &Path, vocab: usize, most: usize) -> Result<Self> {
         let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string());
         let made = inner.and_then(|inner| Self::new(inner, vocab, most));

@@ -98,15 +98,7 @@ impl<'a> Layer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wait<T>(future: impl Future<Output = T>) -> T {
-        let mut future = std::pin::pin!(future);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match future.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(value) => value,
-            std::task::Poll::Pending => unreachable!("the CPU engine never waits"),
-        }
-    }
+    use crate::threads::wait;
 
     fn values(n: usize, mut state: u32) -> Vec<f32> {
         let mut next = || {

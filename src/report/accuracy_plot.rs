@@ -4,13 +4,12 @@
 //! series (name, (bits, percent)) -> bits across; percent upwards -> lines with a dot for each point, their names below each other
 //! ```
 
-use super::plot::{COLOURS, FONT, GRID, INK, MUTED, short, words, write};
+use super::plot::{COLOURS, axes, chart, page, short, words, write};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const WIDTH: i32 = 900;
 const HEIGHT: i32 = 560;
-const HEADER: i32 = 64;
 
 /// A line.
 #[derive(Clone, Debug)]
@@ -25,37 +24,16 @@ pub struct Series {
 /// # Errors
 /// What the library says, in words.
 pub fn svg(title: &str, below: &str, series: &[Series]) -> Result<String, String> {
-    let mut text = String::new();
-    {
-        let root = SVGBackend::with_string(&mut text, (WIDTH as u32, HEIGHT as u32)).into_drawing_area();
-        root.fill(&WHITE).map_err(words)?;
-        let corner = Pos::new(HPos::Left, VPos::Top);
-        write(&root, title, (24, 14), 19.0, INK, corner)?;
-        write(&root, below, (24, 40), 13.0, MUTED, corner)?;
-        let (_, body) = root.split_vertically(HEADER);
+    page((WIDTH, HEIGHT), title, below, |body| {
         let all = || series.iter().flat_map(|line| &line.points);
         let most = all().map(|p| p.0).fold(1.0, f64::max);
         let least = all().map(|p| p.1).fold(100.0, f64::min);
         // Whole steps of five below the lowest point.
         let floor = ((least - 1.0) / 5.0).floor().max(0.0) * 5.0;
-        let mut chart = ChartBuilder::on(&body)
-            .margin_left(12)
-            .margin_right(30)
-            .margin_top(10)
-            .x_label_area_size(56)
-            .y_label_area_size(86)
-            .build_cartesian_2d(0.5..most + 0.5, floor..100.0)
-            .map_err(words)?;
-        chart
-            .configure_mesh()
-            .bold_line_style(GRID)
-            .light_line_style(WHITE)
-            .axis_style(MUTED)
-            .label_style((FONT, 14).into_font().color(&INK))
-            .axis_desc_style((FONT, 15).into_font().color(&INK))
-            .x_desc("bits of a weight")
-            .y_desc("right answers, %")
-            .x_labels(most as usize + 1)
+        let mut chart = chart(body).build_cartesian_2d(0.5..most + 0.5, floor..100.0).map_err(words)?;
+        let mut mesh = chart.configure_mesh();
+        axes(&mut mesh, "bits of a weight", "right answers, %");
+        mesh.x_labels(most as usize + 1)
             .x_label_formatter(&|v| short(*v))
             .y_label_formatter(&|v| short(*v))
             .draw()
@@ -74,9 +52,8 @@ pub fn svg(title: &str, below: &str, series: &[Series]) -> Result<String, String
             let right = Pos::new(HPos::Right, VPos::Center);
             write(&plane, &line.name, (wide as i32 - 12, y), 14.0, *colour, right)?;
         }
-        root.present().map_err(words)?;
-    }
-    Ok(text)
+        Ok(())
+    })
 }
 
 #[cfg(test)]

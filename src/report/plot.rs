@@ -1,16 +1,18 @@
-//! What pictures share: letters, colours, numbers at axes.
+//! What pictures share: the page, axes, letters, colours, numbers.
 //!
 //! ```text
 //! results -> bench::plot (a roofline) | size_plot (error against size) | accuracy_plot (accuracy against bits) -> SVG, as text
 //! ```
 
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
-use plotters::style::text_anchor::Pos;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::fmt::Display;
 use std::ops::Range;
 
-pub const FONT: &str = "sans-serif";
+const FONT: &str = "sans-serif";
 pub const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 pub const MUTED: RGBColor = RGBColor(0x77, 0x77, 0x77);
 pub const GRID: RGBColor = RGBColor(0xe8, 0xe8, 0xe8);
@@ -44,6 +46,50 @@ pub fn write(
 ) -> Result<(), String> {
     let style = TextStyle::from((FONT, size).into_font()).color(&colour).pos(anchor);
     area.draw(&Text::new(text.to_string(), at, style)).map_err(words)
+}
+
+/// Height of the title and of what stands below it.
+pub const HEADER: i32 = 64;
+
+/// A picture of this width and height: its title, a line below it, and what `body` draws on the rest.
+///
+/// # Errors
+/// What the library says, in words; those of `body`.
+pub fn page(
+    (width, height): (i32, i32),
+    title: &str,
+    below: &str,
+    body: impl FnOnce(&Area) -> Result<(), String>,
+) -> Result<String, String> {
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, (width as u32, height as u32)).into_drawing_area();
+        root.fill(&WHITE).map_err(words)?;
+        let corner = Pos::new(HPos::Left, VPos::Top);
+        write(&root, title, (24, 14), 19.0, INK, corner)?;
+        write(&root, below, (24, 40), 13.0, MUTED, corner)?;
+        body(&root.split_vertically(HEADER).1)?;
+        root.present().map_err(words)?;
+    }
+    Ok(text)
+}
+
+/// A chart to be, with room for its axes.
+pub fn chart<'a, 'b>(area: &'a Area<'b>) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut chart = ChartBuilder::on(area);
+    chart.margin_left(12).margin_right(30).margin_top(10).x_label_area_size(56).y_label_area_size(86);
+    chart
+}
+
+/// Lines and letters of axes, and what is measured along them.
+pub fn axes<X: Ranged, Y: Ranged>(mesh: &mut MeshStyle<'_, '_, X, Y, SVGBackend<'_>>, x: &str, y: &str) {
+    mesh.bold_line_style(GRID)
+        .light_line_style(WHITE)
+        .axis_style(MUTED)
+        .label_style((FONT, 14).into_font().color(&INK))
+        .axis_desc_style((FONT, 15).into_font().color(&INK))
+        .x_desc(x)
+        .y_desc(y);
 }
 
 /// Powers of ten around `values`, of all of them one at least.

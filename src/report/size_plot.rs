@@ -7,13 +7,12 @@
 //!
 //! An error below [`LEAST`] is drawn there.
 
-use super::plot::{COLOURS, FONT, GRID, INK, MUTED, decades, short, words, write};
+use super::plot::{COLOURS, MUTED, axes, chart, decades, page, short, words, write};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const WIDTH: i32 = 900;
 const HEIGHT: i32 = 600;
-const HEADER: i32 = 64;
 /// Of the letters of names: their size, and about how wide one is.
 const LETTER: f64 = 13.0;
 const LETTER_WIDTH: f64 = 6.5;
@@ -43,14 +42,7 @@ pub fn svg(
     curve: &[(u64, f64)],
 ) -> Result<String, String> {
     let place = |bytes: u64, error: f64| (bytes as f64 / (1 << 20) as f64, error.max(LEAST));
-    let mut text = String::new();
-    {
-        let root = SVGBackend::with_string(&mut text, (WIDTH as u32, HEIGHT as u32)).into_drawing_area();
-        root.fill(&WHITE).map_err(words)?;
-        let corner = Pos::new(HPos::Left, VPos::Top);
-        write(&root, title, (24, 14), 19.0, INK, corner)?;
-        write(&root, below, (24, 40), 13.0, MUTED, corner)?;
-        let (_, body) = root.split_vertically(HEADER);
+    page((WIDTH, HEIGHT), title, below, |body| {
         let finite = points.iter().filter(|p| p.error.is_finite());
         let places: Vec<(f64, f64)> = finite.clone().map(|p| place(p.bytes, p.error)).collect();
         let line: Vec<(f64, f64)> = curve.iter().map(|&(bytes, error)| place(bytes, error)).collect();
@@ -58,24 +50,10 @@ pub fn svg(
         let largest = all().map(|p| p.0).fold(0.0, f64::max);
         let x = 0.0..if largest > 0.0 { largest * 1.15 } else { 1.0 };
         let y = decades(all().map(|p| p.1));
-        let mut chart = ChartBuilder::on(&body)
-            .margin_left(12)
-            .margin_right(30)
-            .margin_top(10)
-            .x_label_area_size(56)
-            .y_label_area_size(86)
-            .build_cartesian_2d(x, (y.start..y.end).log_scale())
-            .map_err(words)?;
-        chart
-            .configure_mesh()
-            .bold_line_style(GRID)
-            .light_line_style(WHITE)
-            .axis_style(MUTED)
-            .label_style((FONT, 14).into_font().color(&INK))
-            .axis_desc_style((FONT, 15).into_font().color(&INK))
-            .x_desc("size, MiB")
-            .y_desc(error)
-            .x_label_formatter(&|v| short(*v))
+        let mut chart = chart(body).build_cartesian_2d(x, (y.start..y.end).log_scale()).map_err(words)?;
+        let mut mesh = chart.configure_mesh();
+        axes(&mut mesh, "size, MiB", error);
+        mesh.x_label_formatter(&|v| short(*v))
             .y_label_formatter(&|v| format!("{v:.0e}"))
             .draw()
             .map_err(words)?;
@@ -106,9 +84,8 @@ pub fn svg(
             let left = Pos::new(HPos::Left, VPos::Center);
             write(&plane, &point.name, (place.0, middle), LETTER, *colour, left)?;
         }
-        root.present().map_err(words)?;
-    }
-    Ok(text)
+        Ok(())
+    })
 }
 
 /// Left, top, right, bottom.

@@ -349,23 +349,9 @@ pub(super) fn unknown_among(name: &str, names: impl Iterator<Item = &'static str
     if !name.contains('-') && grouped.parse::<Scheme>().is_ok() {
         return Error::UnknownScheme { name: name.into(), suggestion: Some(grouped) };
     }
-    let best = names.map(|n| (edit_distance(name, n), n)).min();
+    let best = names.map(|n| (strsim::levenshtein(name, n), n)).min();
     let suggestion = best.filter(|(d, n)| *d <= n.len().div_ceil(2)).map(|(_, n)| n.to_string());
     Error::UnknownScheme { name: name.into(), suggestion }
-}
-
-/// Levenshtein distance in bytes, one row of the table at a time.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.bytes().enumerate() {
-            let replace = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl FromStr for Scheme {

@@ -6,7 +6,6 @@
 //! refused     what has no map: by file and key, or by the tensor's name
 //! outside     gguf-py: its own map of names, its own reading of special tokens, the data
 //! plan        a scheme for each layer by the errors of outputs
-//! texts       a sentence encoder searches texts, and what quantization costs it
 //! readme      every command of the README
 //! llama_cpp   llama.cpp: what it quantizes, and what it says
 //! ```
@@ -22,4 +21,3 @@ mod outside;
 mod plan;
 mod readme;
 mod refused;
-mod texts;

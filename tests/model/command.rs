@@ -1,4 +1,4 @@
-//! `lowbit embed` and `calibrate` on a small encoder: what they write; and what the commands with texts refuse. `search` and `eval` are in `tests/hf/texts.rs`.
+//! `lowbit embed` and `calibrate` on a small encoder: what they write; and what the commands with texts refuse.
 
 use crate::binary::Folder;
 use crate::fixture::bert;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `golden` | what transformers makes of 64 texts, on every engine; what quantization costs; the same from a folder, a packed file and GGUF |
 //! | `command` | what `lowbit embed` and `calibrate` write, and what they refuse |
+//! | `texts` | what `lowbit search` finds and `lowbit eval` says, of a small encoder |
 //! | `small` | every sentence by itself, faults with their names |
 //!
 //! `LOWBIT_TEST_MODEL` names the real model's tensors beside its config and tokenizer (`scripts/test.sh` sets it); without it what needs the model
@@ -20,6 +21,7 @@ mod common;
 mod fixture;
 mod golden;
 mod small;
+mod texts;
 
 use lowbit::file::hf::Files;
 use lowbit::file::{Content, Entry, Model, Plan, Writer};
