@@ -38,7 +38,7 @@ pub use codebook::Codebook;
 pub use grid::Grid;
 pub use layout::{Layout, Plane, PlaneKind};
 pub use method::Method;
-pub use preset::PRESETS;
+pub use preset::{PRESETS, edit_distance};
 
 use crate::{Error, Result};
 

@@ -355,7 +355,7 @@ pub(super) fn unknown_among(name: &str, names: impl Iterator<Item = &'static str
 }
 
 /// Levenshtein distance in bytes, one row of the table at a time.
-fn edit_distance(a: &str, b: &str) -> usize {
+pub fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.bytes().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);
