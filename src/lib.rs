@@ -50,6 +50,7 @@ pub mod calibrate;
 pub mod cli;
 #[cfg(feature = "gpu")]
 mod clock;
+pub mod configuration;
 pub mod cpu;
 pub mod engine;
 pub mod error;

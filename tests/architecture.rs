@@ -24,13 +24,14 @@ const MODULES: &[(&str, &[&str])] = &[
     ("engine", &["cpu", "kernels"]),
     ("quantize", &["engine"]),
     ("calibrate", &["engine", "file"]),
+    ("configuration", &["quantize", "calibrate"]),
     ("train", &["engine", "quantize", "calibrate"]),
     ("model", &["engine", "file", "quantize", "calibrate"]),
     ("report", &[]),
     ("selftest", &["engine", "quantize", "reference", "report"]),
     ("bench", &["selftest"]),
     ("tune", &["bench"]),
-    ("cli", &["file", "calibrate", "train", "model", "selftest", "bench", "tune"]),
+    ("cli", &["file", "calibrate", "configuration", "train", "model", "selftest", "bench", "tune"]),
     ("web", &["file", "train", "model", "selftest", "bench"]),
 ];
 

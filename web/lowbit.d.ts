@@ -393,7 +393,7 @@ export class Model implements Handle {
 }
 
 export interface EncoderOptions extends ReadOptions {
-    /** The default is f32. */
+    /** The default is what the file says of each layer (`lowbit quantize --config`), f32 where it says nothing. */
     activation?: "f32" | "f16" | "int8" | "int8-g32" | "int8-g128";
     /** Where `lowbit_tokenizer_bg.wasm` comes from, if not from beside `lowbit.js`: as in `init`. */
     module?: Parameters<typeof init>[0];

@@ -417,9 +417,11 @@ export class Engine extends Handle {
     }
 
     async loadEncoder(source, options) {
-        const { activation = "f32", progress, signal, module } = optionsOf(options, ["activation", "progress", "signal", "module"]);
-        text(activation, "activation");
-        scoped((keep) => keep(callOf({ activation }, this[RAW], keep)));
+        const { activation, progress, signal, module } = optionsOf(options, ["activation", "progress", "signal", "module"]);
+        if (activation !== undefined) {
+            text(activation, "activation");
+            scoped((keep) => keep(callOf({ activation }, this[RAW], keep)));
+        }
         const file = await open(source, { signal });
         // A file that is no such model is not read any further.
         await fromHead(file, raw.encoderHead, signal);

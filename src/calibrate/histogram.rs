@@ -1,83 +1,152 @@
-//! A histogram whose range grows by powers of two, so that histograms of different data have common edges.
+//! A histogram that needs no range: a number's bin is read off its bits, so that counts of any two runs or devices add up exactly.
+//!
+//! ```text
+//! f32 bits   s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm
+//!            | the upper 15 of 31 bits of the magnitude (bfloat16, truncated), 2^-32..2^32   -> class 1..=8192, 0.4 to 0.8 % wide
+//!            | below 2^-32                                                                   -> class 0, of both signs
+//!            | from 2^32 on (infinities and NaN too)                                         -> class 8193
+//! bin = ZERO + class, or ZERO - class of what is negative
+//! ```
+//!
+//! Kept is the span from the first to the last bin that is not empty. Extremes are kept by whoever has the histogram; which range is made of both is `search`'s.
 
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Bins of a histogram.
-pub const BINS: usize = 2048;
+/// Exponents from which on magnitudes are told apart, and from which on they no longer are.
+const EXPONENTS: [i32; 2] = [-32, 32];
+/// Bits of the magnitude of 2^-32, without those that are cut off.
+const FIRST: u32 = ((127 + EXPONENTS[0]) as u32) << 7;
+/// The class of what is too large.
+pub(super) const LAST: usize = ((EXPONENTS[1] - EXPONENTS[0]) as usize) << 7 | 1;
 
-/// Counts of numbers in bins of equal width over `-2^exponent .. 2^exponent`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Histogram {
-    /// Of the power of two that no magnitude reaches.
-    pub exponent: i32,
-    /// From the lowest bin to the highest; none before the first number.
-    pub counts: Vec<u64>,
+/// Bins of a histogram.
+pub const BINS: usize = 2 * LAST + 1;
+/// The bin of zero.
+pub const ZERO: usize = LAST;
+
+/// The class of a magnitude.
+pub(super) fn class(magnitude: f32) -> usize {
+    let bits = (magnitude.to_bits() & 0x7fff_ffff) >> 16;
+    if bits < FIRST { 0 } else { ((bits - FIRST + 1) as usize).min(LAST) }
 }
 
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { exponent: LEAST, counts: Vec::new() }
+/// The least magnitude of a class; that of [`LAST`] + 1 is infinite.
+pub(super) fn least(class: usize) -> f64 {
+    match class {
+        0 => 0.0,
+        class if class > LAST => f64::INFINITY,
+        class => f64::from(f32::from_bits((FIRST + class as u32 - 1) << 16)),
     }
 }
 
-/// The exponent that a histogram begins with: bins of 2^-30.
-const LEAST: i32 = -20;
+/// The bin of a number.
+pub fn bin(v: f32) -> usize {
+    if v.is_sign_negative() { ZERO - class(v) } else { ZERO + class(v) }
+}
+
+/// Counts of numbers in bins that are about 0.8 % of them wide.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Span")]
+pub struct Histogram {
+    first: usize,
+    counts: Vec<u64>,
+}
+
+/// A histogram as it is stored.
+#[derive(Deserialize)]
+struct Span {
+    first: usize,
+    counts: Vec<u64>,
+}
+
+/// More than a number of JSON holds.
+const TOO_MANY: u64 = 1 << 53;
+
+impl TryFrom<Span> for Histogram {
+    type Error = Error;
+
+    fn try_from(Span { first, counts }: Span) -> Result<Self> {
+        if first >= BINS || counts.len() > BINS - first {
+            let what = format!("a histogram of bins {first} to {first} + {}, of {BINS}", counts.len());
+            return Err(Error::Check { what });
+        }
+        let total = counts.iter().try_fold(0u64, |sum, &n| sum.checked_add(n));
+        if total.is_none_or(|total| total >= TOO_MANY) {
+            return Err(Error::Check { what: "a histogram of 2^53 numbers or more".into() });
+        }
+        let mut read = Self::default();
+        read.add_span(first, counts.into_iter());
+        Ok(read)
+    }
+}
 
 impl Histogram {
-    /// The width of a bin.
-    pub fn width(&self) -> f64 {
-        2f64.powi(self.exponent + 1) / BINS as f64
-    }
-
-    /// The lower edge of a bin.
-    pub fn edge(&self, bin: usize) -> f64 {
-        bin as f64 * self.width() - 2f64.powi(self.exponent)
-    }
-
     /// How many numbers were counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Counts finite numbers.
-    pub fn add(&mut self, x: &[f32]) {
-        let top = x.iter().fold(0f32, |top, v| top.max(v.abs()));
-        self.grow(exponent_above(top));
-        self.counts.resize(BINS, 0);
-        let (shift, scale) = (2f64.powi(self.exponent), 1.0 / self.width());
-        for &v in x {
-            let bin = ((f64::from(v) + shift) * scale) as usize;
-            if let Some(count) = self.counts.get_mut(bin) {
-                *count += 1;
-            }
+    /// The first bin that is kept, and the counts of it and those behind it.
+    pub fn span(&self) -> (usize, &[u64]) {
+        (self.first, &self.counts)
+    }
+
+    /// How many numbers are in a bin.
+    pub fn at(&self, bin: usize) -> u64 {
+        bin.checked_sub(self.first).and_then(|at| self.counts.get(at)).copied().unwrap_or(0)
+    }
+
+    /// Counts numbers.
+    pub fn add(&mut self, x: impl Iterator<Item = f32> + Clone) {
+        let ends = x.clone().map(bin).fold(None, |ends, bin| match ends {
+            None => Some((bin, bin)),
+            Some((first, last)) => Some((bin.min(first), bin.max(last))),
+        });
+        let Some((first, last)) = ends else { return };
+        self.widen(first, last);
+        for v in x {
+            self.counts[bin(v) - self.first] += 1;
         }
+    }
+
+    /// Adds the counts of all [`BINS`] bins.
+    pub fn add_counts(&mut self, counts: &[u32]) {
+        self.add_span(0, counts.iter().map(|&n| u64::from(n)));
     }
 
     /// Adds another's counts.
     pub fn merge(&mut self, other: &Self) {
-        let mut other = other.clone();
-        self.grow(other.exponent);
-        other.grow(self.exponent);
-        self.counts.resize(BINS, 0);
-        self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
+        self.add_span(other.first, other.counts.iter().copied());
     }
 
-    /// Widens the range to `2^exponent` at least: two bins become one, and what is beyond on either side is empty.
-    fn grow(&mut self, exponent: i32) {
-        while self.exponent < exponent {
-            self.exponent += 1;
-            if !self.counts.is_empty() {
-                let pairs = self.counts.chunks(2).map(|pair| pair.iter().sum());
-                let empty = std::iter::repeat_n(0, BINS / 4);
-                self.counts = empty.clone().chain(pairs).chain(empty).collect();
-            }
+    /// Adds counts of bins from `first` on; empty ones at the ends are left out.
+    fn add_span(
+        &mut self,
+        first: usize,
+        counts: impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + Clone,
+    ) {
+        let full = |n: u64| n > 0;
+        let Some(start) = counts.clone().position(full) else { return };
+        let end = counts.clone().rposition(full).unwrap_or(start);
+        self.widen(first + start, first + end);
+        for (at, n) in counts.enumerate().skip(start).take(end + 1 - start) {
+            self.counts[first + at - self.first] += n;
         }
     }
-}
 
-/// The least exponent of a power of two above a finite magnitude, [`LEAST`] at least.
-fn exponent_above(top: f32) -> i32 {
-    (LEAST..=128).find(|&e| f64::from(top) < 2f64.powi(e)).unwrap_or(128)
+    /// Makes room for bins up to `last`, itself included.
+    fn widen(&mut self, first: usize, last: usize) {
+        if self.counts.is_empty() {
+            self.first = first;
+        }
+        if first < self.first {
+            self.counts.splice(0..0, std::iter::repeat_n(0, self.first - first));
+            self.first = first;
+        }
+        let length = self.counts.len().max(last + 1 - self.first);
+        self.counts.resize(length, 0);
+    }
 }
 
 #[cfg(test)]
@@ -85,27 +154,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_grow_and_nothing_is_lost() {
-        let mut grown = Histogram::default();
-        grown.add(&[0.0, 0.3, -0.4]);
-        assert_eq!(grown.exponent, -1);
-        grown.add(&[1.0, -7.9, 0.3]);
-        let mut at_once = Histogram::default();
-        at_once.add(&[0.0, 0.3, -0.4, 1.0, -7.9, 0.3]);
-        assert_eq!((grown.exponent, grown.count()), (3, 6));
-        assert_eq!(grown, at_once);
-        // Every number is in the bin whose edges are around it.
-        for v in [0.0, 0.3, -0.4, 1.0, -7.9] {
-            let bin = (0..BINS).find(|&bin| v < at_once.edge(bin + 1)).unwrap();
-            assert!(at_once.edge(bin) <= v && at_once.counts[bin] >= 1, "{v}");
+    fn bins_are_of_the_bits() {
+        assert_eq!(
+            (BINS, bin(0.0), bin(-0.0), bin(1e-12), bin(f32::from_bits(1))),
+            (16387, ZERO, ZERO, ZERO, ZERO)
+        );
+        assert_eq!((bin(2f32.powi(-32)), bin(2f32.powi(32)), bin(f32::MAX)), (ZERO + 1, BINS - 1, BINS - 1));
+        assert_eq!((bin(f32::INFINITY), bin(-f32::NAN), bin(-f32::MAX)), (BINS - 1, 0, 0));
+        // Every number is in the bin whose edges are around it, and the next bin begins where one ends.
+        for v in [1.0f32, 1.007, 1.0078125, 3.99, 4.0, 76.2, 1e-9, 2f32.powi(32).next_down()] {
+            let class = class(v);
+            assert!(least(class) <= f64::from(v) && f64::from(v) < least(class + 1), "{v}");
+            assert!(least(class + 1) / least(class) <= 1.0 + 1.0 / 128.0);
+            assert_eq!((bin(v), bin(-v)), (ZERO + class, ZERO - class));
         }
-        let mut merged = Histogram::default();
-        merged.add(&[0.3, -0.4, 0.0]);
-        let mut other = Histogram::default();
-        other.add(&[1.0, -7.9, 0.3]);
-        other.merge(&merged);
-        assert_eq!(other, at_once);
-        merged.add(&[f32::MAX, -f32::MAX]);
-        assert_eq!((merged.exponent, merged.count()), (128, 5));
+        assert_eq!((least(LAST), least(LAST + 1)), (2f64.powi(32), f64::INFINITY));
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let x = [0.0, 0.3, -0.4, 1.0, -7.9, 0.3, f32::MAX, 1e-20];
+        let of = |x: &[f32]| {
+            let mut h = Histogram::default();
+            h.add(x.iter().copied());
+            h
+        };
+        let whole = of(&x);
+        assert_eq!((whole.count(), whole.at(bin(0.3)), whole.at(ZERO), whole.at(bin(5.0))), (8, 2, 2, 0));
+        for cut in 0..=x.len() {
+            let (mut a, b) = (of(&x[..cut]), of(&x[cut..]));
+            a.merge(&b);
+            assert_eq!(a, whole, "{cut}");
+        }
+        let mut counts = vec![0; BINS];
+        x.iter().for_each(|&v| counts[bin(v)] += 1);
+        let mut counted = Histogram::default();
+        counted.add_counts(&counts);
+        assert_eq!(counted, whole);
+        let text = serde_json::to_string(&whole).unwrap();
+        assert_eq!(serde_json::from_str::<Histogram>(&text).unwrap(), whole);
+        for wrong in [
+            r#"{"first": 16387, "counts": []}"#,
+            r#"{"first": 16386, "counts": [1, 2]}"#,
+            r#"{"first": 3, "counts": [9007199254740992]}"#,
+            r#"{"first": 3, "counts": [18446744073709551615, 1]}"#,
+            r#"{"first": 3, "counts": [-1]}"#,
+            r#"{"exponent": 3, "counts": [1]}"#,
+        ] {
+            assert!(serde_json::from_str::<Histogram>(wrong).is_err(), "{wrong}");
+        }
+        let trimmed: Histogram = serde_json::from_str(r#"{"first": 3, "counts": [0, 2, 0]}"#).unwrap();
+        assert_eq!(trimmed.span(), (4, &[2][..]));
     }
 }

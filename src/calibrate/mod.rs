@@ -9,9 +9,14 @@
 //! sample is a reservoir with a fixed seed. Not here: which scales are made of it (`quantize`), how a model runs (`model`).
 
 mod histogram;
+mod observer;
+mod rule;
+mod search;
 mod store;
 
-pub use histogram::{BINS, Histogram};
+pub use histogram::{BINS, Histogram, ZERO, bin};
+pub use observer::Observer;
+pub use rule::{Grid, Range, Rule};
 pub use store::Stored;
 
 use crate::engine::{Array, Engine};
@@ -32,6 +37,8 @@ pub struct Inputs {
     pub low: Vec<f32>,
     pub high: Vec<f32>,
     pub histogram: Histogram,
+    /// The least and the largest number of each batch, of each run that was merged.
+    pub runs: Vec<Vec<[f32; 2]>>,
     /// Some of the rows `[.., K]`, each as likely as any other.
     pub sample: Vec<f32>,
 }
@@ -46,8 +53,28 @@ impl Inputs {
             low: vec![f32::INFINITY; k],
             high: vec![f32::NEG_INFINITY; k],
             histogram: Histogram::default(),
+            runs: vec![Vec::new()],
             sample: Vec::new(),
         }
+    }
+
+    /// The least and the largest number of all.
+    pub fn extremes(&self) -> [f32; 2] {
+        extremes(&self.low, &self.high)
+    }
+
+    /// The range that a rule finds for all columns together.
+    ///
+    /// # Errors
+    /// [`Error::Check`] if nothing was seen; [`Error::Unsupported`] for a grid that there is not. Both with the first layer's name.
+    pub fn range(&self, rule: Rule, grid: Grid) -> Result<Range> {
+        let seen = search::Seen { histogram: &self.histogram, extremes: self.extremes(), runs: &self.runs };
+        let range = match self.tokens {
+            0 => Err(Error::Check { what: "calibration without a single row".into() }),
+            _ => seen.range(rule, grid),
+        };
+        let name = self.layers.first().map_or("", String::as_str);
+        range.map_err(|e| e.in_tensor(name))
     }
 
     /// The root mean square of all numbers.
@@ -58,15 +85,13 @@ impl Inputs {
 
     /// Adds rows to all but the moments; `rows` of the sample are kept at most.
     fn add(&mut self, x: &[f32], rows: usize, random: &mut Random) -> Result<()> {
-        if let Some(at) = x.iter().position(|v| !v.is_finite()) {
-            let what = format!("{} in the input, row {}, column {}", x[at], at / self.k, at % self.k);
-            return Err(Error::Check { what }.in_tensor(&self.layers[0]));
+        observer::finite(x, self.k).map_err(|e| e.in_tensor(&self.layers[0]))?;
+        if x.is_empty() {
+            return Ok(());
         }
+        let (mut low, mut high) = (vec![f32::INFINITY; self.k], vec![f32::NEG_INFINITY; self.k]);
         for row in x.chunks(self.k) {
-            for ((low, high), &v) in self.low.iter_mut().zip(&mut self.high).zip(row) {
-                *low = low.min(v);
-                *high = high.max(v);
-            }
+            widen([&mut low, &mut high], [row, row]);
             self.tokens += 1;
             let kept = self.sample.len() / self.k;
             if kept < rows {
@@ -75,7 +100,12 @@ impl Inputs {
                 self.sample[at as usize * self.k..][..self.k].copy_from_slice(row);
             }
         }
-        self.histogram.add(x);
+        match self.runs.last_mut() {
+            Some(run) => run.push(extremes(&low, &high)),
+            None => self.runs.push(vec![extremes(&low, &high)]),
+        }
+        widen([&mut self.low, &mut self.high], [&low, &high]);
+        self.histogram.add(x.iter().copied());
         Ok(())
     }
 
@@ -98,11 +128,25 @@ impl Inputs {
         self.sample = sample;
         self.tokens += other.tokens;
         self.moments.iter_mut().zip(&other.moments).for_each(|(a, b)| *a += b);
-        self.low.iter_mut().zip(&other.low).for_each(|(a, b)| *a = a.min(*b));
-        self.high.iter_mut().zip(&other.high).for_each(|(a, b)| *a = a.max(*b));
+        widen([&mut self.low, &mut self.high], [&other.low, &other.high]);
+        self.runs.extend_from_slice(&other.runs);
         self.histogram.merge(&other.histogram);
         Ok(())
     }
+}
+
+/// The least and the largest of columns' extremes.
+fn extremes(low: &[f32], high: &[f32]) -> [f32; 2] {
+    [
+        low.iter().copied().fold(f32::INFINITY, f32::min),
+        high.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+    ]
+}
+
+/// Widens ranges of columns to others.
+fn widen([low, high]: [&mut [f32]; 2], [lower, higher]: [&[f32]; 2]) {
+    low.iter_mut().zip(lower).for_each(|(a, b)| *a = a.min(*b));
+    high.iter_mut().zip(higher).for_each(|(a, b)| *a = a.max(*b));
 }
 
 fn rows_of(sample: &[f32], k: usize) -> Vec<&[f32]> {

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! Statistics -> tensors "LAYER.moments" [K, K], ".low", ".high" [K], ".sample" [S, K] (LAYER: the first that has the input)
-//!               metadata "lowbit.calibration": {"version", "sample_rows", "inputs": [{"layers", "k", "tokens", "histogram"}]}
+//!               metadata "lowbit.calibration": {"version", "sample_rows", "inputs": [{"layers", "k", "tokens", "runs", "histogram"}]}
 //! ```
 
-use super::{BINS, Histogram, Inputs, Statistics};
+use super::{Histogram, Inputs, Statistics};
 use crate::file::{Dtype, Format, Metadata, Model, Plan, Value, Writer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// The key of the metadata.
 const KEY: &str = "lowbit.calibration";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -28,7 +28,14 @@ struct Input {
     layers: Vec<String>,
     k: usize,
     tokens: u64,
+    runs: Vec<Vec<[f32; 2]>>,
     histogram: Histogram,
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 impl Statistics {
@@ -97,10 +104,16 @@ impl Stored {
         let text = model.metadata().get(KEY).and_then(Value::as_str);
         let text =
             text.ok_or_else(|| bad(path, "no statistics of a calibration (lowbit calibrate writes them)"))?;
-        let header: Header = serde_json::from_str(text).map_err(|e| bad(path, format!("'{KEY}': {e}")))?;
-        if header.version != VERSION {
-            return Err(bad(path, format!("'{KEY}': version {}, {VERSION} is known", header.version)));
+        let invalid = |e: serde_json::Error| bad(path, format!("'{KEY}': {e}"));
+        match serde_json::from_str::<Version>(text).map_err(invalid)?.version {
+            VERSION => {}
+            1 => {
+                let why = "its histograms are too coarse for ranges; run lowbit calibrate (or examples/capture.py) again";
+                return Err(bad(path, format!("'{KEY}': version 1, {VERSION} is known: {why}")));
+            }
+            version => return Err(bad(path, format!("'{KEY}': version {version}, {VERSION} is known"))),
         }
+        let header: Header = serde_json::from_str(text).map_err(invalid)?;
         Ok(Self { model, path: path.into(), header })
     }
 
@@ -136,15 +149,26 @@ fn parts(inputs: &Inputs) -> [(String, Vec<usize>, &[f32]); 4] {
 
 impl Input {
     fn of(inputs: &Inputs) -> Self {
-        let Inputs { layers, k, tokens, histogram, .. } = inputs;
-        Self { layers: layers.clone(), k: *k, tokens: *tokens, histogram: histogram.clone() }
+        let Inputs { layers, k, tokens, runs, histogram, .. } = inputs;
+        let (layers, runs, histogram) = (layers.clone(), runs.clone(), histogram.clone());
+        Self { layers, k: *k, tokens: *tokens, runs, histogram }
     }
 
     fn read(&self, model: &Model, path: &Path) -> Result<Inputs> {
-        let Self { layers, k, tokens, histogram } = self.clone();
+        let Self { layers, k, tokens, runs, histogram } = self.clone();
         let first = layers.first().ok_or_else(|| bad(path, format!("'{KEY}': an input of no layer")))?;
-        if k == 0 || histogram.counts.len() != BINS || !(-64..=128).contains(&histogram.exponent) {
-            return Err(bad(path, format!("'{KEY}': the input of '{first}' has no column or no histogram")));
+        let no = |what: &str| Err(bad(path, format!("'{KEY}': the input of '{first}' has {what}")));
+        if k == 0 {
+            return no("no column");
+        }
+        if tokens.checked_mul(k as u64) != Some(histogram.count()) {
+            return no("not as many numbers in its histogram as in its rows");
+        }
+        if runs.iter().flatten().any(|[low, high]| !(low.is_finite() && high.is_finite() && low <= high)) {
+            return no("a batch without a range");
+        }
+        if runs.iter().all(Vec::is_empty) != (tokens == 0) {
+            return no("rows without a batch, or batches without a row");
         }
         let part = |part: &str, rows: Option<usize>| -> Result<Vec<f32>> {
             let name = format!("{first}.{part}");
@@ -166,7 +190,10 @@ impl Input {
         };
         let moments = part("moments", Some(k))?;
         let (low, high, sample) = (part("low", Some(0))?, part("high", Some(0))?, part("sample", None)?);
-        Ok(Inputs { layers, k, tokens, moments, low, high, histogram, sample })
+        if let Some(at) = (0..k).find(|&at| low[at] > high[at]) {
+            return Err(bad(path, format!("tensor '{first}.low': column {at} is above '{first}.high'")));
+        }
+        Ok(Inputs { layers, k, tokens, moments, low, high, histogram, runs, sample })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which tensor of a model gets which scheme: `--scheme`, `--scheme-file`, `--include`, `--exclude`, mixes, `--imatrix`.
+//! Which tensor of a model gets which scheme: `--scheme`, `--config`, `--include`, `--exclude`, mixes, `--imatrix`.
 //!
 //! ```text
 //! entry -> selected by name? -> wanted: a scheme, a mix, a copy -> of a type and shape that can be quantized? -> Chosen | Left, with the reason
@@ -6,7 +6,7 @@
 //! ```
 
 use super::Compiled;
-use super::scheme_file::{SchemeFile, Wanted};
+use crate::configuration::{Activations, Configuration, Weights as Wanted};
 use crate::file::imatrix::Imatrix;
 use crate::file::{Content, Entry, Model, Value};
 use crate::quantize::Recipe;
@@ -19,14 +19,15 @@ use std::path::{Path, PathBuf};
 /// Who chooses schemes.
 pub enum Chooser {
     One(Choice, Recipe),
-    File(PathBuf, SchemeFile),
+    /// A preset's name or a file's, and what it says.
+    Config(PathBuf, Configuration),
 }
 
 impl std::fmt::Display for Chooser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::One(choice, _) => choice.fmt(f),
-            Self::File(path, _) => path.display().fmt(f),
+            Self::Config(path, _) => path.display().fmt(f),
         }
     }
 }
@@ -36,7 +37,7 @@ impl Chooser {
     pub fn mix(&self) -> Option<&'static Mix> {
         let most = match self {
             Self::One(choice, recipe) => Wanted::To(*choice, *recipe),
-            Self::File(_, file) => file.default,
+            Self::Config(_, configuration) => configuration.usual().weights,
         };
         match most {
             Wanted::To(Choice::Mix(mix), _) => Some(mix),
@@ -90,7 +91,7 @@ impl std::fmt::Display for NotSelected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Name => "not selected by --include and --exclude",
-            Self::File => "to be copied, as --scheme-file says",
+            Self::File => "to be copied, as --config says",
             Self::Type => "not f32, f16 or bf16",
             Self::Rank => "fewer than two dimensions",
             Self::Fixed => "f32 in every GGUF model (positions, token types)",
@@ -127,6 +128,17 @@ impl<'a> Assignment<'a> {
             }
         }
         Self { chooser, filter, mixes }
+    }
+
+    /// What goes into the products of the layers that are selected, where something is said of it.
+    pub fn activations<'m>(&self, model: &'m Model) -> Vec<(&'m Entry, Activations)> {
+        let Chooser::Config(_, configuration) = self.chooser else { return Vec::new() };
+        let layers = model
+            .entries()
+            .iter()
+            .filter(|entry| entry.shape.len() == 2 && !entry.fixed && self.filter.selects(&entry.name));
+        let said = layers.map(|entry| (entry, configuration.layer(&entry.name).activations));
+        said.filter(|(_, activations)| *activations != Activations::default()).collect()
     }
 
     /// Whether and as what entry `i` is quantized.
@@ -171,7 +183,7 @@ impl<'a> Assignment<'a> {
 fn wanted(chooser: &Chooser, name: &str) -> Wanted {
     match chooser {
         Chooser::One(choice, recipe) => Wanted::To(*choice, *recipe),
-        Chooser::File(_, file) => file.wanted(name),
+        Chooser::Config(_, configuration) => configuration.layer(name).weights,
     }
 }
 

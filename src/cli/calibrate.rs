@@ -108,7 +108,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         ("rms", Align::Right),
     ]);
     for inputs in &statistics.inputs {
-        let (low, high) = range(&inputs.low, &inputs.high);
+        let [low, high] = inputs.extremes();
         let more = match inputs.layers.len() {
             1 => String::new(),
             n => format!(" and {} more", n - 1),
@@ -125,18 +125,11 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     print::stdout(&format!("{}{}, {}\n", table.render(), args.output.display(), beside.display()))
 }
 
-fn range(low: &[f32], high: &[f32]) -> (f32, f32) {
-    (
-        low.iter().copied().fold(f32::INFINITY, f32::min),
-        high.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-    )
-}
-
 fn summary_of(inputs: &crate::calibrate::Inputs) -> Value {
-    let (low, high) = range(&inputs.low, &inputs.high);
+    let [low, high] = inputs.extremes();
     json!({
         "layers": inputs.layers, "columns": inputs.k, "rows": inputs.tokens, "least": low, "largest": high, "rms": inputs.rms(),
         "sample_rows": inputs.sample.len() / inputs.k,
-        "histogram": {"from": inputs.histogram.edge(0), "width": inputs.histogram.width(), "counts": inputs.histogram.counts},
+        "histogram": inputs.histogram,
     })
 }

@@ -10,7 +10,7 @@
 //! Also here: which layers may take back what AWQ does to another's columns. Methods are `quantize`'s.
 
 use super::assign::Weights;
-use crate::calibrate::Stored;
+use crate::calibrate::{Inputs, Stored};
 use crate::file::imatrix::Imatrix;
 use crate::file::{Entry, Model};
 use crate::quantize::Hessian;
@@ -65,6 +65,23 @@ impl Calibration {
             Source::Tensors(model) => tensor_of(model, entry).is_some(),
             Source::Importance(weights) => weights.of(entry)?.is_some(),
         })
+    }
+
+    /// All that is known of the input of a layer, as static activations want it.
+    ///
+    /// # Errors
+    /// As [`Stored::inputs`]; [`Error::Unsupported`] for files without histograms.
+    pub fn inputs(&self, entry: &Entry) -> Result<Option<Inputs>> {
+        let Source::Statistics(stored) = &self.source else {
+            let why = "they want ranges and histograms: a file of lowbit calibrate";
+            return Err(Error::unsupported(format!("static activations by {}", self.path.display()), why));
+        };
+        for name in names(entry) {
+            if let Some(inputs) = stored.inputs(name)? {
+                return Ok(Some(inputs));
+            }
+        }
+        Ok(None)
     }
 
     /// X^T X of the input of a layer, if there is any.

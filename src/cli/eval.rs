@@ -7,6 +7,7 @@
 //!
 //! One model is in memory at a time. Nothing is measured on weights: that is `lowbit compare`.
 
+use super::activations::kind;
 use super::output::{Output, write_text};
 use super::print::{self, Align, Table};
 use super::texts::{self, Run, Text};
@@ -14,6 +15,7 @@ use super::{inspect, open_engine};
 use crate::bench::sample::quantile;
 use crate::engine::Engine;
 use crate::model::{Embedder, Passages, Settings, Source};
+use crate::product::Activation;
 use crate::report::agreement::{Cosines, Scores, kendall_tau, overlap, separation};
 use crate::report::size_plot::{self, Point};
 use crate::{Error, Result};
@@ -39,13 +41,13 @@ const NEIGHBOURS: usize = 10;
 /// cosine: of each text's vector with the reference's, their mean and the lowest. top-1, top-10: how many of a text's nearest texts are the same. tau: Kendall's, of the
 /// cosines of all pairs of texts, which says how far their order is kept (neighbours and tau are those of the first 2000 texts). near/far: how often a pair of one meaning has a
 /// higher cosine than a pair of two. Size and bits per weight are those of the tensors that run, norms and biases included. tokens/s: the median of --runs runs, after one that is not
-/// counted. load: from opening the file to having the weights where they are used.
+/// counted. activations: what linear layers took, as --activation or the file says, and how many layers where that differs. load: from opening the file to having the weights where they are used.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
 lowbit eval minilm-q8_0.safetensors all-MiniLM-L6-v2/\n  \
 lowbit eval minilm-q8_0.safetensors minilm-q4_0.safetensors minilm.gguf all-MiniLM-L6-v2/ --svg cost.svg\n  \
 lowbit eval minilm-int8.safetensors all-MiniLM-L6-v2/ --activation int8 --text mine.txt --json\n\n\
-JSON: {\"texts\", \"tokens\", \"among\", \"device\", \"activation\", \"reference\": {..}, \"models\": [{\"model\", \"bytes\", \"bits_per_weight\", \"cosine\": {\"mean\", \"min\",\n\
+JSON: {\"texts\", \"tokens\", \"among\", \"device\", \"activation\", \"reference\": {..}, \"models\": [{\"model\", \"bytes\", \"bits_per_weight\", \"activations\": {..}, \"cosine\": {\"mean\", \"min\",\n\
 \"worst\": {\"line\", \"text\"}}, \"top1\", \"top10\", \"kendall_tau\", \"near_far\", \"tokens_per_second\", \"load_ms\"}]}; null is what cannot be told or is not finite.")]
 pub struct Args {
     /// The models to measure
@@ -122,6 +124,8 @@ struct Measured {
     load_ms: f64,
     per_second: Option<f64>,
     near_far: Option<f64>,
+    /// What linear layers took, and how many layers.
+    activations: Vec<(String, usize)>,
     passages: Passages,
     width: usize,
     /// `[texts, width]`
@@ -181,6 +185,7 @@ impl Task<'_> {
             load_ms,
             per_second: (runs > 0).then(|| passages.tokens() as f64 / quantile(&seconds, 0.5)),
             near_far,
+            activations: kinds(&embedder.encoder.activations()),
             passages,
             width,
             embeddings,
@@ -188,7 +193,28 @@ impl Task<'_> {
     }
 }
 
+/// Precisions without their scales, and how many layers have each.
+fn kinds(activations: &[(Activation, usize)]) -> Vec<(String, usize)> {
+    let mut all: Vec<(String, usize)> = Vec::new();
+    for (activation, count) in activations {
+        let name = kind(*activation);
+        match all.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, sum)) => *sum += count,
+            None => all.push((name, *count)),
+        }
+    }
+    all
+}
+
 impl Measured {
+    /// The precisions of what linear layers took, for tables.
+    fn precisions(&self) -> String {
+        match self.activations.as_slice() {
+            [(name, _)] => name.clone(),
+            more => more.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", "),
+        }
+    }
+
     /// The scores of the pairs of the texts that are compared.
     fn scores(&self) -> Scores {
         let rows = self.embeddings.len().min(AMONG * self.width);
@@ -235,7 +261,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let svg = args.svg.as_deref().map(|path| Output::create(path, args.force, inputs)).transpose()?;
     let engine = pollster::block_on(open_engine(device))?;
     let task = Task { engine, texts: &texts, pairs: &pairs, args };
-    let reference = task.measure(&args.reference, Settings::default(), true)?;
+    let reference = task.measure(&args.reference, Settings { activation: Some(Activation::F32) }, true)?;
     let scores = reference.scores();
     let mut models = Vec::with_capacity(args.models.len());
     for path in &args.models {
@@ -248,7 +274,9 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let on = &task.engine.info().name;
     if let Some(output) = svg {
         let title = format!("Error of embeddings against the size of the model ({})", reference.name);
-        let below = format!("{} texts; activations {}; {on}", texts.len(), settings.activation);
+        let mut precisions: Vec<String> = models.iter().map(|(m, _)| m.precisions()).collect();
+        precisions.dedup();
+        let below = format!("{} texts; activations {}; {on}", texts.len(), precisions.join(", "));
         let picture =
             size_plot::svg(&title, &below, "1 - mean cosine with the reference", &points(&models), &[]);
         write_text(output, &picture.map_err(|what| Error::Check { what: format!("the plot: {what}") })?)?;
@@ -256,7 +284,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     if args.json {
         return print::json(&json!({
             "texts": texts.len(), "tokens": tokens, "among": among, "device": on,
-            "activation": settings.activation.to_string(), "reference": to_json(&reference, None),
+            "activation": settings.activation.map(|a| a.to_string()), "reference": to_json(&reference, None),
             "models": models.iter().map(|(m, a)| to_json(m, Some((a, &texts)))).collect::<Vec<_>>(),
         }));
     }
@@ -264,6 +292,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         ("model", Align::Left),
         ("size", Align::Right),
         ("bits/weight", Align::Right),
+        ("activations", Align::Left),
         ("cosine mean", Align::Right),
         ("min", Align::Right),
         ("top-1", Align::Right),
@@ -277,9 +306,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     table.rule();
     table.row(cells(&reference, None));
     let told = format!(
-        "{} ({tokens} tokens), top-1, top-10 and tau among {among} of them; activations {} (reference: f32); {on}\n",
+        "{} ({tokens} tokens), top-1, top-10 and tau among {among} of them; {on}\n",
         print::count(texts.len(), "text"),
-        settings.activation
     );
     print::stdout(&(table.render() + &told))
 }
@@ -308,6 +336,7 @@ fn cells(measured: &Measured, agreement: Option<&Agreement>) -> Vec<String> {
     let told = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
     let percent = |value: Option<f64>| value.map_or("-".into(), |v| format!("{:.1} %", 100.0 * v));
     let mut cells = vec![measured.name.clone(), print::bytes(measured.bytes), told(measured.bits, 3)];
+    cells.push(measured.precisions());
     cells.extend(match agreement {
         None => [const { String::new() }; 5],
         Some(a) => [
@@ -328,6 +357,10 @@ fn to_json(measured: &Measured, agreement: Option<(&Agreement, &[Text])>) -> Val
     set("model", measured.name.as_str().into());
     set("bytes", measured.bytes.into());
     set("bits_per_weight", measured.bits.into());
+    set(
+        "activations",
+        measured.activations.iter().map(|(name, n)| (name.clone(), json!(n))).collect::<Map<_, _>>().into(),
+    );
     if let Some((a, texts)) = agreement {
         let Cosines { mean, min, worst } = a.cosines;
         let text = &texts[worst];

@@ -6,6 +6,7 @@
 //!
 //! Results go to stdout, everything else (progress, warnings, the one line of an error) to stderr. No arithmetic on weights here.
 
+mod activations;
 mod assign;
 mod bench;
 mod calibrate;
@@ -30,7 +31,6 @@ mod quantize;
 mod report;
 mod report_page;
 mod same;
-mod scheme_file;
 mod schemes;
 mod search;
 mod selftest;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! MODEL, --schemes -> for each layer: the schemes that fit it, their bytes in a file, their errors (quantize::sensitivity) -> a table
-//! table, budget -> quantize::plan -> a scheme file, for `quantize --scheme-file`
+//! table, budget -> quantize::plan -> a scheme file, for `quantize --config`
 //! table, budgets from the smallest to the largest -> the error-size curve -> table | JSON, SVG
 //! ```
 //!
@@ -12,10 +12,10 @@ use super::assign::{Assignment, Chooser, Chosen, Reason};
 use super::output::{Output, write_text};
 use super::print::{self, Align, Table};
 use super::quantize::plan_copy;
-use super::scheme_file;
 use super::stream::parse_size;
 use super::{Compiled, Filter, open_engine, open_for, output_format};
 use crate::calibrate::Statistics;
+use crate::configuration::{self, exact_key};
 use crate::engine::Engine;
 use crate::file::hf::Weights;
 use crate::file::{Entry, Format, Item, Model, Plan};
@@ -35,13 +35,13 @@ use std::path::{Path, PathBuf};
 ///
 /// Each layer is quantized in each of the schemes and compared with what it was. Its error is the noise as a share of the signal: |W - W'|^2 / |W|^2, or, with the statistics of
 /// `lowbit calibrate`, that of the layer's outputs, tr(D H D^T) / tr(W H W^T) with H = X^T X (layers without statistics, such as tables of words, keep the first). The plan has the
-/// least sum of errors that the budget allows, exactly: sizes are those in the file, groups and scales and padding included. OUT is for `lowbit quantize --scheme-file`.
+/// least sum of errors that the budget allows, exactly: sizes are those in the file, groups and scales and padding included. OUT is for `lowbit quantize --config`.
 ///
 /// The table shows what other budgets would give; a layer that no scheme fits stays as it is and is named.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
 lowbit plan model.safetensors --budget 4.25 -o plan.toml\n  \
-lowbit quantize model.safetensors -o small.safetensors --scheme-file plan.toml\n  \
+lowbit quantize model.safetensors -o small.safetensors --config plan.toml\n  \
 lowbit plan all-MiniLM-L6-v2/ --budget 4.25 --calibration stats.safetensors -o plan.toml --svg curve.svg\n  \
 lowbit plan model.safetensors --bytes 12MB --schemes int2-g32:mse,int3-g32:mse,int4-g128:mse,int8-row\n  \
 lowbit plan llama-folder/ --to gguf --budget 4.5 --schemes q3_k,q4_k,q5_k,q6_k,q8_0 --pin 'output\\.weight=q6_k'\n\n\
@@ -117,7 +117,9 @@ struct Way {
 
 impl Way {
     fn parse(words: &str) -> Result<Self> {
-        let (choice, Recipe { algorithm, method }) = scheme_file::to(words.trim())?;
+        let configuration::Weights::To(choice, Recipe { algorithm, method }) = words.parse()? else {
+            return Err(Error::Usage(format!("'{words}'; a plan chooses from schemes")));
+        };
         if algorithm != Algorithm::Nearest {
             let why = "a plan takes methods that look at weights alone; gptq and awq may be added to the lines of the scheme file that it writes";
             return Err(Error::Usage(format!("'{words}': {why}")));
@@ -477,7 +479,7 @@ impl<'a> Outcome<'a> {
             sum(self.plan.error)
         );
         for (layer, way, _) in self.picked() {
-            text += &format!("{} = \"{way}\"\n", scheme_file::exact_key(&layer.entry.name));
+            text += &format!("{} = \"{way}\"\n", exact_key(&layer.entry.name));
         }
         text
     }
@@ -566,7 +568,7 @@ impl<'a> Outcome<'a> {
             self.bits(bytes)
         );
         if let Some(output) = &args.output {
-            text += &format!("{}: for lowbit quantize --scheme-file\n", output.display());
+            text += &format!("{}: for lowbit quantize --config\n", output.display());
         }
         print::stdout(&text)
     }

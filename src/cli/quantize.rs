@@ -8,16 +8,16 @@
 //! One tensor at a time is in memory, so a model larger than memory passes. How scales and codes are chosen is the engine's, which tensor gets which
 //! scheme is `assign`'s.
 
+use super::activations;
 use super::assign::{Assignment, Chooser, Chosen, Instead, Reason, Weights};
 use super::calibrated::{Calibrated, Note};
 use super::calibration::Calibration;
 use super::partial::Partial;
 use super::print::{self, Align, Table};
-use super::scheme_file::SchemeFile;
 use super::stream::{self, Files, Options, Written};
 use super::{Filter, open_engine, open_for, output_format};
 use crate::engine::Engine;
-use crate::file::hf;
+use crate::file::{self, hf};
 use crate::file::{Content, Entry, Format, Item, Model, Plan, Writer};
 use crate::quantize::Recipe;
 use crate::quantize::gptq::{Order, Settings};
@@ -54,13 +54,20 @@ lowbit calibrate model/ --text sentences.txt -o stats.safetensors\n  \
 lowbit quantize model/ -o m.safetensors --scheme int4-g128 --method gptq --calibration stats.safetensors\n  \
 lowbit quantize model/ -o m.safetensors --scheme int4-g128-asym-perm --method gptq:mse --order activity --calibration stats.safetensors\n  \
 lowbit quantize huge/ -o huge-q5_k_m.safetensors --scheme q5_k_m --shard-size 4GB --resume\n  \
-lowbit quantize model.gguf -o mine.gguf --scheme-file mix.toml\n\n\
-A file for --scheme-file:\n  \
-default = \"q4_k_m\"            # a scheme, a mix or \"copy\"\n  \
+lowbit quantize model.gguf -o mine.gguf --config mix.toml\n  \
+lowbit quantize model/ -o w8a8.safetensors --config w8a8-static --calibration stats.safetensors\n\n\
+A file for --config; every line may be left out:\n  \
+preset = \"w8a8-static\"        # what is not said below; see the presets\n  \
+default = \"q4_k_m\"            # weights: a scheme, a mix or \"copy\"; or { weights = .., activations = .. }\n  \
+exclude = ['pooler']          # regular expressions: left as they are\n  \
 [tensors]                     # regular expressions; the first that matches decides\n  \
 'attn_v|ffn_down' = \"q6_k\"\n  \
 '^output\\.' = \"copy\"\n  \
-'ffn_up' = \"int4-g32:mse\"     # with a method, as --method")]
+'ffn_up' = \"int4-g32:mse\"     # with a method, as --method\n  \
+'attn_output' = { activations = \"int8-static:entropy\" }\n\n\
+Activations: f32, f16, int8 (a scale per token), int8-g32, int8-g128, int8-static and int8-static-asym (one scale, by --calibration; :RULE is minmax, moving-average, percentile,\n\
+entropy or mse, which is the default). They are kept in the file; lowbit's embed, search and eval go by them.\n\n\
+Presets: w8a8-dynamic, w8a8-static, w8a16, w4a8, w4a16, w3a16, w2a16 (bits of weights and activations; tables of embeddings are int8-row in all).")]
 pub struct Args {
     /// A safetensors, GGUF or ONNX file, an index of shards (model.safetensors.index.json), or a folder with one of them
     #[arg(value_name = "IN")]
@@ -69,15 +76,15 @@ pub struct Args {
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// The weight format, as in q4_0, q4_k, int4-g32, int8-row, nf4-g64, mxfp4, or a mix, as in q4_k_m
-    #[arg(short, long, required_unless_present = "scheme_file", conflicts_with = "scheme_file")]
+    #[arg(short, long, required_unless_present = "config", conflicts_with = "config")]
     scheme: Option<String>,
     /// How scales and zeros are found: default (the scheme's own rule), absmax, minmax, mse (the least squared error), percentile or percentile:99.99,
     /// hqq (the zero, by half-quadratic optimization), kmeans (the table of codebookN). `lowbit schemes` says which a scheme takes. With --calibration
     /// gptq (errors of a column are made up for in those that come later) and awq (columns scaled, ranges clipped), either with one of the others behind
     /// a colon for the scales, as in gptq:mse
-    #[arg(long, value_name = "METHOD", default_value = "default", conflicts_with_all = ["scheme_file", "imatrix"])]
+    #[arg(long, value_name = "METHOD", default_value = "default", conflicts_with_all = ["config", "imatrix"])]
     method: String,
-    /// What is known of the inputs of layers, for gptq and awq: a file of `lowbit calibrate`, safetensors with LAYER.moments [K, K] (X^T X) or LAYER.inputs [T, K], or an
+    /// What is known of the inputs of layers, for gptq, awq and static activations: a file of `lowbit calibrate`, safetensors with LAYER.moments [K, K] (X^T X) or LAYER.inputs [T, K], or an
     /// importance matrix. Tensors that it knows nothing of are rounded to nearest, which is told
     #[arg(long, value_name = "FILE", conflicts_with = "imatrix")]
     calibration: Option<PathBuf>,
@@ -90,9 +97,9 @@ pub struct Args {
     /// What gptq adds to the diagonal of X^T X, as a share of its mean; more, tenfold, where that is not enough
     #[arg(long, value_name = "SHARE", default_value_t = Settings::default().damping)]
     damping: f32,
-    /// A TOML file that says which tensors get which scheme, see below
-    #[arg(long, value_name = "FILE")]
-    scheme_file: Option<PathBuf>,
+    /// A preset, or a TOML file that says which tensors get which scheme and what goes into their products, see below
+    #[arg(long, value_name = "PRESET|FILE", visible_alias = "scheme-file")]
+    config: Option<PathBuf>,
     /// An importance matrix (llama.cpp's, GGUF or .dat): errors of important columns count more. Q4_0 to Q5_1, Q2_K to Q6_K and IQ4 weigh by it
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -147,16 +154,18 @@ struct Job<'a> {
     weights: Option<Weights>,
     /// Where methods look at activations.
     calibrated: Option<Calibrated>,
+    /// What the output says of the inputs of layers.
+    activations: file::Activations,
     engine: Engine,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let started = Instant::now();
-    let chooser = match (&args.scheme, &args.scheme_file) {
+    let chooser = match (&args.scheme, &args.config) {
         (Some(name), _) => Chooser::One(name.parse::<Choice>()?, args.method.parse()?),
-        (None, Some(path)) => Chooser::File(path.clone(), SchemeFile::open(path)?),
-        (None, None) => return Err(Error::Usage("--scheme or --scheme-file is missing".into())),
+        (None, Some(path)) => Chooser::Config(path.clone(), activations::configuration(path)?),
+        (None, None) => return Err(Error::Usage("--scheme or --config is missing".into())),
     };
     let filter = args.filter.compile()?;
     let format = output_format(args.to.as_deref(), &args.output)?;
@@ -168,25 +177,32 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     if let Some(weights) = &weights {
         sorted.chosen.iter().try_for_each(|c| weights.of(c.entry).map(|_| ()))?;
     }
+    let wanted = assignment.activations(&model);
     drop(assignment);
-    let calibrates = sorted.chosen.iter().find(|c| c.recipe.calibrates());
-    match (calibrates, &calibration) {
-        (Some(c), None) => {
-            let why = format!("'{}' by {} wants --calibration FILE", c.entry.name, c.recipe);
-            return Err(Error::Usage(format!("{why} (lowbit calibrate writes one)")));
-        }
-        (None, Some(_)) => {
-            return Err(Error::Usage("--calibration without a method that uses it: gptq or awq".into()));
-        }
-        _ => {}
-    }
-    let engine = pollster::block_on(open_engine(device))?;
-    let mut job = Job { args, chooser, format, model: &model, weights, calibrated: None, engine };
-    if let Chooser::File(path, file) = &job.chooser {
-        for pattern in file.idle(model.entries().iter().map(|entry| entry.name.as_str())) {
+    if let Chooser::Config(path, configuration) = &chooser {
+        let names = model.entries().iter().map(|entry| entry.name.as_str());
+        let idle = configuration.check(names);
+        for pattern in idle.map_err(|e| Error::Format { path: path.clone(), what: e.to_string() })? {
             print::note(&format!("lowbit: {}: '{pattern}' matches no tensor", path.display()));
         }
     }
+    let by = sorted.chosen.iter().find(|c| c.recipe.calibrates()).map(|c| (c.entry, c.recipe.to_string()));
+    let fixed = wanted.iter().find(|(_, a)| a.calibrates()).map(|(entry, a)| (*entry, a.to_string()));
+    match (by.or(fixed), &calibration) {
+        (Some((entry, by)), None) => {
+            let why = format!("'{}' by {by} wants --calibration FILE", entry.name);
+            return Err(Error::Usage(format!("{why} (lowbit calibrate writes one)")));
+        }
+        (None, Some(_)) => {
+            let why = "--calibration without what uses it: gptq, awq, static activations (--config)";
+            return Err(Error::Usage(why.into()));
+        }
+        _ => {}
+    }
+    let activations = activations::resolved(&model, &wanted, calibration.as_ref())?;
+    let engine = pollster::block_on(open_engine(device))?;
+    let mut job =
+        Job { args, chooser, format, model: &model, weights, calibrated: None, activations, engine };
     if args.nonfinite == NonFinite::Copy {
         // The header comes first in the file, so what cannot be quantized has to be known before.
         job.try_all(&mut sorted)?;
@@ -284,6 +300,7 @@ impl Job<'_> {
         if let Some(mix) = self.chooser.mix() {
             plan.set_file_type(mix.file_type);
         }
+        self.activations.put(plan.metadata_mut());
         if let Some(weights) = self.weights.as_ref().filter(|_| self.format.typed_metadata()) {
             weights.provenance().into_iter().for_each(|(key, value)| plan.metadata_mut().set(key, value));
         }
@@ -304,8 +321,8 @@ impl Job<'_> {
             ("--to", self.format.name.to_string()),
             ("--device", format!("{} ({})", info.name, info.backend)),
         ];
-        if let Chooser::File(_, file) = &self.chooser {
-            all.push(("--scheme-file", stream::hash(format_args!("{}", file.text))));
+        if let Chooser::Config(_, configuration) = &self.chooser {
+            all.push(("--config", stream::hash(format_args!("{configuration:?}"))));
         }
         if let Some(weights) = &self.weights {
             all.push(("--imatrix", stream::stamp(&weights.path)?));
@@ -507,6 +524,12 @@ impl Job<'_> {
                 "device": device, "quantized": quantized, "copied": copied, "bits_per_weight": mean(&all)?,
                 "bytes_before": before, "bytes_after": bytes, "resumed": summary.resumed, "seconds": seconds,
             });
+            let activations =
+                self.activations.iter().map(|(name, a)| (name.to_string(), a.to_string().into()));
+            let activations: serde_json::Map<_, _> = activations.collect();
+            if !activations.is_empty() {
+                whole["activations"] = activations.into();
+            }
             if let Some((weights, met)) = met {
                 whole["imatrix"] = json!({
                     "file": weights.path, "entries": weights.imatrix.weights.len(), "weighted": met.weighted,
@@ -568,7 +591,10 @@ impl Job<'_> {
                 met.ignored
             );
         }
-        if let Some(calibrated) = &self.calibrated {
+        text += &activations::told(&self.activations);
+        if let Some(calibrated) =
+            self.calibrated.as_ref().filter(|_| all.iter().any(|c| c.recipe.calibrates()))
+        {
             let mut counts = [0; 3];
             for c in all.iter().filter(|c| c.recipe.calibrates()) {
                 counts[usize::from(!calibrated.knows(c.entry)?)] += 1;

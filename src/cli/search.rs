@@ -180,7 +180,8 @@ fn of_what(args: &Args, source: &Source, texts: &[Text]) -> Result<[String; 3]> 
     // What a packed file carries has a name in messages that is no path.
     let there = files.iter().filter(|file| file.is_file());
     let stamps = there.map(|file| stream::stamp(file)).collect::<Result<Vec<_>>>()?;
-    let settings = format!("activation {}, {:?}", args.run.settings()?.activation, args.run.long());
+    let activation = args.run.settings()?.activation.map_or("of the file".into(), |a| a.to_string());
+    let settings = format!("activation {activation}, {:?}", args.run.long());
     Ok([
         stream::hash(format_args!("{stamps:?}")),
         settings.to_lowercase(),

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 /// How a model is run.
 #[derive(clap::Args)]
 pub struct Run {
-    /// What goes into the products of linear layers: f32, f16, int8 (a scale per token), int8-g32, int8-g128
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    activation: String,
+    /// What goes into the products of linear layers: f32, f16, int8 (a scale per token), int8-g32, int8-g128; default: what the file says of each (quantize --config), f32 if nothing
+    #[arg(long, value_name = "TYPE")]
+    activation: Option<String>,
     /// Take texts of more tokens than the model does in chunks, whose mean counts, instead of cutting them
     #[arg(long)]
     chunk: bool,
@@ -26,7 +26,7 @@ pub struct Run {
 
 impl Run {
     pub fn settings(&self) -> Result<Settings> {
-        Ok(Settings { activation: self.activation.parse()? })
+        Ok(Settings { activation: self.activation.as_ref().map(|text| text.parse()).transpose()? })
     }
 
     pub fn long(&self) -> Long {

@@ -11,6 +11,7 @@
 //! imatrix       importance matrices, both forms
 //! recast        the same weights in another scheme, where only the way of writing differs
 //! metadata      keys and typed values, in order
+//! activations   the precision of what layers take, a key of it
 //! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
 //! bytes         mapped files, and a cursor whose errors name field and byte
 //! ```
@@ -19,6 +20,7 @@
 //! rounds, but for `hf` where another element type was asked for: numbers are moved, not computed.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod activations;
 mod bytes;
 pub mod checkpoint;
 pub mod ggml;
@@ -33,6 +35,7 @@ pub mod safetensors;
 pub mod write;
 
 pub use ::safetensors::Dtype;
+pub use activations::Activations;
 pub use metadata::{Metadata, Value};
 pub use model::{Content, Entry, Model};
 pub use write::{Files, Format, Item, Plan, Writer};

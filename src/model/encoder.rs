@@ -11,10 +11,11 @@
 //! share is quantized once.
 
 use super::ARCHITECTURE;
-use crate::engine::{Array, Engine, MatmulOptions, PackedArray};
-use crate::file::{Content, Entry, Metadata, Model};
+use crate::engine::{Array, Engine, Int8Array, MatmulOptions, PackedArray};
+use crate::file::{Activations, Content, Entry, Metadata, Model};
 use crate::product::{Activation, Function};
 use crate::{DType, Error, Result, Tensor};
+use std::path::Path;
 
 /// The only architecture here.
 const BERT: &str = "bert";
@@ -49,14 +50,15 @@ impl Sizes {
 /// How an encoder computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Settings {
-    /// The precision of what the linear layers' products take.
-    pub activation: Activation,
+    /// The precision of what the linear layers' products take; none: that which the file has for each ([`Activations`]), f32 where it has none.
+    pub activation: Option<Activation>,
 }
 
 /// A linear layer.
 struct Linear {
     /// The weight's name where it was read.
     name: String,
+    activation: Activation,
     weight: PackedArray,
     bias: Array,
 }
@@ -83,7 +85,6 @@ pub struct Encoder {
     engine: Engine,
     sizes: Sizes,
     eps: f32,
-    settings: Settings,
     words: PackedArray,
     positions: PackedArray,
     kinds: PackedArray,
@@ -93,12 +94,6 @@ pub struct Encoder {
 
 /// Who is shown the input of linear layers: the names of the layers that share it, and x `[T, K]`.
 pub type Tap<'a> = &'a mut dyn FnMut(&[&str], &Array) -> Result<()>;
-
-/// The input of products, quantized once if it is to be int8.
-enum Input<'a> {
-    Dense(&'a Array),
-    Int8(crate::engine::Int8Array),
-}
 
 impl Encoder {
     /// Brings the weights of a model with GGUF's names ([`super::Source`]) to an engine.
@@ -121,7 +116,8 @@ impl Encoder {
         other: impl Fn(&Model, &Entry) -> Result<Option<PackedArray>>,
     ) -> Result<Self> {
         let header = Header { model };
-        let from = Reader { engine, header, other: &other };
+        let activations = Activations::of(model.metadata(), header.path())?;
+        let from = Reader { engine, header, settings, activations, other: &other };
         let sizes = header.sizes()?;
         let Sizes { layers, hidden, inner, positions, vocab, .. } = sizes;
         let kinds = header.shape("token_types.weight")?.first().copied().unwrap_or(1);
@@ -143,7 +139,6 @@ impl Encoder {
             engine: engine.clone(),
             sizes,
             eps: header.real("attention.layer_norm_epsilon")?,
-            settings,
             words: from.weight("token_embd.weight", vocab, hidden).await?,
             positions: from.weight("position_embd.weight", positions, hidden).await?,
             kinds: from.weight("token_types.weight", kinds, hidden).await?,
@@ -202,16 +197,15 @@ impl Encoder {
         for layer in &self.layers {
             let Layer { query, key, value, output, up, down, .. } = layer;
             tap(&[&query.name, &key.name, &value.name], &x)?;
-            let input = self.input(&x)?;
-            let [q, k, v] = [query, key, value].map(|l| self.product(&input, l, Function::Identity, None));
-            let a = engine.attention(&q?, &k?, &v?, lengths, self.sizes.heads)?;
+            let [q, k, v] = self.products(&x, [query, key, value], Function::Identity, None)?;
+            let a = engine.attention(&q, &k, &v, lengths, self.sizes.heads)?;
             tap(&[&output.name], &a)?;
-            let a = self.product(&self.input(&a)?, output, Function::Identity, Some(&x))?;
+            let [a] = self.products(&a, [output], Function::Identity, Some(&x))?;
             let h = self.normed(&a, &layer.output_norm)?;
             tap(&[&up.name], &h)?;
-            let u = self.product(&self.input(&h)?, up, Function::Gelu, None)?;
+            let [u] = self.products(&h, [up], Function::Gelu, None)?;
             tap(&[&down.name], &u)?;
-            let y = self.product(&self.input(&u)?, down, Function::Identity, Some(&h))?;
+            let [y] = self.products(&u, [down], Function::Identity, Some(&h))?;
             x = self.normed(&y, &layer.down_norm)?;
         }
         Ok(x)
@@ -221,31 +215,54 @@ impl Encoder {
         self.engine.layer_norm(x, &norm.gamma, &norm.beta, self.eps)
     }
 
-    fn input<'a>(&self, x: &'a Array) -> Result<Input<'a>> {
-        match self.settings.activation {
-            Activation::F32 | Activation::F16 => Ok(Input::Dense(x)),
-            int8 => self.engine.quantize_activations(x, int8).map(Input::Int8),
+    /// The precisions of what its linear layers take, and how many layers have each.
+    pub fn activations(&self) -> Vec<(Activation, usize)> {
+        let mut all: Vec<(Activation, usize)> = Vec::new();
+        for layer in &self.layers {
+            for linear in [&layer.query, &layer.key, &layer.value, &layer.output, &layer.up, &layer.down] {
+                match all.iter_mut().find(|(activation, _)| *activation == linear.activation) {
+                    Some((_, count)) => *count += 1,
+                    None => all.push((linear.activation, 1)),
+                }
+            }
         }
+        all
     }
 
-    fn product(
+    /// The products of layers that share an input, which is quantized once for all that take it in the same precision.
+    fn products<const N: usize>(
         &self,
-        x: &Input<'_>,
-        linear: &Linear,
+        x: &Array,
+        layers: [&Linear; N],
         function: Function,
         residual: Option<&Array>,
-    ) -> Result<Array> {
-        let options = MatmulOptions {
-            activation: self.settings.activation,
-            function,
-            bias: Some(linear.bias.clone()),
-            residual: residual.cloned(),
-            ..MatmulOptions::default()
-        };
-        match x {
-            Input::Dense(x) => self.engine.matmul(x, &linear.weight, &options),
-            Input::Int8(x) => self.engine.matmul_int8(x, &linear.weight, &options),
+    ) -> Result<[Array; N]> {
+        let mut int8: Vec<(Activation, Int8Array)> = Vec::new();
+        let mut made = Vec::with_capacity(N);
+        for linear in layers {
+            let activation = linear.activation;
+            let options = MatmulOptions {
+                activation,
+                function,
+                bias: Some(linear.bias.clone()),
+                residual: residual.cloned(),
+                ..MatmulOptions::default()
+            };
+            if let Activation::F32 | Activation::F16 = activation {
+                made.push(self.engine.matmul(x, &linear.weight, &options)?);
+                continue;
+            }
+            let at = match int8.iter().position(|(other, _)| *other == activation) {
+                Some(at) => at,
+                None => {
+                    int8.push((activation, self.engine.quantize_activations(x, activation)?));
+                    int8.len() - 1
+                }
+            };
+            made.push(self.engine.matmul_int8(&int8[at].1, &linear.weight, &options)?);
         }
+        let made: Result<[Array; N], _> = made.try_into();
+        Ok(made.unwrap_or_else(|_| unreachable!("a product for each layer")))
     }
 }
 
@@ -260,10 +277,14 @@ impl<'a> Header<'a> {
         self.model.metadata()
     }
 
+    /// The file, for errors.
+    fn path(&self) -> &'a Path {
+        self.model.paths().next().unwrap_or(Path::new(""))
+    }
+
     /// The error of a key of the metadata.
     fn wrong(&self, key: &str, what: &str) -> Error {
-        let path = self.model.paths().next().unwrap_or(std::path::Path::new("")).to_path_buf();
-        Error::Format { path, what: format!("'{key}': {what}") }
+        Error::Format { path: self.path().into(), what: format!("'{key}': {what}") }
     }
 
     fn size(&self, key: &str) -> Result<usize> {
@@ -321,9 +342,9 @@ impl<'a> Header<'a> {
 
     fn entry(&self, name: &str) -> Result<&'a Entry> {
         let entry = self.model.entry(name);
-        entry.ok_or_else(|| {
-            let path = self.model.paths().next().unwrap_or(std::path::Path::new("")).to_path_buf();
-            Error::Format { path, what: format!("tensor '{name}' is missing") }
+        entry.ok_or_else(|| Error::Format {
+            path: self.path().into(),
+            what: format!("tensor '{name}' is missing"),
         })
     }
 
@@ -339,6 +360,8 @@ type Other<'a> = &'a dyn Fn(&Model, &Entry) -> Result<Option<PackedArray>>;
 struct Reader<'a> {
     engine: &'a Engine,
     header: Header<'a>,
+    settings: Settings,
+    activations: Activations,
     other: Other<'a>,
 }
 
@@ -376,6 +399,7 @@ impl Reader<'_> {
         let weight = format!("{name}.weight");
         Ok(Linear {
             name: self.header.entry(&weight)?.name_in_file().into(),
+            activation: self.settings.activation.unwrap_or_else(|| self.activations.get(&weight)),
             weight: self.weight(&weight, n, k).await?,
             bias: self.vector(&format!("{name}.bias"), n)?,
         })

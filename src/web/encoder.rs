@@ -30,10 +30,10 @@ pub fn encoder_head(name: String, head: Vec<u8>, length: f64) -> Result<Option<S
     Ok(sizes().map_err(thrown)?.as_ref().map(json))
 }
 
-/// A model of texts on an engine, from all of its file: a promise of a [`RawEncoder`].
+/// A model of texts on an engine, from all of its file: a promise of a [`RawEncoder`]. `activation` undefined: as the file says.
 #[wasm_bindgen(js_name = loadEncoder)]
-pub fn load_encoder(engine: &RawEngine, name: String, file: Vec<u8>, activation: &str) -> Promise {
-    let (engine, activation) = (engine.0.clone(), activation.parse());
+pub fn load_encoder(engine: &RawEngine, name: String, file: Vec<u8>, activation: Option<String>) -> Promise {
+    let (engine, activation) = (engine.0.clone(), activation.map(|text| text.parse()).transpose());
     promise(async move {
         let settings = Settings { activation: activation? };
         let source = Source::of(Model::from_bytes(&name, file)?, None, Path::new(&name))?;

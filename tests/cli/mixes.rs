@@ -207,10 +207,7 @@ fn a_scheme_file_maps_names_to_schemes() {
     ] {
         assert_eq!(scheme(&model, name), expected, "{name}");
     }
-    assert_eq!(
-        entry(&summary["copied"], "blk.0.attn_q.weight")["reason"],
-        "to be copied, as --scheme-file says"
-    );
+    assert_eq!(entry(&summary["copied"], "blk.0.attn_q.weight")["reason"], "to be copied, as --config says");
     assert!(ran.stderr.contains("left as it is: 'blk.1.ffn_up.weight'"), "{}", ran.stderr);
     assert_eq!(summary["scheme"], "mix.toml");
     let strict = "quantize m.gguf -o s.gguf --scheme-file mix.toml --strict --device cpu";

@@ -22,7 +22,7 @@ mod tokenizer;
 use super::bytes::{Bytes, bad};
 use super::metadata::{Metadata, Value};
 use super::model::{Content, Entry, Model, Parsed, Part, Shard};
-use super::{file_type, gguf, safetensors};
+use super::{Activations, file_type, gguf, safetensors};
 use crate::{DType, Error, Result};
 use architecture::{Architecture, Order, Row, Size, Sizes, Source};
 use config::Config;
@@ -250,6 +250,9 @@ impl Map<'_> {
             out.set("general.file_type", Value::U32(id));
         }
         out.set("general.quantization_version", Value::U32(gguf::QUANTIZATION_VERSION));
+        let activations = Activations::of(self.source.metadata(), self.files.place())?;
+        let name = |from: &str| entries.iter().find(|e| e.name_in_file() == from).map(|e| e.name.as_str());
+        activations.renamed(name).put(&mut out);
         if tokens == Tokens::Described {
             tokenizer::describe(self.files, self.config, sizes.get(Size::Vocab), &mut out)?;
         }
