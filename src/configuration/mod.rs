@@ -173,8 +173,8 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "w8a8-static",
         weights: "int8-row",
-        activations: "int8-static",
-        about: "int8 weights per channel, int8 activations of one scale, by calibration",
+        activations: "int8-static-asym",
+        about: "int8 weights per channel, int8 activations of one scale and zero-point, by calibration",
     },
     Preset {
         name: "w8a16",
@@ -229,14 +229,19 @@ impl Preset {
     }
 
     fn activations(&self, name: &str) -> &'static str {
-        let named = Named::of(name);
-        if !named.weight || is_table(&named, name) { "f32" } else { self.activations }
+        if multiplies(name) { self.activations } else { "f32" }
     }
 }
 
 /// Whether rows of a weight are looked up.
 fn is_table(named: &Named, name: &str) -> bool {
     named.role == Role::Embedding || name.contains("embeddings.")
+}
+
+/// Whether a weight's name is one of a linear layer.
+fn multiplies(name: &str) -> bool {
+    let named = Named::of(name);
+    named.weight && !is_table(&named, name)
 }
 
 /// A pattern, and what becomes of layers whose names it is found in.
@@ -329,7 +334,9 @@ impl Configuration {
         let parse = "presets are parsed by a test";
         let preset = |of: fn(&Preset, &str) -> &'static str| self.preset.map(|preset| of(preset, name));
         let weights = by.and_then(|by| by.weights).or(self.weights);
-        let activations = by.and_then(|by| by.activations).or(self.activations);
+        // Where nothing is multiplied there is no activation; who names such a weight may know better.
+        let usual = || self.activations.filter(|_| multiplies(name));
+        let activations = by.and_then(|by| by.activations).or_else(usual);
         Layer {
             weights: weights
                 .or_else(|| preset(Preset::weights).map(|words| words.parse().expect(parse)))
@@ -476,8 +483,8 @@ mod tests {
         let of = |name: &str| told(c.layer(name));
         let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
         assert_eq!(of("layer.0.self.query.weight"), pair("int8-row", "f32"));
-        assert_eq!(of("layer.1.self.query.weight"), pair("q8_0", "int8-static:mse"));
-        assert_eq!(of("layer.1.self.key.weight"), pair("int8-row", "int8-static:mse"));
+        assert_eq!(of("layer.1.self.query.weight"), pair("q8_0", "int8-static-asym:mse"));
+        assert_eq!(of("layer.1.self.key.weight"), pair("int8-row", "int8-static-asym:mse"));
         assert_eq!(of("pooler.query.weight"), pair("copy", "f32"));
         assert!(matches!(c.set("(", None, None), Err(Error::Usage(_))));
         assert!(matches!(c.exclude("("), Err(Error::Usage(_))));

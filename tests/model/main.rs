@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `golden` | what transformers makes of 64 texts, on every engine; what quantization costs; the same from a folder, a packed file and GGUF |
 //! | `command` | what `lowbit embed` and `calibrate` write, and what they refuse |
+//! | `configuration` | what files say of activations, and that models run by it |
 //! | `texts` | what `lowbit search` finds and `lowbit eval` says, of a small encoder |
 //! | `small` | every sentence by itself, faults with their names |
 //!
@@ -16,6 +17,7 @@ mod binary;
 mod command;
 #[path = "../common/mod.rs"]
 mod common;
+mod configuration;
 #[path = "../hf/fixture.rs"]
 #[allow(dead_code)]
 mod fixture;
