@@ -274,7 +274,7 @@ impl Output {
 /// # Errors
 /// As [`Output::commit`].
 pub fn write_text(mut output: Output, text: &str) -> Result<()> {
-    output.write_all(text.as_bytes()).map_err(|source| Error::Io { path: "the results".into(), source })?;
+    output.write_all(text.as_bytes()).map_err(|source| Error::Io { path: output.path.clone(), source })?;
     output.commit()
 }
 

@@ -66,7 +66,7 @@ impl Tokenizer {
         }
         // The crate takes it for granted when it puts tokens around a text.
         if let Some(processor) = inner.get_post_processor() {
-            check_template(&serde_json::to_value(processor).map_err(|e| e.to_string())?)?;
+            check_template(&serde_json::to_value(processor).map_err(|e| e.to_string())?, vocab)?;
         }
         let around = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
         if around >= most {
@@ -138,9 +138,9 @@ impl Tokenizer {
 }
 
 /// Whether a template (or each of a sequence of them) names what it defines, and one text where there is one.
-fn check_template(processor: &Json) -> Result<(), String> {
+fn check_template(processor: &Json, vocab: usize) -> Result<(), String> {
     let list = |key: &str| processor.get(key).and_then(Json::as_array).into_iter().flatten();
-    list("processors").try_for_each(check_template)?;
+    list("processors").try_for_each(|processor| check_template(processor, vocab))?;
     let id = |piece: &Json, kind: &str| Some(piece.get(kind)?.get("id")?.as_str()?.to_string());
     let defined = |token: &String| processor.get("special_tokens").is_some_and(|d| d.get(token).is_some());
     let mut named = list("single").chain(list("pair")).filter_map(|piece| id(piece, "SpecialToken"));
@@ -149,6 +149,19 @@ fn check_template(processor: &Json) -> Result<(), String> {
     }
     if list("single").any(|piece| id(piece, "Sequence").is_some_and(|text| text != "A")) {
         return Err("post_processor: a second text where there is one".into());
+    }
+    let special = processor.get("special_tokens").and_then(Json::as_object).into_iter().flatten();
+    let special = special.flat_map(|(token, ids)| {
+        let ids = ids.get("ids").and_then(Json::as_array).into_iter().flatten();
+        ids.filter_map(Json::as_u64).map(move |id| (token.as_str(), id))
+    });
+    // Of other kinds than templates: a token and its id.
+    let pair = |key: &'static str| {
+        Some((processor.get(key)?.get(0)?.as_str()?, processor.get(key)?.get(1)?.as_u64()?))
+    };
+    let mut ids = special.chain(["sep", "cls"].into_iter().filter_map(pair));
+    if let Some((token, id)) = ids.find(|(_, id)| *id >= vocab as u64) {
+        return Err(format!("post_processor: '{token}' is token {id}, and the model has {vocab} tokens"));
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ fn refused(change: impl FnOnce(&mut Fixture)) -> String {
 }
 
 #[test]
-fn a_sentence_has_the_same_bits_in_every_batch() {
+fn a_sentence_has_the_same_vector_in_every_batch() {
     let folder = folder(|_| {});
     let engines = block_on(adapter::list())
         .into_iter()
@@ -142,7 +142,7 @@ fn statistics_of_inputs_are_kept_and_found_again() {
 #[test]
 fn faults_are_named() {
     type Change = fn(&mut Fixture);
-    let faults: [(&str, Change); 13] = [
+    let faults: [(&str, Change); 14] = [
         ("tensor 'encoder.layer.1.output.dense.bias' is missing", |f| {
             f.tensors.remove("encoder.layer.1.output.dense.bias");
         }),
@@ -155,6 +155,9 @@ fn faults_are_named() {
         ("'num_attention_heads': 5 does not divide", |f| f.config["num_attention_heads"] = 5.into()),
         ("'hidden_act': relu", |f| f.config["hidden_act"] = "relu".into()),
         ("token 99, and the model has 16 tokens", |f| f.tokenizer["model"]["vocab"]["beyond"] = 99.into()),
+        ("post_processor: '[SEP]' is token 900, and the model has 16 tokens", |f| {
+            f.tokenizer["post_processor"]["special_tokens"]["[SEP]"]["ids"] = serde_json::json!([900]);
+        }),
         ("post_processor: '[SEP]' is not among its special tokens", |f| {
             f.tokenizer["post_processor"]["special_tokens"].as_object_mut().unwrap().remove("[SEP]");
         }),
