@@ -22,7 +22,7 @@ pub(crate) mod training;
 #[cfg(feature = "gpu")]
 mod tuning;
 
-pub use array::{Array, Int8Array, Int8Tensor, PackedArray};
+pub use array::{Array, Counts, Int8Array, Int8Tensor, PackedArray};
 pub use plan::{Explanation, Origin, Plan};
 pub use training::{Quantizer, Teacher};
 
