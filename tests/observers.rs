@@ -4,8 +4,10 @@
 //! numbers by a seed (1, the first taken) -> Observer -> range(rule, grid) -> steps beside the optimum of N(0, 1) | SQNR of the inliers
 //! ```
 
-use lowbit::calibrate::{Grid, Observer, Range, Rule};
+use lowbit::calibrate::{BINS, Collector, Grid, Inputs, Observer, Range, Rule, Statistics, bin};
 use lowbit::random::Random;
+use lowbit::{Engine, Tensor};
+use std::path::Path;
 use std::sync::OnceLock;
 
 const N: usize = 1_000_000;
@@ -375,4 +377,87 @@ fn what_is_wrong_is_named() {
         refused += 1;
     }
     assert_eq!(refused, 20);
+}
+
+/// What a collector has of an input `[_, k]` of these batches.
+fn collected(k: usize, batches: &[&[f32]]) -> Statistics {
+    pollster::block_on(async {
+        let engine = Engine::cpu();
+        let mut collector = Collector::new(&engine, 4);
+        for x in batches {
+            let x = engine.upload(&Tensor::from_f32([x.len() / k, k], x.to_vec()).unwrap()).unwrap();
+            collector.see(&["layer.weight"], &x).unwrap();
+            collector.absorb().await.unwrap();
+        }
+        collector.finish().await.unwrap()
+    })
+}
+
+/// A collector's ranges are those of an observer, merged runs' too, and those that are read from a file.
+#[test]
+fn inputs_of_layers_have_the_ranges_of_an_observer() {
+    let (k, x) = (8, &drawn().0[..8 * 500]);
+    let (a, b) = x.split_at(8 * 200);
+    let fed = |batches: &[&[f32]]| {
+        let mut observer = Observer::per_tensor(k).unwrap();
+        batches.iter().for_each(|batch| observer.observe(batch).unwrap());
+        observer
+    };
+    let mut statistics = collected(k, &[a, &b[..80]]);
+    statistics.merge(&collected(k, &[&b[80..]])).unwrap();
+    let mut observer = fed(&[a, &b[..80]]);
+    observer.merge(&fed(&[&b[80..]])).unwrap();
+    let bytes = statistics.write(Vec::new(), Path::new("made here")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.safetensors");
+    std::fs::write(&path, &bytes).unwrap();
+    let read = Statistics::open(&path).unwrap();
+    assert_eq!(read, statistics);
+    for rule in Rule::ALL {
+        for symmetric in [false, true] {
+            let grid = Grid { bits: 8, symmetric };
+            let found = read.inputs[0].range(rule, grid).unwrap();
+            assert_eq!(found, range(&observer, rule, 8, symmetric), "{rule}");
+            assert_eq!(found.int8().unwrap().scale(), found.scale());
+        }
+    }
+    let none = Inputs { tokens: 0, ..read.inputs[0].clone() }.range(Rule::Mse, Grid::INT8).unwrap_err();
+    assert_eq!(none.to_string(), "tensor 'layer.weight': calibration without a single row");
+    // One character of the header at a time, the first of `old` behind a key.
+    for (key, old, new, why) in [
+        ("version", "2", "1", "version 1, 2 is known: its histograms are too coarse"),
+        ("version", "2", "3", "version 3, 2 is known"),
+        ("tokens", "5", "6", "not as many numbers in its histogram"),
+        ("first", "8", "9", "histogram"),
+        ("runs", "-", "1", "batch"),
+        ("histogram", "first", "fjrst", "unknown field"),
+    ] {
+        let find = |what: &str, from: usize| {
+            from + bytes[from..].windows(what.len()).position(|w| w == what.as_bytes()).unwrap()
+        };
+        let mut broken = bytes.clone();
+        // Keys within the string of the statistics, and not those of the file.
+        let at = find(old, find(key, find("sample_rows", 0).saturating_sub(40)));
+        broken[at..at + old.len()].copy_from_slice(new.as_bytes());
+        std::fs::write(&path, &broken).unwrap();
+        let error = Statistics::open(&path).unwrap_err().to_string();
+        assert!(error.contains("s.safetensors") && error.contains(why), "{key}: {error}");
+    }
+}
+
+/// An engine's counts are those of each number's bin, and go on from what was counted.
+#[test]
+fn engines_count() {
+    let x = [0.0f32, -0.0, 1.0, 1.001, -1.0, 1e-20, -3e38, 5.5];
+    let engine = Engine::cpu();
+    let counts = pollster::block_on(async {
+        let on = engine.upload(&Tensor::from_f32([2, 4], x.to_vec()).unwrap()).unwrap();
+        let first = engine.histogram(&on, None).unwrap();
+        assert!(engine.histogram(&engine.upload(&Tensor::from_f32([0, 4], vec![]).unwrap()).unwrap(), None).is_err());
+        engine.histogram(&on, Some(&first)).unwrap().read().await.unwrap()
+    });
+    let mut expected = vec![0; BINS];
+    x.iter().for_each(|&v| expected[bin(v)] += 2);
+    assert_eq!(counts, expected);
+    assert_eq!((counts[bin(0.0)], counts[bin(1.0)], counts[0]), (6, 4, 2));
 }
