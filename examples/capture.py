@@ -20,7 +20,9 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-BINS = 2048
+# Bins by the bits of a number (docs/CALIBRATION.md): a class per bfloat16 magnitude from 2^-32 to 2^32, that of zero in the middle.
+LAST = 8193
+FIRST = (127 - 32) << 7
 
 
 class Inputs:
@@ -31,15 +33,19 @@ class Inputs:
         self.moments = torch.zeros(k, k)
         self.low, self.high = torch.full((k,), math.inf), torch.full((k,), -math.inf)
         self.sample = torch.zeros(0, k)
-        self.counts, self.exponent = torch.zeros(BINS, dtype=torch.int64), -20
+        self.counts = torch.zeros(2 * LAST + 1, dtype=torch.int64)
+        self.batches = []
 
     def add(self, x):
         x = x.detach().reshape(-1, self.k).float().cpu()
+        if not len(x):
+            return
         if not torch.isfinite(x).all():
             raise ValueError("NaN or infinity in the input of a layer")
         self.moments += x.T @ x
         self.low, self.high = torch.minimum(self.low, x.amin(0)), torch.maximum(self.high, x.amax(0))
-        self.histogram(x)
+        self.batches.append([float(x.min()), float(x.max())])
+        self.count(x)
         # A row is kept with the chance that every row has had: a reservoir.
         for row in x:
             self.tokens += 1
@@ -48,15 +54,21 @@ class Inputs:
             elif (at := int(torch.randint(self.tokens, (1,)))) < self.rows:
                 self.sample[at] = row
 
-    def histogram(self, x):
-        """Bins of equal width from -2^exponent to 2^exponent; twice the range makes one bin of two."""
-        largest = float(x.abs().max())
-        while largest >= 2.0**self.exponent:
-            half = self.counts.reshape(-1, 2).sum(1)
-            self.counts = torch.cat([torch.zeros(BINS // 4, dtype=torch.int64), half, torch.zeros(BINS // 4, dtype=torch.int64)])
-            self.exponent += 1
-        at = ((x.double() / 2.0**self.exponent + 1) * (BINS / 2)).floor().clamp(0, BINS - 1)
-        self.counts += torch.bincount(at.long().flatten(), minlength=BINS)
+    def count(self, x):
+        """Adds to the bins; no range has to be known."""
+        bits = x.contiguous().view(torch.int32)
+        kind = (((bits & 0x7FFFFFFF) >> 16) - FIRST + 1).clamp(0, LAST).long()
+        self.counts += torch.bincount((LAST + torch.where(bits < 0, -kind, kind)).flatten(), minlength=2 * LAST + 1)
+
+    def histogram(self):
+        """The first bin that is not empty, and the counts from there to the last one; -n stands for n empty bins."""
+        full = self.counts.nonzero().flatten().tolist()
+        counts = []
+        for before, at in zip([None] + full, full):
+            if before is not None and at > before + 1:
+                counts.append(before + 1 - at)
+            counts.append(int(self.counts[at]))
+        return {"first": full[0] if full else 0, "counts": counts}
 
 
 class Capture:
@@ -87,9 +99,8 @@ class Capture:
         for name, of in self.layers.items():
             for part in ("moments", "low", "high", "sample"):
                 tensors[f"{name}.{part}"] = getattr(of, part).contiguous()
-            histogram = {"exponent": of.exponent, "counts": of.counts.tolist()}
-            inputs.append({"layers": [name], "k": of.k, "tokens": of.tokens, "histogram": histogram})
-        header = {"version": 1, "sample_rows": self.rows, "inputs": inputs}
+            inputs.append({"layers": [name], "k": of.k, "tokens": of.tokens, "histogram": of.histogram(), "runs": [of.batches]})
+        header = {"version": 2, "sample_rows": self.rows, "inputs": inputs}
         save_file(tensors, path, metadata={"lowbit.calibration": json.dumps(header)})
 
 

@@ -45,6 +45,7 @@
 // Without the command only what tuning and bindings take of it is used.
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 mod bench;
+mod bins;
 pub mod calibrate;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -79,7 +80,7 @@ mod tune;
 mod web;
 
 pub use engine::{
-    Array, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, MatmulOptions, PackedArray, Plan,
+    Array, Counts, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, MatmulOptions, PackedArray, Plan,
 };
 pub use error::{Error, Result};
 pub use packed::PackedTensor;

@@ -35,8 +35,9 @@ const MODULES: &[(&str, &[&str])] = &[
     ("web", &["file", "train", "model", "selftest", "bench"]),
 ];
 
-/// The error, host tensors, the words of a product and of training, threads, the clock and random numbers: for everyone, and importing only each other.
-const ANYONE: &[&str] = &["error", "tensor", "product", "learning", "threads", "clock", "recycle", "random"];
+/// The error, host tensors, the words of a product and of training, bins, threads, the clock and random numbers: for everyone, and importing only each other.
+const ANYONE: &[&str] =
+    &["error", "tensor", "product", "learning", "bins", "threads", "clock", "recycle", "random"];
 
 /// What single files may import on top: the table of kernels names the reference of each operation.
 const EXCEPTIONS: &[(&str, &str)] = &[("kernels/mod.rs", "reference")];
@@ -378,6 +379,7 @@ fn every_kernel_has_its_three_files() {
             Operation::Attention { .. } => ("attention", "attention"),
             Operation::MeanPool { .. } => ("mean_pool", "mean_pool"),
             Operation::Gram { .. } => ("gram", "gram"),
+            Operation::Histogram { .. } => ("histogram", "histogram"),
             Operation::Normalize { .. } => ("normalize", "normalize"),
             Operation::Dense { .. } => ("dense", "dense"),
             Operation::FakeQuantize { .. } => ("fake_quantize", "fake_quantize"),

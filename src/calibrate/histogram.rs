@@ -1,63 +1,29 @@
-//! A histogram that needs no range: a number's bin is read off its bits, so that counts of any two runs or devices add up exactly.
+//! Counts of numbers in the bins of [`crate::bins`]: no range has to be known, and counts of any two runs or devices add up exactly.
 //!
 //! ```text
-//! f32 bits   s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm
-//!            | the upper 15 of 31 bits of the magnitude (bfloat16, truncated), 2^-32..2^32   -> class 1..=8192, 0.4 to 0.8 % wide
-//!            | below 2^-32                                                                   -> class 0, of both signs
-//!            | from 2^32 on (infinities and NaN too)                                         -> class 8193
-//! bin = ZERO + class, or ZERO - class of what is negative
+//! numbers, or counts of a device -> Histogram { first, counts } -> merge -> JSON {"first", "counts": [5, -3, 1]}: -3 stands for three empty bins
 //! ```
 //!
 //! Kept is the span from the first to the last bin that is not empty. Extremes are kept by whoever has the histogram; which range is made of both is `search`'s.
 
+use crate::bins::{BINS, bin};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Exponents from which on magnitudes are told apart, and from which on they no longer are.
-const EXPONENTS: [i32; 2] = [-32, 32];
-/// Bits of the magnitude of 2^-32, without those that are cut off.
-const FIRST: u32 = ((127 + EXPONENTS[0]) as u32) << 7;
-/// The class of what is too large.
-pub(super) const LAST: usize = ((EXPONENTS[1] - EXPONENTS[0]) as usize) << 7 | 1;
-
-/// Bins of a histogram.
-pub const BINS: usize = 2 * LAST + 1;
-/// The bin of zero.
-pub const ZERO: usize = LAST;
-
-/// The class of a magnitude.
-pub(super) fn class(magnitude: f32) -> usize {
-    let bits = (magnitude.to_bits() & 0x7fff_ffff) >> 16;
-    if bits < FIRST { 0 } else { ((bits - FIRST + 1) as usize).min(LAST) }
-}
-
-/// The least magnitude of a class; that of [`LAST`] + 1 is infinite.
-pub(super) fn least(class: usize) -> f64 {
-    match class {
-        0 => 0.0,
-        class if class > LAST => f64::INFINITY,
-        class => f64::from(f32::from_bits((FIRST + class as u32 - 1) << 16)),
-    }
-}
-
-/// The bin of a number.
-pub fn bin(v: f32) -> usize {
-    if v.is_sign_negative() { ZERO - class(v) } else { ZERO + class(v) }
-}
-
 /// Counts of numbers in bins that are about 0.8 % of them wide.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Span")]
+#[serde(try_from = "Span", into = "Span")]
 pub struct Histogram {
     first: usize,
     counts: Vec<u64>,
 }
 
-/// A histogram as it is stored.
-#[derive(Deserialize)]
+/// A histogram as it is stored: the first bin that is not empty, and the counts from there; -n stands for n empty bins.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Span {
     first: usize,
-    counts: Vec<u64>,
+    counts: Vec<i64>,
 }
 
 /// More than a number of JSON holds.
@@ -66,18 +32,33 @@ const TOO_MANY: u64 = 1 << 53;
 impl TryFrom<Span> for Histogram {
     type Error = Error;
 
-    fn try_from(Span { first, counts }: Span) -> Result<Self> {
-        if first >= BINS || counts.len() > BINS - first {
-            let what = format!("a histogram of bins {first} to {first} + {}, of {BINS}", counts.len());
-            return Err(Error::Check { what });
+    fn try_from(Span { first, counts: stored }: Span) -> Result<Self> {
+        let bad = |what: String| Err(Error::Check { what });
+        let mut counts = Vec::new();
+        for n in stored {
+            let bins = if n < 0 { n.unsigned_abs() } else { 1 };
+            if bins > BINS.saturating_sub(first).saturating_sub(counts.len()) as u64 {
+                return bad(format!("a histogram from bin {first} on, of more bins than {BINS}"));
+            }
+            counts.extend(std::iter::repeat_n(n.max(0) as u64, bins as usize));
         }
         let total = counts.iter().try_fold(0u64, |sum, &n| sum.checked_add(n));
         if total.is_none_or(|total| total >= TOO_MANY) {
-            return Err(Error::Check { what: "a histogram of 2^53 numbers or more".into() });
+            return bad("a histogram of 2^53 numbers or more".into());
         }
         let mut read = Self::default();
         read.add_span(first, counts.into_iter());
         Ok(read)
+    }
+}
+
+impl From<Histogram> for Span {
+    fn from(Histogram { first, counts }: Histogram) -> Self {
+        let stored = counts.chunk_by(|a, b| *a == 0 && *b == 0).map(|run| match run[0] {
+            0 => -(run.len() as i64),
+            n => n as i64,
+        });
+        Self { first, counts: stored.collect() }
     }
 }
 
@@ -152,6 +133,7 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bins::{LAST, ZERO, class, least};
 
     #[test]
     fn bins_are_of_the_bits() {
@@ -193,17 +175,22 @@ mod tests {
         assert_eq!(counted, whole);
         let text = serde_json::to_string(&whole).unwrap();
         assert_eq!(serde_json::from_str::<Histogram>(&text).unwrap(), whole);
+        assert_eq!(text.matches(',').count(), 1 + 10, "{text}");
         for wrong in [
-            r#"{"first": 16387, "counts": []}"#,
+            r#"{"first": 16387, "counts": [1]}"#,
+            r#"{"first": 99999, "counts": [-1]}"#,
             r#"{"first": 16386, "counts": [1, 2]}"#,
+            r#"{"first": 2, "counts": [1, -16385]}"#,
+            r#"{"first": 2, "counts": [1, -9223372036854775808, 1]}"#,
             r#"{"first": 3, "counts": [9007199254740992]}"#,
-            r#"{"first": 3, "counts": [18446744073709551615, 1]}"#,
-            r#"{"first": 3, "counts": [-1]}"#,
+            r#"{"first": 3, "counts": [9223372036854775807, 9223372036854775807, 9223372036854775807]}"#,
+            r#"{"first": 3, "counts": [18446744073709551615]}"#,
+            r#"{"first": 3, "counts": [0.5]}"#,
             r#"{"exponent": 3, "counts": [1]}"#,
         ] {
             assert!(serde_json::from_str::<Histogram>(wrong).is_err(), "{wrong}");
         }
-        let trimmed: Histogram = serde_json::from_str(r#"{"first": 3, "counts": [0, 2, 0]}"#).unwrap();
+        let trimmed: Histogram = serde_json::from_str(r#"{"first": 3, "counts": [0, 2, -3, 0]}"#).unwrap();
         assert_eq!(trimmed.span(), (4, &[2][..]));
     }
 }

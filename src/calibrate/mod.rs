@@ -1,12 +1,14 @@
-//! What is known of the inputs of linear layers: moments, ranges, histograms, a sample.
+//! What is known of the inputs of linear layers: moments, ranges, histograms, a sample; and the static ranges that follow.
 //!
 //! ```text
-//! inputs x [T, K] of a layer, batch by batch -> Collector: X^T X on the engine (gram); ranges, histogram, sample on the host
+//! inputs x [T, K] of a layer, batch by batch -> Collector: X^T X and histogram on the engine; ranges of columns and batches, sample on the host
 //!                                                  -> Statistics of all layers -> merge -> file (store)
+//! any activations [T, K], batch by batch     -> Observer, per tensor or per channel -> merge -> JSON
+//! Inputs | Observer -> range(Rule, Grid) -> Range -> scale, zero-point
 //! ```
 //!
 //! Layers that share an input share its statistics. Everything but the sample is a sum or a range, so that statistics of two texts are those of both; the
-//! sample is a reservoir with a fixed seed. Not here: which scales are made of it (`quantize`), how a model runs (`model`).
+//! sample is a reservoir with a fixed seed. Not here: which scales of weights are made of it (`quantize`), how a model runs (`model`).
 
 mod histogram;
 mod observer;
@@ -14,12 +16,13 @@ mod rule;
 mod search;
 mod store;
 
-pub use histogram::{BINS, Histogram, ZERO, bin};
+pub use crate::bins::{BINS, ZERO, bin};
+pub use histogram::Histogram;
 pub use observer::Observer;
 pub use rule::{Grid, Range, Rule};
 pub use store::Stored;
 
-use crate::engine::{Array, Engine};
+use crate::engine::{Array, Counts, Engine};
 use crate::{Error, Result};
 
 /// What is known of one input, and of which layers it is.
@@ -83,7 +86,7 @@ impl Inputs {
         (sum / (self.tokens.max(1) as f64 * self.k as f64)).sqrt()
     }
 
-    /// Adds rows to all but the moments; `rows` of the sample are kept at most.
+    /// Adds rows to all but the moments and the histogram; `rows` of the sample are kept at most.
     fn add(&mut self, x: &[f32], rows: usize, random: &mut Random) -> Result<()> {
         observer::finite(x, self.k).map_err(|e| e.in_tensor(&self.layers[0]))?;
         if x.is_empty() {
@@ -105,7 +108,6 @@ impl Inputs {
             None => self.runs.push(vec![extremes(&low, &high)]),
         }
         widen([&mut self.low, &mut self.high], [&low, &high]);
-        self.histogram.add(x.iter().copied());
         Ok(())
     }
 
@@ -182,12 +184,33 @@ impl Statistics {
     }
 }
 
+/// What an engine adds up of an input.
+#[derive(Default)]
+struct Sums {
+    /// X^T X.
+    moments: Option<Array>,
+    counts: Option<Counts>,
+    /// Numbers in `counts`: below 2^32, since each may be in one bin.
+    counted: u64,
+}
+
+impl Sums {
+    /// Moves counts to where they are u64.
+    async fn flush(&mut self, histogram: &mut Histogram) -> Result<()> {
+        self.counted = 0;
+        if let Some(counts) = self.counts.take() {
+            histogram.add_counts(&counts.read().await?);
+        }
+        Ok(())
+    }
+}
+
 /// Collects statistics while a model runs.
 pub struct Collector {
     engine: Engine,
     statistics: Statistics,
-    /// X^T X of each input so far, where the engine computes.
-    moments: Vec<Option<Array>>,
+    /// What the engine has of each input so far.
+    sums: Vec<Sums>,
     /// Inputs of the batch that is running: which, and x.
     pending: Vec<(usize, Array)>,
     random: Random,
@@ -199,7 +222,7 @@ impl Collector {
         Self {
             engine: engine.clone(),
             statistics: Statistics { inputs: Vec::new(), sample_rows },
-            moments: Vec::new(),
+            sums: Vec::new(),
             pending: Vec::new(),
             random: Random(1),
         }
@@ -215,14 +238,17 @@ impl Collector {
         let at = known.unwrap_or_else(|| {
             let layers = layers.iter().map(|name| name.to_string()).collect();
             self.statistics.inputs.push(Inputs::new(layers, k));
-            self.moments.push(None);
-            self.moments.len() - 1
+            self.sums.push(Sums::default());
+            self.sums.len() - 1
         });
         let expected = self.statistics.inputs[at].k;
         if expected != k {
             return Err(Error::shape("columns of an input", expected, k).in_tensor(layers[0]));
         }
-        self.moments[at] = Some(self.engine.gram(x, self.moments[at].as_ref())?);
+        let sums = &mut self.sums[at];
+        sums.moments = Some(self.engine.gram(x, sums.moments.as_ref())?);
+        sums.counts = Some(self.engine.histogram(x, sums.counts.as_ref())?);
+        sums.counted += x.shape().iter().product::<usize>() as u64;
         self.pending.push((at, x.clone()));
         Ok(())
     }
@@ -236,6 +262,10 @@ impl Collector {
         for (at, x) in std::mem::take(&mut self.pending) {
             let x = x.read().await?;
             self.statistics.inputs[at].add(&x.to_f32(), rows, &mut self.random)?;
+            // Room for as much again.
+            if self.sums[at].counted >= 1 << 31 {
+                self.sums[at].flush(&mut self.statistics.inputs[at].histogram).await?;
+            }
         }
         Ok(())
     }
@@ -249,10 +279,11 @@ impl Collector {
         if self.statistics.inputs.is_empty() {
             return Err(Error::Check { what: "calibration without a single input".into() });
         }
-        for (inputs, moments) in self.statistics.inputs.iter_mut().zip(&self.moments) {
-            if let Some(moments) = moments {
+        for (inputs, sums) in self.statistics.inputs.iter_mut().zip(&mut self.sums) {
+            if let Some(moments) = &sums.moments {
                 inputs.moments = moments.read().await?.to_f32().into_owned();
             }
+            sums.flush(&mut inputs.histogram).await?;
         }
         Ok(self.statistics)
     }

@@ -9,9 +9,10 @@
 //! moving averages know of batches: those of a run follow each other, and two runs are averaged, each counted as often as it has batches. The JSON is
 //! `{"version": 1, "k", "channels": bool, "rows", "of": [{"low", "high", "histogram": {"first", "counts"}, "runs": [[[low, high], ..], ..]}]}`, `of` with one entry or K.
 
-use super::histogram::{BINS, Histogram, bin};
+use super::histogram::Histogram;
 use super::rule::{Grid, Range, Rule};
 use super::search::Seen;
+use crate::bins::{BINS, bin};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 

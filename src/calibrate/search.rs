@@ -15,9 +15,10 @@
 //! range of the least sum of P log(P / Q) is taken. Zeros are left out: every grid holds them exactly. After NVIDIA's calibration (Migacz 2017). Differs: bins without a range, so that parts cut them;
 //! what is beyond is in the outermost part evenly and not in its last bin, and ends of a range are tried at the edges of bins.
 
-use super::histogram::{Histogram, LAST, ZERO, class, least};
+use super::histogram::Histogram;
 use super::rule::{Grid, Range, Rule};
 use crate::Result;
+use crate::bins::{LAST, ZERO, class, least};
 
 /// Steps that are tried of a power of two.
 const OCTAVE: i32 = 16;
@@ -26,7 +27,9 @@ const OCTAVES: i32 = 48;
 /// Further rounds of the search for a step, and steps on either side in each.
 const ROUNDS: i32 = 3;
 const FINER: i32 = 8;
-
+/// Bins from one end of a range that is tried to the next, and how many ends on either side count.
+const APART: usize = 2;
+const BESIDE: usize = 2;
 /// Less than a number in a part comes of sums that do not cancel.
 const LEAST: f64 = 1e-6;
 
@@ -50,7 +53,9 @@ impl Seen<'_> {
             Rule::Entropy => least_divergence(&Halves::new(self), grid),
             Rule::Mse => least_squares(&Halves::new(self), grid),
         };
-        Range::new(low.min(high), high, grid)
+        // A last step up may be beyond the largest f32.
+        let [low, high] = [low, high].map(|v| v.clamp(-f32::MAX, f32::MAX));
+        Range::new(low, high, grid)
     }
 }
 
@@ -323,12 +328,22 @@ fn least_divergence(seen: &Halves, grid: Grid) -> [f32; 2] {
     [-ends[0] as f32, ends[1] as f32]
 }
 
-/// The edge of a bin, or 0 where there is none, of the least divergence; the largest of equal ones.
+/// The end of a range, the edge of a bin, of the least divergence; 0 where there is no bin. No more than half of the numbers lie beyond it. An end counts what it or its neighbours
+/// diverge by, the most of it: a few numbers that happen to lie in the outermost part make one end good, and not those beside it.
 fn best_end(half: &Half, divergence: impl Fn(f64) -> f64) -> f64 {
-    let ends = half.edges.iter().rev().take(half.len()).copied();
-    let mut best = (f64::INFINITY, half.top());
-    for end in ends {
-        let d = divergence(end);
+    if half.len() == 0 {
+        return 0.0;
+    }
+    let most = half.all().count / 2.0;
+    let first = half.below.partition_point(|below| below.count < most).max(1);
+    let ends: Vec<f64> = (first..=half.len()).rev().step_by(APART).map(|at| half.edges[at]).collect();
+    let found: Vec<f64> = ends.iter().map(|&end| divergence(end)).collect();
+    let worst = |at: usize| {
+        found[at.saturating_sub(BESIDE)..].iter().take(2 * BESIDE + 1).copied().fold(0.0, f64::max)
+    };
+    let mut best = (worst(0), ends[0]);
+    for (at, &end) in ends.iter().enumerate().skip(1) {
+        let d = worst(at);
         if d < best.0 {
             best = (d, end);
         }

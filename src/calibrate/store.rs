@@ -6,6 +6,7 @@
 //! ```
 
 use super::{Histogram, Inputs, Statistics};
+use crate::bins::bin;
 use crate::file::{Dtype, Format, Metadata, Model, Plan, Value, Writer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -156,7 +157,7 @@ impl Input {
 
     fn read(&self, model: &Model, path: &Path) -> Result<Inputs> {
         let Self { layers, k, tokens, runs, histogram } = self.clone();
-        let first = layers.first().ok_or_else(|| bad(path, format!("'{KEY}': an input of no layer")))?;
+        let first = self.layers.first().ok_or_else(|| bad(path, format!("'{KEY}': an input of no layer")))?;
         let no = |what: &str| Err(bad(path, format!("'{KEY}': the input of '{first}' has {what}")));
         if k == 0 {
             return no("no column");
@@ -166,9 +167,6 @@ impl Input {
         }
         if runs.iter().flatten().any(|[low, high]| !(low.is_finite() && high.is_finite() && low <= high)) {
             return no("a batch without a range");
-        }
-        if runs.iter().all(Vec::is_empty) != (tokens == 0) {
-            return no("rows without a batch, or batches without a row");
         }
         let part = |part: &str, rows: Option<usize>| -> Result<Vec<f32>> {
             let name = format!("{first}.{part}");
@@ -193,7 +191,19 @@ impl Input {
         if let Some(at) = (0..k).find(|&at| low[at] > high[at]) {
             return Err(bad(path, format!("tensor '{first}.low': column {at} is above '{first}.high'")));
         }
-        Ok(Inputs { layers, k, tokens, moments, low, high, histogram, runs, sample })
+        let inputs = Inputs { layers, k, tokens, moments, low, high, histogram, runs, sample };
+        // The same extremes three times: of the columns, of the batches, of the histogram.
+        let extremes = inputs.extremes();
+        let (at, counts) = inputs.histogram.span();
+        if extremes.map(bin) != [at, at + counts.len().max(1) - 1] {
+            return no("a histogram that does not reach from its least to its largest number");
+        }
+        let (low, high): (Vec<f32>, Vec<f32>) =
+            inputs.runs.iter().flatten().map(|[low, high]| (low, high)).unzip();
+        if super::extremes(&low, &high) != extremes {
+            return no("batches of other extremes");
+        }
+        Ok(inputs)
     }
 }
 

@@ -8,7 +8,7 @@ use super::open_engine;
 use super::output::Output;
 use super::print::{self, Align, Table};
 use super::texts::{self, Run};
-use crate::calibrate::{Collector, Statistics};
+use crate::calibrate::{Collector, Grid, Inputs, Rule, Statistics};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Run a model over a text and store what quantizers want to know of the inputs of its linear layers
 ///
 /// For each input: X^T X (the Hessian of GPTQ, whose diagonal has the second moments), least and largest number of each column, a histogram, and a sample of rows.
-/// OUT is safetensors (docs/CALIBRATION.md), OUT.json has the small part for reading. Runs of several texts are merged by --merge.
+/// OUT is safetensors (docs/CALIBRATION.md), OUT.json has the small part for reading, and the range that each rule of static calibration finds for int8. Runs of several texts are merged by --merge.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
 lowbit calibrate all-MiniLM-L6-v2/ --text sentences.txt -o stats.safetensors\n  \
@@ -87,7 +87,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     bar.finish_and_clear();
     others.iter().try_for_each(|other| statistics.merge(other))?;
     statistics.write(&mut output, &args.output)?;
-    let rows: Vec<Value> = statistics.inputs.iter().map(summary_of).collect();
+    let rows = statistics.inputs.iter().map(summary_of).collect::<Result<Vec<Value>>>()?;
     let whole = json!({
         "model": args.model, "text": args.text, "sentences": found.len(), "tokens": passages.tokens(), "merged": args.merge,
         "device": engine.info().name, "inputs": rows,
@@ -106,30 +106,47 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         ("least", Align::Right),
         ("largest", Align::Right),
         ("rms", Align::Right),
+        ("percentile", Align::Right),
+        ("entropy", Align::Right),
+        ("mse", Align::Right),
     ]);
+    let rules = [Rule::Percentile(Rule::USUAL), Rule::Entropy, Rule::Mse];
     for inputs in &statistics.inputs {
         let [low, high] = inputs.extremes();
         let more = match inputs.layers.len() {
             1 => String::new(),
             n => format!(" and {} more", n - 1),
         };
-        table.row(vec![
+        let mut row = vec![
             format!("{}{more}", inputs.layers[0]),
             inputs.k.to_string(),
             inputs.tokens.to_string(),
             format!("{low:.3}"),
             format!("{high:.3}"),
             format!("{:.4}", inputs.rms()),
-        ]);
+        ];
+        for rule in rules {
+            row.push(format!("{:.3}", inputs.range(rule, Grid::INT8)?.high()));
+        }
+        table.row(row);
     }
-    print::stdout(&format!("{}{}, {}\n", table.render(), args.output.display(), beside.display()))
+    let told = "percentile, entropy and mse: where symmetric int8 would clip";
+    print::stdout(&format!("{}{told}\n{}, {}\n", table.render(), args.output.display(), beside.display()))
 }
 
-fn summary_of(inputs: &crate::calibrate::Inputs) -> Value {
+fn summary_of(inputs: &Inputs) -> Result<Value> {
     let [low, high] = inputs.extremes();
-    json!({
+    let mut ranges = serde_json::Map::new();
+    for rule in Rule::ALL {
+        let (symmetric, affine) = (inputs.range(rule, Grid::INT8)?, inputs.range(rule, Grid::INT8_AFFINE)?);
+        let of = json!({
+            "symmetric": {"clip": symmetric.high(), "scale": symmetric.scale()},
+            "affine": {"low": affine.low(), "high": affine.high(), "scale": affine.scale(), "zero_point": affine.zero_point()},
+        });
+        ranges.insert(rule.to_string(), of);
+    }
+    Ok(json!({
         "layers": inputs.layers, "columns": inputs.k, "rows": inputs.tokens, "least": low, "largest": high, "rms": inputs.rms(),
-        "sample_rows": inputs.sample.len() / inputs.k,
-        "histogram": inputs.histogram,
-    })
+        "sample_rows": inputs.sample.len() / inputs.k, "histogram": inputs.histogram, "int8_ranges": ranges,
+    }))
 }

@@ -166,6 +166,24 @@ impl Array {
     }
 }
 
+/// Counts of numbers in [`BINS`](crate::calibrate::BINS) bins where the engine computes ([`crate::calibrate::bin`] has the bin of a number). Clones share the memory. A
+/// count is a u32, and begins again at 0 beyond that.
+#[derive(Clone, Debug)]
+pub struct Counts(
+    /// The bits of u32 numbers, typed as f32: memory that operations share.
+    pub(super) Array,
+);
+
+impl Counts {
+    /// Submits everything recorded so far, waits for these counts and copies them to the host.
+    ///
+    /// # Errors
+    /// As [`Array::read`].
+    pub async fn read(&self) -> Result<Vec<u32>> {
+        Ok(self.0.read().await?.to_f32().iter().map(|v| v.to_bits()).collect())
+    }
+}
+
 impl PackedArray {
     /// The scheme.
     pub fn scheme(&self) -> &Scheme {

@@ -1,15 +1,16 @@
 //! What a transformer encoder is made of besides products: embeddings, layer normalization, attention, pooling.
 //!
 //! ```text
-//! embed(tables, ids) -> [T, D]    layer_norm [.., D]    attention(q, k, v [T, D])    mean_pool [T, D] -> [B, D]    normalize [.., D]    gram [.., K] -> [K, K]
+//! embed(tables, ids) -> [T, D]    layer_norm [.., D]    attention(q, k, v [T, D])    mean_pool [T, D] -> [B, D]    normalize [.., D]    gram [.., K] -> [K, K]    histogram -> [BINS]
 //! ```
 //!
 //! A batch of sentences is their tokens one after the other, `[T, D]` without padding, and the sentences' lengths. Operands are f32 or f16, results f32;
 //! everything is worked out in f32. Recorded on a GPU as products are.
 
-use super::array::{Array, ArrayData, PackedArray, PackedData};
+use super::array::{Array, ArrayData, Counts, PackedArray, PackedData};
 use super::training::Training;
 use super::{Backend, Engine};
+use crate::bins::BINS;
 use crate::product::Summation;
 use crate::tensor::element_count;
 use crate::{DType, Error, Result, Tensor, cpu};
@@ -54,6 +55,11 @@ pub(crate) enum Step<'a> {
         x: &'a Array,
     },
     Gram {
+        x: &'a Array,
+        onto: Option<&'a Array>,
+    },
+    /// y has the bits of u32 numbers, as `onto` has.
+    Histogram {
         x: &'a Array,
         onto: Option<&'a Array>,
     },
@@ -124,6 +130,15 @@ impl Engine {
     /// binding; errors of the device.
     pub fn gram(&self, x: &Array, onto: Option<&Array>) -> Result<Array> {
         self.run(Step::Gram { x, onto })
+    }
+
+    /// Counts the numbers of x in [`BINS`] bins, added to those that were counted before. [`Counts`] says what the bins are.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a scalar or a dimension of size 0; [`Error::Unsupported`] for arrays of another engine; [`Error::TooLarge`] if x is larger
+    /// than a binding; errors of the device.
+    pub fn histogram(&self, x: &Array, onto: Option<&Counts>) -> Result<Counts> {
+        self.run(Step::Histogram { x, onto: onto.map(|counts| &counts.0) }).map(Counts)
     }
 
     /// The operation, as its own method.
@@ -268,6 +283,15 @@ impl Step<'_> {
                     None => Ok(vec![k, k]),
                 }
             }
+            Self::Histogram { x, onto } => {
+                rows(x)?;
+                match onto.filter(|onto| onto.shape != [BINS]) {
+                    Some(other) => {
+                        Err(Error::shape("onto", format!("[{BINS}]"), format!("{:?}", other.shape)))
+                    }
+                    None => Ok(vec![BINS]),
+                }
+            }
             Self::Training(step) => step.shape(),
         }
     }
@@ -296,6 +320,12 @@ impl Step<'_> {
             Self::Gram { x, onto } => {
                 let onto = onto.map(on_host).transpose()?;
                 cpu::gram(&on_host(x)?, rows(x)?.1, onto.as_deref())
+            }
+            Self::Histogram { x, onto } => {
+                let onto = onto.map(on_host).transpose()?;
+                let onto: Option<Vec<u32>> = onto.map(|onto| onto.iter().map(|v| v.to_bits()).collect());
+                let counts = cpu::histogram(&on_host(x)?, onto.as_deref());
+                counts.into_iter().map(f32::from_bits).collect()
             }
             Self::Training(step) => step.on_cpu()?,
         })
@@ -341,6 +371,13 @@ impl Step<'_> {
                 let onto = onto.map(|onto| on_device(gpu, target, onto)).transpose()?;
                 let onto = onto.as_ref().map(|onto| (&onto.0, onto.1));
                 kernels::gram::record(gpu, target, [tokens, k], [(&x.0, x.1), y], onto)
+            }
+            Self::Histogram { x, onto } => {
+                let (m, d) = rows(x)?;
+                let x = on_device(gpu, target, x)?;
+                let onto = onto.map(|onto| on_device(gpu, target, onto)).transpose()?;
+                let onto = onto.as_ref().map(|onto| (&onto.0, onto.1));
+                kernels::histogram::record(gpu, target, ((&x.0, x.1), m * d), y, onto)
             }
             Self::Training(step) => step.record(gpu, y),
             Self::Normalize { x } => {

@@ -40,6 +40,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/embed.wgsl", include_str!("../../shaders/kernel/embed.wgsl")),
     ("kernel/fake_quantize.wgsl", include_str!("../../shaders/kernel/fake_quantize.wgsl")),
     ("kernel/gram.wgsl", include_str!("../../shaders/kernel/gram.wgsl")),
+    ("kernel/histogram.wgsl", include_str!("../../shaders/kernel/histogram.wgsl")),
     ("kernel/int8_rows.wgsl", include_str!("../../shaders/kernel/int8_rows.wgsl")),
     ("kernel/int8_values.wgsl", include_str!("../../shaders/kernel/int8_values.wgsl")),
     ("kernel/layer_norm.wgsl", include_str!("../../shaders/kernel/layer_norm.wgsl")),

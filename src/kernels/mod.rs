@@ -31,6 +31,7 @@ pub mod embed;
 pub mod fake_quantize;
 pub mod form;
 pub mod gram;
+pub mod histogram;
 pub mod int8;
 pub mod int8_rows;
 pub mod int8_values;
@@ -296,6 +297,8 @@ pub enum Operation {
     MeanPool { reference: fn(&[f32], usize, &[usize]) -> Vec<f64> },
     /// The second moments of columns.
     Gram { reference: GramReference },
+    /// Numbers counted in bins.
+    Histogram { reference: fn(&[f32], Option<&[u32]>) -> Vec<u32> },
     /// Rows to an L2 norm of 1.
     Normalize { reference: fn(&[f32], usize) -> Vec<f64> },
     /// The product of two dense matrices.
@@ -524,6 +527,13 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.is_float(),
         runs: |_| true,
         shaders: gram::shaders,
+    },
+    Kernel {
+        name: "histogram",
+        operation: Operation::Histogram { reference: reference::histogram },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: histogram::shaders,
     },
     Kernel {
         name: "normalize",

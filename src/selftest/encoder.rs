@@ -25,6 +25,7 @@ use super::data::{self, Random};
 use super::{Options, Report, bits, inside, plant, sizes_of_k};
 #[cfg(feature = "gpu")]
 use crate::DType;
+use crate::bins::BINS;
 use crate::engine::encoder::{Step, Sum};
 use crate::scheme::{PlaneKind, Scale, SubScale, Zero};
 use crate::{Array, Engine, PackedTensor, Result, Scheme, Tensor, reference};
@@ -38,6 +39,7 @@ pub(super) enum Operation {
     MeanPool,
     Normalize,
     Gram,
+    Histogram,
 }
 
 pub(super) struct Suite<'a> {
@@ -70,6 +72,7 @@ impl Suite<'_> {
             Operation::MeanPool => self.mean_pool().await,
             Operation::Normalize => self.normalize().await,
             Operation::Gram => self.gram().await,
+            Operation::Histogram => self.histogram().await,
         }
     }
 
@@ -306,6 +309,53 @@ impl Suite<'_> {
             let right = bounded(&x);
             x[tokens * k - 1] += 1.0;
             self.judge(&case, &got, &right, &bounded(&x));
+        }
+        Ok(())
+    }
+
+    /// Counts are integers: bit for bit, of numbers of all magnitudes.
+    async fn histogram(&mut self) -> Result<()> {
+        let edges = [
+            0.0,
+            2f32.powi(-32),
+            2f32.powi(32),
+            1.0,
+            1.0078125,
+            f32::MIN_POSITIVE,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NAN,
+        ];
+        for (i, (rows, k)) in
+            [(1, 1), (3, 31), (8, 256), (1, 2049), (70, 100), (5, 4099), (300, 384)].into_iter().enumerate()
+        {
+            let mut x: Vec<f32> = (0..rows * k)
+                .map(|_| match self.rng.below(8) {
+                    0 => 0.0,
+                    1 => f32::from_bits(self.rng.bits() as u32),
+                    2 => {
+                        let edge = self.rng.pick(&edges);
+                        let beside = [edge, edge.next_down(), edge.next_up()];
+                        self.rng.pick(&beside) * self.rng.pick(&[1.0, -1.0])
+                    }
+                    _ => self.rng.normal(),
+                })
+                .collect();
+            let onto: Option<Vec<u32>> =
+                (i % 2 == 1).then(|| (0..BINS).map(|_| self.rng.below(1 << 20) as u32).collect());
+            let case = format!("[{rows}, {k}]{}", if onto.is_some() { " onto another" } else { "" });
+            let on = self.upload(&[rows, k], &x)?;
+            let as_bits =
+                onto.as_ref().map(|onto| onto.iter().map(|&n| f32::from_bits(n)).collect::<Vec<_>>());
+            let onto_on = as_bits.map(|onto| self.upload(&[BINS], &onto)).transpose()?;
+            let step = Step::Histogram { x: &on, onto: onto_on.as_ref() };
+            let Some(got) = self.output(&case, step, &[BINS]).await? else { continue };
+            let got = bits(&got);
+            self.report.equal(self.kernel, &case, &got, &reference::histogram(&x, onto.as_deref()));
+            // The last number in the next bin.
+            x[rows * k - 1] = if x[rows * k - 1].abs() < 1.0 { 1.5 } else { 0.0 };
+            let seen = got != reference::histogram(&x, onto.as_deref());
+            self.report.teeth(self.kernel, &case, seen);
         }
         Ok(())
     }
