@@ -453,7 +453,11 @@ fn engines_count() {
     let counts = pollster::block_on(async {
         let on = engine.upload(&Tensor::from_f32([2, 4], x.to_vec()).unwrap()).unwrap();
         let first = engine.histogram(&on, None).unwrap();
-        assert!(engine.histogram(&engine.upload(&Tensor::from_f32([0, 4], vec![]).unwrap()).unwrap(), None).is_err());
+        assert!(
+            engine
+                .histogram(&engine.upload(&Tensor::from_f32([0, 4], vec![]).unwrap()).unwrap(), None)
+                .is_err()
+        );
         engine.histogram(&on, Some(&first)).unwrap().read().await.unwrap()
     });
     let mut expected = vec![0; BINS];

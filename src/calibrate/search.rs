@@ -13,7 +13,8 @@
 //! **entropy** ([`least_divergence`]): P is what was seen within a range, with what is beyond it in the outermost of 2^bits equal parts (2^(bits - 1) parts of the magnitudes where
 //! the grid is symmetric); Q is what is left of the numbers within the range when only the count of each part is known, spread evenly over those of its bins that hold anything. The
 //! range of the least sum of P log(P / Q) is taken. Zeros are left out: every grid holds them exactly. After NVIDIA's calibration (Migacz 2017). Differs: bins without a range, so that parts cut them;
-//! what is beyond is in the outermost part evenly and not in its last bin, and ends of a range are tried at the edges of bins.
+//! what is beyond is in the outermost part evenly and not in its last bin; ends of a range are tried at the edges of bins, every [`APART`] of them, one end after the other where the grid is
+//! affine, with no more than half of the numbers beyond; and an end counts the worst of its neighbours ([`best_end`]).
 
 use super::histogram::Histogram;
 use super::rule::{Grid, Range, Rule};

@@ -18,7 +18,7 @@
 //!     W = sum w |v|,  E = sum w c |v|,  D = sum w c
 //! ```
 //!
-//! With sums that need no rounding embeddings and means are compared bit for bit. A fault is planted in what the reference is given, but for embeddings,
+//! Histograms are integers and compared bit for bit. With sums that need no rounding embeddings and means are compared bit for bit. A fault is planted in what the reference is given, but for embeddings,
 //! where a code of the table is wrong.
 
 use super::data::{self, Random};

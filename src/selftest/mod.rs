@@ -9,7 +9,7 @@
 //!     convert      bit for bit
 //!     int8_rows    codes and scales bit for bit; int8_values too
 //!     fake_quantize        bit for bit; dense, step_gradient, activate, cross_entropy, update within derived bounds
-//!     embed, layer_norm, attention, mean_pool, normalize, gram    exact inputs bit for bit where there are any; else within derived bounds
+//!     embed, layer_norm, attention, mean_pool, normalize, gram, histogram    exact inputs bit for bit where there are any; else within derived bounds
 //! ```
 //!
 //! Every comparison is on outputs that were poisoned before, between guard words, and shows its teeth: a wrong code that

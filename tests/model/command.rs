@@ -114,7 +114,7 @@ fn inputs_are_not_overwritten() {
 
 #[test]
 fn statistics_are_those_of_all_texts_that_were_merged() {
-    use lowbit::calibrate::Statistics;
+    use lowbit::calibrate::{Grid, Rule, Statistics};
     let folder = folder();
     folder.write("a.txt", "the low\nlowbit the\n");
     folder.write("b.txt", "the lowbit lowbits\nlow low the\n");
@@ -127,6 +127,26 @@ fn statistics_are_those_of_all_texts_that_were_merged() {
         assert_eq!(ran.code, Some(0), "{line}: {}", ran.stderr);
     }
     let open = |name: &str| Statistics::open(&folder.path(name)).unwrap();
+    // The summary has the ranges of the statistics, of every rule; merged ones count what both have seen.
+    let summary: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.path("both.json")).unwrap()).unwrap();
+    let of_both = open("both.safetensors");
+    for (told, inputs) in summary["inputs"].as_array().unwrap().iter().zip(&of_both.inputs) {
+        for rule in Rule::ALL {
+            let told = &told["int8_ranges"][rule.to_string()];
+            let (symmetric, affine) = (&told["symmetric"], &told["affine"]);
+            let [one, other] = [Grid::INT8, Grid::INT8_AFFINE].map(|grid| inputs.range(rule, grid).unwrap());
+            let same = |told: &serde_json::Value, v: f32| told.as_f64().unwrap() as f32 == v;
+            assert!(same(&symmetric["clip"], one.high()) && same(&symmetric["scale"], one.scale()), "{told}");
+            assert!(same(&affine["low"], other.low()) && same(&affine["high"], other.high()), "{told}");
+            assert!(affine["zero_point"] == other.zero_point() && same(&affine["scale"], other.scale()));
+        }
+        let whole = open("whole.safetensors");
+        let whole = whole.of(&inputs.layers[0]).unwrap();
+        assert_eq!((inputs.histogram.count(), inputs.runs.len()), (whole.histogram.count(), 2));
+        let [a, b] = [inputs, whole].map(|i| i.range(Rule::Mse, Grid::INT8).unwrap().high());
+        assert!((a / b - 1.0).abs() < 0.01, "{a} {b}");
+    }
     let (whole, both, part) = (open("whole.safetensors"), open("both.safetensors"), open("a.safetensors"));
     let layer = "encoder.layer.1.output.dense.weight";
     let of = |statistics: &Statistics| statistics.of(layer).unwrap().moments.clone();
