@@ -6,6 +6,7 @@
 //! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
 //! dense:       the product of two dense matrices; gram: X^T X, the second moments of columns; factor: H = T D T^T, for sweeps over columns (encode/sweep)
 //! training:    fake quantization, losses, their gradients, updates
+//! kv:          k, v f32 --f16--> window --blocks--> codes; attention to them
 //! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! | `matmul` | checks, choice of a path |
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
 //! | `dense`, `gram`, `factor` | products of dense matrices; second moments of columns; H = T D T^T |
+//! | `kv` | caches of keys and values |
 //! | `training` | what else training takes |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
@@ -41,6 +43,7 @@ mod gram;
 mod half_float;
 mod integer;
 pub mod kmeans;
+mod kv;
 mod lanes;
 mod level;
 mod matmul;
@@ -66,6 +69,7 @@ pub use encode::{
 pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_summation};
 pub use factor::{Factor, factor};
 pub use gram::gram;
+pub use kv::{kv_append, kv_attention, kv_decode, kv_powers, kv_score_summation, kv_weighted_summation};
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use level::{Work, vectorized, vectors};
