@@ -1,5 +1,5 @@
 // Attention of the last tokens of a cache to all before them, from packed keys and values as they are: y[t] = softmax(q[t] . k / sqrt(head size)) v over the tokens up to t.
-// Heads of q share those of k and v, `shared` in a row.
+// Heads of q share those of k and v, `q_per_head` in a row.
 //
 //   form thread    a thread has a head of a token: its q and its sum of v, in memory of its own; a token of the cache at a time
 //   form team      a workgroup has it, and takes as many tokens of the cache at a time as it has threads: each works out a score, then weights meet in workgroup memory and a
@@ -12,7 +12,7 @@ struct Params {
     // Heads of k and v.
     heads: u32,
     // Heads of q for one of them.
-    shared: u32,
+    q_per_head: u32,
     // Tokens of the cache, and of its complete blocks.
     length: u32,
     packed: u32,
@@ -56,7 +56,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     if number >= p.tokens * p.q_heads {
         return;
     }
-    let of = number % p.q_heads / p.shared;
+    let kv_head = number % p.q_heads / p.q_per_head;
     let seen = p.length - p.tokens + number / p.q_heads + 1u;
     let first = number * {{ quads }}u;
     var top = 0.0;
@@ -71,7 +71,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     for (var j = 0u; j < seen; j++) {
         var s = 0.0;
         for (var i = 0u; i < {{ quads }}u; i++) {
-            s += dot(own[i], key(of, j, i));
+            s += dot(own[i], key(kv_head, j, i));
         }
         if j == 0u {
             top = s;
@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         let down = exp(top - higher);
         sum = sum * down + weight;
         for (var i = 0u; i < {{ quads }}u; i++) {
-            sums[i] = sums[i] * down + weight * value(of, j, i);
+            sums[i] = sums[i] * down + weight * value(kv_head, j, i);
         }
         top = higher;
     }
@@ -101,7 +101,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         let token = min(j + tid, seen - 1u);
         var s = 0.0;
         for (var i = 0u; i < {{ quads }}u; i++) {
-            s += dot(own[i], key(of, token, i));
+            s += dot(own[i], key(kv_head, token, i));
         }
         scores[tid] = s;
         workgroupBarrier();
@@ -125,7 +125,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         //% endif
             total *= down;
             for (var i = stripe; i < {{ workgroup }}u; i += {{ stripes }}u) {
-                total += scores[i] * value(of, min(j + i, seen - 1u), column);
+                total += scores[i] * value(kv_head, min(j + i, seen - 1u), column);
             }
         }
         workgroupBarrier();

@@ -105,23 +105,23 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     }
     let record = thread % {{ records }}u;
     let block = p.first + thread / {{ records }}u % p.count;
-    let of = thread / {{ records }}u / p.count;
+    let kv_head = thread / {{ records }}u / p.count;
     let row = p.heads * {{ head // 2 }}u;
     // The head's words of the block's first token, in the window and among the codes.
-    let from = p.window_at + block * {{ n.group }}u % p.window * row + of * {{ head // 2 }}u;
-    let to = p.codes_at + (of * p.blocks + block) * {{ n.group * words }}u;
+    let source = p.window_at + block * {{ n.group }}u % p.window * row + kv_head * {{ head // 2 }}u;
+    let to = p.codes_at + (kv_head * p.blocks + block) * {{ n.group * words }}u;
     //% if bits == 16
     for (var t = 0u; t < {{ n.group }}u; t++) {
         for (var i = 0u; i < 4u; i++) {
-            cache[to + t * {{ words }}u + record * 4u + i] = cache[from + t * row + record * 4u + i];
+            cache[to + t * {{ words }}u + record * 4u + i] = cache[source + t * row + record * 4u + i];
         }
     }
     //% else
     // Numbers of the groups, the two of a word after each other: a step is a word.
     //% if keys
-    let first = from + record * 4u;
+    let first = source + record * 4u;
     //% else
-    let first = from + record % 4u * 8u * row + record / 4u * 16u;
+    let first = source + record % 4u * 8u * row + record / 4u * 16u;
     //% endif
     var groups: array<Group, 8>;
     //% if keys
@@ -159,7 +159,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         groups[i] = checked(low, high, wild);
     }
     //% endif
-    let at = p.groups_at + ((of * p.blocks + block) * {{ records }}u + record) * {{ n.record if bits == 8 else n.int4_words }}u;
+    let at = p.groups_at + ((kv_head * p.blocks + block) * {{ records }}u + record) * {{ n.record if bits == 8 else n.int4_words }}u;
     //% if bits == 8
     for (var i = 0u; i < 8u; i++) {
         cache[at + i] = groups[i].head;

@@ -1,7 +1,7 @@
 // Keys and values of new tokens, f32, to the window of a cache, f16 rounded to nearest even: see src/kv.rs. A thread has two columns of a token.
 struct Params {
     // Of k and v: the first token, and how many.
-    from: u32,
+    start: u32,
     tokens: u32,
     // Words of a token.
     row: u32,
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         return;
     }
     let at = (p.slot + i / p.row) % p.window * p.row + i % p.row;
-    let from = p.from * p.row + i;
-    cache[p.window_keys + at] = halves(k[from]);
-    cache[p.window_values + at] = halves(v[from]);
+    let source = p.start * p.row + i;
+    cache[p.window_keys + at] = halves(k[source]);
+    cache[p.window_values + at] = halves(v[source]);
 }

@@ -8,24 +8,24 @@ fn bytes(word: u32) -> vec4<f32> {
 //% endif
 //% if key_bits == 4 or value_bits == 4
 // Numbers of four groups in 4 bits: of codes, and what is stored of the groups.
-fn stepped(codes: vec4<f32>, of: vec4<u32>) -> vec4<f32> {
-    let s = of & vec4<u32>({{ n.not_finite }}u);
+fn stepped(codes: vec4<f32>, groups: vec4<u32>) -> vec4<f32> {
+    let s = groups & vec4<u32>({{ n.not_finite }}u);
     let units = (s << vec4<u32>(19u)) + vec4<u32>({{ n.unit_base }}u);
     // No literal for NaN in WGSL.
     let bits = select(units, vec4<u32>(0x7f800000u) | (s << vec4<u32>(14u)), s == vec4<u32>({{ n.not_finite }}u));
     // Eleven bits with a sign.
-    let z = vec4<f32>(bitcast<vec4<i32>>(of << vec4<u32>(12u)) >> vec4<u32>(21u));
+    let z = vec4<f32>(bitcast<vec4<i32>>(groups << vec4<u32>(12u)) >> vec4<u32>(21u));
     return (8.0 * codes + z) * bitcast<vec4<f32>>(bits);
 }
 //% endif
 //% macro packed(name, bits, keys)
-fn {{ name }}_packed(of: u32, token: u32, i: u32) -> vec4<f32> {
-    let at = p.{{ name }}s + (of * p.blocks * {{ n.group }}u + token) * {{ head * bits // 32 }}u;
+fn {{ name }}_packed(kv_head: u32, token: u32, i: u32) -> vec4<f32> {
+    let at = p.{{ name }}s + (kv_head * p.blocks * {{ n.group }}u + token) * {{ head * bits // 32 }}u;
     //% if bits == 16
     return vec4<f32>(unpack2x16float(cache[at + 2u * i]), unpack2x16float(cache[at + 2u * i + 1u]));
     //% elif bits == 8
     let codes = bytes(cache[at + i]);
-    let groups = p.{{ name }}_groups + (of * p.blocks + token / {{ n.group }}u) * {{ head }}u;
+    let groups = p.{{ name }}_groups + (kv_head * p.blocks + token / {{ n.group }}u) * {{ head }}u;
     //% if keys
     let a = unpack2x16float(cache[groups + 4u * i]);
     let b = unpack2x16float(cache[groups + 4u * i + 1u]);
@@ -38,7 +38,7 @@ fn {{ name }}_packed(of: u32, token: u32, i: u32) -> vec4<f32> {
     //% endif
     //% else
     let codes = bytes((cache[at + i / 2u] >> (4u * (i & 1u))) & 0x0f0f0f0fu);
-    let records = (of * p.blocks + token / {{ n.group }}u) * {{ head // n.record }}u;
+    let records = (kv_head * p.blocks + token / {{ n.group }}u) * {{ head // n.record }}u;
     //% if keys
     let record = p.{{ name }}_groups + (records + i / 2u) * {{ n.int4_words }}u;
     let half = i & 1u;
@@ -57,12 +57,12 @@ fn {{ name }}_packed(of: u32, token: u32, i: u32) -> vec4<f32> {
     //% endif
 }
 
-fn {{ name }}(of: u32, token: u32, i: u32) -> vec4<f32> {
+fn {{ name }}(kv_head: u32, token: u32, i: u32) -> vec4<f32> {
     if token < p.packed {
-        return {{ name }}_packed(of, token, i);
+        return {{ name }}_packed(kv_head, token, i);
     }
     // The window: what is behind the last complete block is within one of the window's.
-    let at = p.window_{{ name }}s + ((p.slot + token - p.packed) * p.heads + of) * {{ head // 2 }}u + 2u * i;
+    let at = p.window_{{ name }}s + ((p.slot + token - p.packed) * p.heads + kv_head) * {{ head // 2 }}u + 2u * i;
     return vec4<f32>(unpack2x16float(cache[at]), unpack2x16float(cache[at + 1u]));
 }
 //% endmacro

@@ -72,7 +72,7 @@ pub struct Store {
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub struct StoreParams {
     /// Of k and v: the first token, and how many.
-    pub from: u32,
+    pub start: u32,
     pub tokens: u32,
     /// Words of a token.
     pub row: u32,
@@ -170,7 +170,7 @@ pub struct AttentionParams {
     /// Heads of k and v.
     pub heads: u32,
     /// Heads of q for one of them.
-    pub shared: u32,
+    pub q_per_head: u32,
     /// Tokens of the cache, and of its complete blocks.
     pub length: u32,
     pub packed: u32,
@@ -251,7 +251,7 @@ pub fn append(
     let width = layout.settings.width();
     let store = Store { workgroup: WORKGROUP };
     let params = StoreParams {
-        from: piece.tokens.start as u32,
+        start: piece.tokens.start as u32,
         tokens: piece.tokens.len() as u32,
         row: (width / 2) as u32,
         slot: (piece.first % layout.window) as u32,
@@ -309,7 +309,7 @@ pub fn attention(
         tokens: tokens as u32,
         q_heads: q_heads as u32,
         heads: heads as u32,
-        shared: (q_heads / heads) as u32,
+        q_per_head: (q_heads / heads) as u32,
         length: length as u32,
         packed: packed as u32,
         slot: (packed % layout.window) as u32,
