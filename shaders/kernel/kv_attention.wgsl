@@ -28,6 +28,8 @@ struct Params {
     value_groups: u32,
     // 1 / sqrt(head size).
     scale: f32,
+    // Vectors of a head. Compilers do not know it, so they do not unroll loops over it: lavapipe's took seconds for each text.
+    quads: u32,
 }
 //% set quads = head // 4
 @group(0) @binding(0) var<uniform> p: Params;
@@ -64,13 +66,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     //% if form == "thread"
     var own: array<vec4<f32>, {{ quads }}>;
     var sums: array<vec4<f32>, {{ quads }}>;
-    for (var i = 0u; i < {{ quads }}u; i++) {
+    for (var i = 0u; i < p.quads; i++) {
         own[i] = q[first + i] * p.scale;
         sums[i] = vec4<f32>();
     }
     for (var j = 0u; j < seen; j++) {
         var s = 0.0;
-        for (var i = 0u; i < {{ quads }}u; i++) {
+        for (var i = 0u; i < p.quads; i++) {
             s += dot(own[i], key(kv_head, j, i));
         }
         if j == 0u {
@@ -80,12 +82,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         let weight = exp(s - higher);
         let down = exp(top - higher);
         sum = sum * down + weight;
-        for (var i = 0u; i < {{ quads }}u; i++) {
+        for (var i = 0u; i < p.quads; i++) {
             sums[i] = sums[i] * down + weight * value(kv_head, j, i);
         }
         top = higher;
     }
-    for (var i = 0u; i < {{ quads }}u; i++) {
+    for (var i = 0u; i < p.quads; i++) {
         y[first + i] = sums[i] / sum;
     }
     //% else
@@ -97,10 +99,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
     let stripe = tid / {{ quads }}u;
     var total = vec4<f32>();
     for (var j = 0u; j < seen; j += {{ workgroup }}u) {
-        // Tokens beyond the last are the last one again, with a weight of 0.
+        // Threads beyond the last token score it again; nobody reads that.
+        let here = min({{ workgroup }}u, seen - j);
         let token = min(j + tid, seen - 1u);
         var s = 0.0;
-        for (var i = 0u; i < {{ quads }}u; i++) {
+        for (var i = 0u; i < p.quads; i++) {
             s += dot(own[i], key(kv_head, token, i));
         }
         scores[tid] = s;
@@ -109,11 +112,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
             top = scores[0];
         }
         var higher = top;
-        for (var i = 0u; i < {{ workgroup }}u; i++) {
+        for (var i = 0u; i < here; i++) {
             higher = max(higher, scores[i]);
         }
         workgroupBarrier();
-        let weight = select(0.0, exp(s - higher), j + tid < seen);
+        let weight = select(0.0, exp(s - higher), tid < here);
         let down = exp(top - higher);
         scores[tid] = weight;
         sum = sum * down + weight;
@@ -124,8 +127,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         {
         //% endif
             total *= down;
-            for (var i = stripe; i < {{ workgroup }}u; i += {{ stripes }}u) {
-                total += scores[i] * value(kv_head, min(j + i, seen - 1u), column);
+            for (var i = stripe; i < here; i += {{ stripes }}u) {
+                total += scores[i] * value(kv_head, j + i, column);
             }
         }
         workgroupBarrier();
@@ -139,7 +142,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         total += parts[tid + {{ stripe * quads }}u];
         //% endfor
         sum = 0.0;
-        for (var i = 0u; i < {{ workgroup }}u; i++) {
+        // Threads beyond have weighed nothing.
+        for (var i = 0u; i < min({{ workgroup }}u, seen); i++) {
             sum += scores[i];
         }
         y[first + tid] = total / sum;

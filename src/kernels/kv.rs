@@ -184,6 +184,7 @@ pub struct AttentionParams {
     pub values: u32,
     pub value_groups: u32,
     pub scale: f32,
+    pub quads: u32,
 }
 
 impl Specialization for Attention {
@@ -321,6 +322,7 @@ pub fn attention(
         values: layout.values as u32,
         value_groups: layout.value_groups as u32,
         scale: 1.0 / (head_size as f32).sqrt(),
+        quads: (head_size / 4) as u32,
     };
     let pipeline = Attention::new(form, &layout.settings).pipeline(gpu)?;
     let rows = (tokens * q_heads) as u64;
