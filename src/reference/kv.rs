@@ -261,8 +261,9 @@ pub fn attention(settings: &KvSettings, q: &[f32], tokens: usize, k: &[f32], v: 
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
             for (j, score) in scores.iter().enumerate() {
+                let weight = (score - top).exp() / sum;
                 for i in 0..size {
-                    y[own + i] += (score - top).exp() / sum * f64::from(v[j * width + other + i]);
+                    y[own + i] += weight * f64::from(v[j * width + other + i]);
                 }
             }
         }
