@@ -7,6 +7,7 @@
 //!   matmul_int8(Int8Array, PackedArray) -> Array            matmul_to_int8(Int8Array, PackedArray) -> Int8Array
 //!   embed(PackedArrays, ids) -> Array            layer_norm, attention, mean_pool, normalize: Arrays -> Array
 //!   dense, fake_quantize, activate, cross_entropy, their gradients, update: Arrays -> Array
+//!   kv_cache(settings, capacity) -> KvCache        append(k, v), attention(q) -> Array, read
 //!   Array::read / PackedArray::read            one submit, one wait
 //! ```
 //!
@@ -17,6 +18,7 @@
 mod array;
 pub(crate) mod encoder;
 mod int8;
+pub(crate) mod kv;
 pub(crate) mod plan;
 pub(crate) mod training;
 #[cfg(feature = "gpu")]
@@ -24,6 +26,7 @@ mod tuning;
 mod weights;
 
 pub use array::{Array, Counts, Int8Array, Int8Tensor, PackedArray};
+pub use kv::KvCache;
 pub use plan::{Explanation, Origin, Plan};
 pub use training::{Quantizer, Teacher};
 

@@ -28,6 +28,7 @@
 //! | [`tensor`], [`packed`] | tensors on the host, dense and quantized |
 //! | [`engine`] | what you call: the same asynchronous API on GPU and CPU |
 //! | [`product`] | activation precision, accumulation, epilogue |
+//! | [`kv`] | caches of keys and values in 8 and 4 bits |
 //! | `kernels`, `gpu` | WGSL templates and their dispatch; wgpu without quantization (feature `gpu`) |
 //! | [`cpu`] | the CPU engine |
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
@@ -60,6 +61,7 @@ pub mod file;
 pub mod gpu;
 #[cfg(feature = "gpu")]
 pub mod kernels;
+pub mod kv;
 pub mod learning;
 pub mod model;
 pub mod packed;
@@ -80,9 +82,11 @@ mod tune;
 mod web;
 
 pub use engine::{
-    Array, Counts, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, MatmulOptions, PackedArray, Plan,
+    Array, Counts, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, KvCache, MatmulOptions,
+    PackedArray, Plan,
 };
 pub use error::{Error, Result};
+pub use kv::KvSettings;
 pub use packed::PackedTensor;
 pub use scheme::Scheme;
 pub use tensor::{DType, Tensor};

@@ -7,6 +7,7 @@
 //! dense:       the product of two dense matrices; gram: X^T X, the second moments of columns; factor: H = T D T^T, for sweeps over columns (encode/sweep)
 //! training:    fake quantization, losses, their gradients, updates
 //! histogram:   numbers in the bins of `bins`, counted
+//! kv:          k, v f32 --f16--> window --blocks--> codes; attention to them
 //! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
 //! | `dense`, `gram`, `factor` | products of dense matrices; second moments of columns; H = T D T^T |
 //! | `histogram` | counts of numbers in bins |
+//! | `kv` | caches of keys and values |
 //! | `training` | what else training takes |
 //! | `activations`, `integer`, `float`, `lanes`, `panel`, `epilogue` | the parts of a product |
 //! | `dot/` | innermost loops per set of vector instructions |
@@ -44,6 +46,7 @@ mod half_float;
 mod histogram;
 mod integer;
 pub mod kmeans;
+mod kv;
 mod lanes;
 mod level;
 mod matmul;
@@ -70,6 +73,7 @@ pub use encoder::{embed, layer_norm, mean_pool, normalize, pool_summation, row_s
 pub use factor::{Factor, factor};
 pub use gram::gram;
 pub use histogram::histogram;
+pub use kv::{kv_append, kv_attention, kv_decode, kv_powers, kv_score_summation, kv_weighted_summation};
 pub use level::instructions;
 #[cfg(any(feature = "cli", all(feature = "web", target_arch = "wasm32")))]
 pub(crate) use level::{Work, vectorized, vectors};

@@ -35,6 +35,7 @@ pub mod histogram;
 pub mod int8;
 pub mod int8_rows;
 pub mod int8_values;
+pub mod kv;
 pub mod layer_norm;
 pub mod matmul;
 pub mod matvec;
@@ -54,6 +55,7 @@ pub use context::{SchemeContext, WeightParams};
 pub use weights::{DeviceWeights, Part};
 
 use crate::gpu::{Access, Capabilities, Gpu, Pipeline, PipelineSpec, template};
+use crate::kv::KvSettings;
 use crate::learning::{self, Distillation, Learned};
 use crate::product::{Accumulate, Function, Int8Group, Int8Scale, Product};
 use crate::reference::{self, matmul::Added};
@@ -242,6 +244,11 @@ pub type GramReference = fn(&[f32], usize, Option<&[f32]>) -> Vec<f64>;
 /// [`crate::reference::attention`].
 pub type AttentionReference = fn(&[f32], &[f32], &[f32], &[usize], usize) -> Vec<f64>;
 
+/// [`crate::reference::kv::cache`].
+pub type KvCacheReference = fn(&KvSettings, usize, &[f32], &[f32]) -> Vec<u32>;
+/// [`crate::reference::kv::attention`].
+pub type KvAttentionReference = fn(&KvSettings, &[f32], usize, &[f32], &[f32]) -> Vec<f64>;
+
 /// [`crate::reference::dense`].
 pub type DenseReference = fn(&[f32], &[f32], [usize; 3], [bool; 2], Option<&[f32]>) -> Vec<f64>;
 /// [`crate::reference::fake_quantize`].
@@ -301,6 +308,12 @@ pub enum Operation {
     Histogram { reference: fn(&[f32], Option<&[u32]>) -> Vec<u32> },
     /// Rows to an L2 norm of 1.
     Normalize { reference: fn(&[f32], usize) -> Vec<f64> },
+    /// New keys and values to the window of a cache.
+    KvStore { reference: KvCacheReference },
+    /// Complete blocks of a cache's window to codes.
+    KvPack { reference: KvCacheReference },
+    /// Attention to a cache.
+    KvAttention { reference: KvAttentionReference },
     /// The product of two dense matrices.
     Dense { reference: DenseReference },
     /// Numbers on a grid, and their gradient straight through.
@@ -541,6 +554,27 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.is_float(),
         runs: |_| true,
         shaders: normalize::shaders,
+    },
+    Kernel {
+        name: "kv_store",
+        operation: Operation::KvStore { reference: reference::kv::cache },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: kv::store_shaders,
+    },
+    Kernel {
+        name: "kv_pack",
+        operation: Operation::KvPack { reference: reference::kv::cache },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: kv::pack_shaders,
+    },
+    Kernel {
+        name: "kv_attention",
+        operation: Operation::KvAttention { reference: reference::kv::attention },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: kv::attention_shaders,
     },
     Kernel {
         name: "dense",

@@ -5,6 +5,7 @@
 //! dequantize  PackedTensor             -> w f32 [rows, k]     the decoding rule, in single f32 operations
 //! matmul      x f32 [m, k], w [n, k]   -> y f64 [m, n]        products and epilogue in f64
 //! embed, layer_norm, attention, mean_pool, normalize          what else a transformer encoder is made of, in f64
+//! kv          k, v f32 [t, width]      -> the words of a cache, what they decode to, attention to it in f64
 //! dense, fake_quantize, activate, cross_entropy, update       what training is made of, gradients among it
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod embed;
 pub mod fake_quantize;
 pub mod gram;
 pub mod histogram;
+pub mod kv;
 pub mod layer_norm;
 pub mod matmul;
 pub mod mean_pool;

@@ -9,6 +9,7 @@
 //!     convert      bit for bit
 //!     int8_rows    codes and scales bit for bit; int8_values too
 //!     fake_quantize        bit for bit; dense, step_gradient, activate, cross_entropy, update within derived bounds
+//!     kv_store, kv_pack    words of a cache bit for bit; kv_attention within a derived bound
 //!     embed, layer_norm, attention, mean_pool, normalize, gram, histogram    exact inputs bit for bit where there are any; else within derived bounds
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod data;
 mod encoder;
 #[cfg(feature = "gpu")]
 mod int8;
+mod kv;
 mod product;
 mod quantize;
 mod training;
@@ -201,6 +203,9 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
         ("normalize", Subject::Encoder(encoder::Operation::Normalize)),
         ("gram", Subject::Encoder(encoder::Operation::Gram)),
         ("histogram", Subject::Encoder(encoder::Operation::Histogram)),
+        ("kv_store", Subject::Kv(kv::Operation::Store)),
+        ("kv_pack", Subject::Kv(kv::Operation::Pack)),
+        ("kv_attention", Subject::Kv(kv::Operation::Attention)),
         ("dense", Subject::Training(training::Operation::Dense)),
         ("fake_quantize", Subject::Training(training::Operation::FakeQuantize)),
         ("step_gradient", Subject::Training(training::Operation::StepGradient)),
@@ -224,6 +229,7 @@ enum Subject {
     Int8Values(fn(&[i8], &[f32], usize, i8) -> Vec<f32>),
     Encoder(encoder::Operation),
     Training(training::Operation),
+    Kv(kv::Operation),
 }
 
 #[cfg(feature = "gpu")]
@@ -254,6 +260,9 @@ impl Subject {
             Gram { .. } => Self::Encoder(encoder::Operation::Gram),
             Histogram { .. } => Self::Encoder(encoder::Operation::Histogram),
             Normalize { .. } => Self::Encoder(encoder::Operation::Normalize),
+            KvStore { .. } => Self::Kv(kv::Operation::Store),
+            KvPack { .. } => Self::Kv(kv::Operation::Pack),
+            KvAttention { .. } => Self::Kv(kv::Operation::Attention),
             Dense { .. } => Self::Training(training::Operation::Dense),
             FakeQuantize { .. } => Self::Training(training::Operation::FakeQuantize),
             StepGradient { .. } => Self::Training(training::Operation::StepGradient),
@@ -321,7 +330,12 @@ pub async fn run(
                         encoder::Suite { engine, kernel, options, rng: &mut rng, report: &mut report };
                     suite.train(operation).await?;
                 }
-                Subject::Training(_) => {}
+                Subject::Kv(operation) if i == 0 => {
+                    let mut suite =
+                        encoder::Suite { engine, kernel, options, rng: &mut rng, report: &mut report };
+                    suite.cache(operation).await?;
+                }
+                Subject::Training(_) | Subject::Kv(_) => {}
             }
         }
     }
