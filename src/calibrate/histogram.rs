@@ -1,4 +1,4 @@
-//! Counts of numbers in the bins of [`crate::bins`]: no range has to be known, and counts of any two runs or devices add up exactly.
+//! Counts of numbers in the bins of `bins`: no range has to be known, and counts of any two runs or devices add up exactly.
 //!
 //! ```text
 //! numbers, or counts of a device -> Histogram { first, counts } -> merge -> JSON {"first", "counts": [5, -3, 1]}: -3 stands for three empty bins

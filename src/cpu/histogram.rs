@@ -1,4 +1,4 @@
-//! Counts of numbers in the bins of [`crate::bins`].
+//! Counts of numbers in the bins of `bins`.
 
 use crate::bins::{BINS, bin};
 

@@ -1,4 +1,4 @@
-//! Counts of numbers in the bins of [`crate::bins`]. See `shaders/kernel/histogram.wgsl`.
+//! Counts of numbers in the bins of `bins`. See `shaders/kernel/histogram.wgsl`.
 
 use super::teams::{Rows, of_rows};
 use super::{Scheme, Shader, Specialization, Tier};
