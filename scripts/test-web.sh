@@ -38,7 +38,6 @@ pack_models() {
   LOWBIT_WEB_MODELS=$PWD/target/web-test/models
   export LOWBIT_WEB_MODELS
   mkdir -p "$LOWBIT_WEB_MODELS"
-  cargo build --quiet --release --locked --bin lowbit
   for packed in f32.safetensors:f32 int4.safetensors:int4-g32 q8_0.gguf:q8_0; do
     target/release/lowbit quantize "$(dirname "$model")" -o "$LOWBIT_WEB_MODELS/${packed%:*}" --scheme "${packed#*:}" --device cpu --force >/dev/null
   done
@@ -46,6 +45,8 @@ pack_models() {
   target/release/lowbit embed "$LOWBIT_WEB_MODELS/int4.safetensors" --device cpu --text "$LOWBIT_WEB_MODELS/wanted.txt" \
     -o "$LOWBIT_WEB_MODELS/wanted.safetensors" --force
 }
+cargo build --quiet --release --locked --bin lowbit
+target/release/lowbit quantize data/digits/classifier.safetensors -o target/web-test/digits-int3.safetensors --scheme int3-row --method mse --device cpu --force >/dev/null
 pack_models
 lavapipe=$(lavapipe_manifest | sed -n 1p)
 [ -n "$lavapipe" ] || leave_out "Dawn in Node" "no lavapipe"

@@ -1,17 +1,19 @@
-// The page of digits: a drawing or a sample -> 64 pixels -> the network in four schemes, side by side.
+// The page of digits: a drawing or a sample -> 64 pixels -> the network in four schemes, side by side, and one from a file.
 import { best, CLASSES, CLASSIFIER, Network, SIDE } from "./network.js";
 import { pixelsOf, showPixels } from "./ink.js";
 import { Pad } from "./pad.js";
 import { fetchSamples } from "./samples.js";
-import { bytesText, find, guarded, make, openEngine, percentText, timeText } from "./ui.js";
+import { bytesText, find, guarded, make, onDrop, openEngine, percentText, timeText } from "./ui.js";
 
-/** The networks: how they are called, and their scheme. */
+/** The networks: how they are called, and their scheme; the one from a file last. */
 const MODELS = [
     ["f32", "f32"],
     ["int8", "int8-row"],
     ["int4", "int4-g32-asym"],
     ["int2", "int2-g32"],
 ];
+/** How many of them are always there. */
+const STANDING = MODELS.length;
 /** Samples on the page at a time: one of each digit. */
 const DIGITS = Array.from({ length: CLASSES }, (_, digit) => digit);
 
@@ -115,14 +117,37 @@ const start = guarded(async () => {
     find("more").addEventListener("click", offer);
 
     const all = Uint8Array.from(samples.flatMap(({ pixels }) => [...pixels]));
-    for (const [i, network] of networks.entries()) {
-        cards[i].size.textContent = bytesText(network.byteLength);
+    const examine = async (network, card) => {
+        card.size.textContent = bytesText(network.byteLength);
         // What a first product compiles is not part of an answer's time.
         await network.answer(samples[0].pixels);
         const { shares } = await network.answer(all);
         const right = shares.filter((row, i) => best(row) === samples[i].label).length;
-        cards[i].right.textContent = `${right} of ${samples.length}`;
-    }
+        card.right.textContent = `${right} of ${samples.length}`;
+    };
+    for (const [i, network] of networks.entries()) await examine(network, cards[i]);
+
+    // One file at a time: another one takes its place.
+    const take = async (file) => {
+        const model = await engine.load(file);
+        try {
+            const network = await Network.packed(model);
+            const scheme = model.entries.find(({ name }) => name === "fc1.weight").type;
+            const own = card("own", scheme);
+            await examine(network, own);
+            // The one before may still be answering: it goes with the garbage.
+            networks.splice(STANDING, 1, network);
+            cards.splice(STANDING, 1, own).forEach((old) => old.element.remove());
+            MODELS.splice(STANDING, 1, ["own", scheme]);
+            find("models").append(own.element);
+        } finally {
+            model.free();
+        }
+        await ask(true);
+    };
+    find("pick").addEventListener("change", guarded(() => find("pick").files[0] && take(find("pick").files[0])));
+    onDrop(find("drop"), take);
+    find("pick").disabled = false;
     document.body.dataset.ready = "true";
 });
 

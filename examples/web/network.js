@@ -1,6 +1,7 @@
 // The network of data/digits in one scheme: 256 -> relu 256 -> relu 256 -> 10 scores.
 //
-//   engine.load(CLASSIFIER) -> Network.create, once per scheme -> answer(pixels [n, 64]) -> { shares [n, 10], seconds }
+//   engine.load(CLASSIFIER) -> Network.create, once per scheme  ─┬-> answer(pixels [n, 64]) -> { shares [n, 10], seconds }
+//   engine.load(file of lowbit train-digits) -> Network.packed  ─┘
 
 /** The weights in f32, as they were trained. */
 export const CLASSIFIER = "data/classifier.safetensors";
@@ -10,6 +11,8 @@ export const SIDE = 8;
 const REPEAT = 2;
 const INK = 16;
 export const CLASSES = 10;
+/** The layers: name, function, shape of the weight. */
+const LAYERS = [["fc1", "relu", [256, 256]], ["fc2", "relu", [256, 256]], ["fc3", "identity", [10, 256]]];
 
 /** What the first layer reads: every pixel twice in both directions, 1 for full ink. */
 function inputs(pixels) {
@@ -40,11 +43,28 @@ export class Network {
     }
 
     /** `model`: the loaded classifier. */
-    static async create(model, scheme) {
+    static create(model, scheme) {
+        return Network.#of(model, (name) => model.quantize(name, scheme));
+    }
+
+    /** `model`: a file whose weights are packed already, or plain. */
+    static packed(model) {
+        const entry = (name) => model.entries.find((entry) => entry.name === name);
+        LAYERS.forEach(([layer, , shape]) => {
+            const name = `${layer}.weight`;
+            const found = entry(name)?.shape.join(" x ") ?? "none";
+            if (found !== shape.join(" x ")) {
+                throw new Error(`${model.name} is no network of digits: '${name}' should be ${shape.join(" x ")}, and there is ${found}`);
+            }
+        });
+        return Network.#of(model, (name) => (entry(name).packed ? model.get(name) : model.quantize(name, entry(name).type)));
+    }
+
+    static async #of(model, weigh) {
         const layers = [];
-        for (const [name, activation] of [["fc1", "relu"], ["fc2", "relu"], ["fc3", "identity"]]) {
-            const weight = await model.quantize(`${name}.weight`, scheme);
-            layers.push({ weight, bias: await model.get(`${name}.bias`), function: activation });
+        for (const [layer, activation] of LAYERS) {
+            const weight = await weigh(`${layer}.weight`);
+            layers.push({ weight, bias: await model.get(`${layer}.bias`), function: activation });
         }
         return new Network(model.engine, layers);
     }

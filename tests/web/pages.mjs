@@ -132,6 +132,18 @@ async function digits({ page, shot }) {
         check.near(shown.fills, want.map((share) => 100 * share), () => 0.01, `bars of a ${digit}`);
         check.ok(/ (µs|ms|s)$/.test(shown.facts[1]), `time: ${shown.facts[1]}`);
     }
+    // A network of a file reads along, another one takes its place, and what is none is refused.
+    await page.setInputFiles("#pick", { name: "none.safetensors", mimeType: "application/octet-stream", buffer: made([[4, 32]]) });
+    await until(page, "#problem", /none\.safetensors is no network of digits: 'fc1\.weight' should be 256 x 256, and there is none/);
+    for (const [name, scheme, least] of [["digits-int3.safetensors", "int3-row", 0.9 * all.length], ["classifier.safetensors", "f32", right]]) {
+        await page.setInputFiles("#pick", join(root, name.startsWith("digits") ? "target/web-test" : "data/digits", name));
+        await until(page, "#model-own h2", new RegExp(scheme));
+        const own = await card(page, "own");
+        check.ok(parseInt(own.facts[2]) >= least && (scheme !== "f32" || parseInt(own.facts[2]) === right), `${name}: ${own.facts[2]}`);
+        check.equal(own.answer, "0", `${name} reads the digit that is shown`);
+    }
+    check.equal(await page.locator("#model-own").count(), 1, "networks of files");
+
     // One that f32 is less certain of: the first samples are clear ones.
     const of = (digit) => shares.filter((_, i) => all[i].label === digit);
     const doubt = (row) => Math.max(...row) < 0.95;
