@@ -118,7 +118,7 @@ struct Way {
 impl Way {
     fn parse(words: &str) -> Result<Self> {
         let configuration::Weights::To(choice, Recipe { algorithm, method }) = words.parse()? else {
-            return Err(Error::Usage(format!("'{words}'; a plan chooses from schemes")));
+            return Err(Error::Usage(format!("'{words}' is no scheme; a plan chooses from those")));
         };
         if algorithm != Algorithm::Nearest {
             let why = "a plan takes methods that look at weights alone; gptq and awq may be added to the lines of the scheme file that it writes";

@@ -186,7 +186,7 @@ fn what_is_wrong_is_told_with_the_layer() {
     let x = inputs(30);
     inputs_file(&folder, "x.safetensors", &x);
     let args = ["--scheme", "int4-g128", "--method", "mse", "--calibration", "x.safetensors"];
-    quantize(&folder, &args).fails(2, &["gptq or awq"]);
+    quantize(&folder, &args).fails(2, &["gptq, awq"]);
     let name = "a.self_attn.o_proj.weight";
     let mut crooked = moments(&x);
     crooked[1] += 1e5;

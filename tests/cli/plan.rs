@@ -176,7 +176,7 @@ fn pins_hold_and_contradictions_are_errors() {
         (&["--pin", "odd=q4_0"], "multiple of 32"),
         (&["--schemes", "int4-g32,q4_k_m"], "'q4_k_m' is a mix"),
         (&["--schemes", "int4-g32:hqq"], "hqq"),
-        (&["--schemes", "copy"], "unknown scheme 'copy'"),
+        (&["--schemes", "copy"], "'copy' is no scheme"),
         (&["--include", "norm"], "no layer to plan"),
         (&["--calibration", "m.safetensors"], "no statistics"),
     ] {
