@@ -80,6 +80,21 @@ impl Inputs {
         range.map_err(|e| e.in_tensor(name))
     }
 
+    /// What is known of the inputs divided by `by` `[K]`, numbers above 0: ranges of columns and moments as they are, the histogram of the sample's rows alone, and one batch.
+    pub fn divided(&self, by: &[f32]) -> Self {
+        let columns = |v: &[f32]| v.iter().zip(by).map(|(v, by)| v / by).collect::<Vec<f32>>();
+        let (low, high) = (columns(&self.low), columns(&self.high));
+        let sample: Vec<f32> = self.sample.chunks(self.k.max(1)).flat_map(columns).collect();
+        let mut histogram = Histogram::default();
+        histogram.add(sample.iter().copied());
+        let mut moments = self.moments.clone();
+        for (row, by_row) in moments.chunks_mut(self.k.max(1)).zip(by) {
+            row.iter_mut().zip(by).for_each(|(v, by)| *v /= by * by_row);
+        }
+        let runs = vec![vec![extremes(&low, &high)]];
+        Self { layers: self.layers.clone(), moments, low, high, histogram, runs, sample, ..*self }
+    }
+
     /// The root mean square of all numbers.
     pub fn rms(&self) -> f64 {
         let sum: f64 = (0..self.k).map(|i| f64::from(self.moments[i * self.k + i])).sum();

@@ -4,7 +4,7 @@
 //! preset | file -> Configuration -> (layer, Activations) -> --calibration: its inputs -> a scale -> file::Activations -> the output's metadata, a line of the summary
 //! ```
 
-use super::calibration::Calibration;
+use super::calibrated::Calibrated;
 use super::print;
 use crate::configuration::{Activations, Configuration, Preset};
 use crate::file::{self, Entry, Model};
@@ -33,15 +33,15 @@ pub fn configuration(path: &Path) -> Result<Configuration> {
     }
 }
 
-/// What goes into the products of layers: what the model says already, and what is wanted, static scales found in a calibration. Where that knows nothing of a layer it gets
-/// [`Activations::INSTEAD`], which is told.
+/// What goes into the products of layers: what the model says already, and what is wanted, static scales found in a calibration, of inputs as they will be. Where that knows nothing of a
+/// layer it gets [`Activations::INSTEAD`], which is told.
 ///
 /// # Errors
-/// As [`file::Activations::of`], [`Calibration::inputs`] and [`Activations::resolve`]; [`Error::Nothing`] for a calibration that knows none of the layers.
+/// As [`file::Activations::of`], [`Calibrated::inputs`] and [`Activations::resolve`]; [`Error::Nothing`] for a calibration that knows none of the layers.
 pub fn resolved(
     model: &Model,
     wanted: &[(&Entry, Activations)],
-    calibration: Option<&Calibration>,
+    calibration: Option<&Calibrated>,
 ) -> Result<file::Activations> {
     let place = model.paths().next().unwrap_or(Path::new(""));
     let mut all = file::Activations::of(model.metadata(), place)?;
@@ -61,7 +61,7 @@ pub fn resolved(
     if let (Some(first), Some(calibration)) = (unknown.first(), calibration) {
         if found == 0 {
             let what = format!("nothing of the inputs of any layer with static activations, as '{first}'");
-            return Err(Error::Nothing { path: calibration.path.clone(), what });
+            return Err(Error::Nothing { path: calibration.path().into(), what });
         }
         let names: Vec<String> = unknown.iter().take(NAMED).map(|name| format!("'{name}'")).collect();
         let more = if unknown.len() > NAMED { ", .." } else { "" };

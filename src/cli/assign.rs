@@ -137,8 +137,7 @@ impl<'a> Assignment<'a> {
             .entries()
             .iter()
             .filter(|entry| entry.shape.len() == 2 && !entry.fixed && self.filter.selects(&entry.name));
-        let said = layers.map(|entry| (entry, configuration.layer(&entry.name).activations));
-        said.filter(|(_, activations)| *activations != Activations::default()).collect()
+        layers.filter_map(|entry| Some((entry, configuration.layer(&entry.name).activations?))).collect()
     }
 
     /// Whether and as what entry `i` is quantized.

@@ -10,6 +10,7 @@
 use super::assign::Chosen;
 use super::calibration::{self, Calibration};
 use super::print;
+use crate::calibrate::Inputs;
 use crate::file::{Entry, Model};
 use crate::quantize::gptq::{self, Settings};
 use crate::quantize::{Algorithm, Hessian, awq};
@@ -168,6 +169,16 @@ impl Calibrated {
         let note = Note { damping, dead: outcome.dead, alpha: None };
         self.notes.borrow_mut().insert(entry.name.clone(), note);
         Ok(outcome.packed)
+    }
+
+    /// What is known of a layer's inputs, as they will be: divided by what AWQ multiplies the layer's columns with.
+    ///
+    /// # Errors
+    /// As [`Calibration::inputs`].
+    pub fn inputs(&self, entry: &Entry) -> Result<Option<Inputs>> {
+        let Some(inputs) = self.calibration.inputs(entry)? else { return Ok(None) };
+        let columns = self.factors.get(&entry.name).and_then(|f| f.columns.as_ref());
+        Ok(Some(columns.map_or(inputs.clone(), |columns| inputs.divided(columns))))
     }
 
     /// Whether something is known of a tensor's inputs.

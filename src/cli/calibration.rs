@@ -70,16 +70,20 @@ impl Calibration {
     /// All that is known of the input of a layer, as static activations want it.
     ///
     /// # Errors
-    /// As [`Stored::inputs`]; [`Error::Unsupported`] for files without histograms.
+    /// As [`Stored::inputs`]; [`Error::Unsupported`] for files without histograms; [`Error::Shape`] for inputs of another width.
     pub fn inputs(&self, entry: &Entry) -> Result<Option<Inputs>> {
         let Source::Statistics(stored) = &self.source else {
             let why = "they want ranges and histograms: a file of lowbit calibrate";
             return Err(Error::unsupported(format!("static activations by {}", self.path.display()), why));
         };
         for name in names(entry) {
-            if let Some(inputs) = stored.inputs(name)? {
-                return Ok(Some(inputs));
+            let Some(inputs) = stored.inputs(name)? else { continue };
+            let columns = entry.shape.last().copied().unwrap_or(0);
+            if inputs.k != columns {
+                let (expected, got) = (format!("K = {}", inputs.k), format!("{columns} columns"));
+                return Err(Error::shape("weight for inputs", expected, got).in_tensor(&entry.name));
             }
+            return Ok(Some(inputs));
         }
         Ok(None)
     }

@@ -4,7 +4,7 @@ use super::print;
 use super::quantize::{copy, missing, plan_copy};
 use super::{Float, model_output::ModelOutput, open_engine, open_for, output_format};
 use crate::file::hf::Weights;
-use crate::file::{Content, Item, Plan, Writer, file_type, float_type};
+use crate::file::{Activations, Content, Item, Plan, Writer, file_type, float_type};
 use crate::{DType, Engine, Error, PackedTensor, Result, Tensor};
 use half::bf16;
 use serde_json::json;
@@ -44,6 +44,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let format = output_format(args.to.as_deref(), &args.output)?;
     let model = open_for(&args.input, format, Weights::AsTheyAre)?;
     let mut plan = Plan::changing(model.metadata().clone());
+    // What products of quantized weights took is no matter of plain ones.
+    Activations::default().put(plan.metadata_mut());
     let mut packed = 0;
     for entry in model.entries() {
         match entry.content {

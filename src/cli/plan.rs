@@ -392,11 +392,24 @@ fn measure(
         let tensor = model.tensor(entry)?;
         pollster::block_on(async {
             let measured = Layer::new(engine, &entry.name, &tensor, moments.as_deref()).await?;
-            for (way, candidate) in layer.ways.iter().zip(&mut layer.candidates) {
-                candidate.error = measured.error(&way.scheme, way.method).await?;
+            let (mut held, mut why) = (Vec::new(), None);
+            for (way, mut candidate) in layer.ways.iter().copied().zip(layer.candidates.iter().copied()) {
+                match measured.error(&way.scheme, way.method).await {
+                    Ok(error) => {
+                        candidate.error = error;
+                        held.push((way, candidate));
+                    }
+                    // Beyond what the scheme's scales hold: another one may hold it.
+                    Err(error @ Error::NotRepresentable { .. }) => why = Some(error),
+                    Err(error) => return Err(error),
+                }
                 bar.inc(1);
             }
-            Ok::<_, Error>(())
+            if let Some(error) = why.filter(|_| held.is_empty()) {
+                return Err(error);
+            }
+            (layer.ways, layer.candidates) = held.into_iter().unzip();
+            Ok(())
         })?;
         model.release(entry);
     }

@@ -180,8 +180,9 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let wanted = assignment.activations(&model);
     drop(assignment);
     if let Chooser::Config(path, configuration) = &chooser {
-        let names = model.entries().iter().map(|entry| entry.name.as_str());
-        let idle = configuration.check(names);
+        // Biases and norms' vectors are copied whatever is said.
+        let matrices = model.entries().iter().filter(|entry| entry.shape.len() > 1);
+        let idle = configuration.check(matrices.map(|entry| entry.name.as_str()));
         for pattern in idle.map_err(|e| Error::Format { path: path.clone(), what: e.to_string() })? {
             print::note(&format!("lowbit: {}: '{pattern}' matches no tensor", path.display()));
         }
@@ -199,16 +200,24 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         }
         _ => {}
     }
-    let activations = activations::resolved(&model, &wanted, calibration.as_ref())?;
     let engine = pollster::block_on(open_engine(device))?;
-    let mut job =
-        Job { args, chooser, format, model: &model, weights, calibrated: None, activations, engine };
+    let mut job = Job {
+        args,
+        chooser,
+        format,
+        model: &model,
+        weights,
+        calibrated: None,
+        activations: Default::default(),
+        engine,
+    };
     if args.nonfinite == NonFinite::Copy {
         // The header comes first in the file, so what cannot be quantized has to be known before.
         job.try_all(&mut sorted)?;
     }
     let settings = Settings { order: args.order, underway: args.underway, damping: args.damping };
     job.calibrated = calibration.map(|c| Calibrated::new(c, settings, &model, &sorted.chosen)).transpose()?;
+    job.activations = activations::resolved(&model, &wanted, job.calibrated.as_ref())?;
     let Sorted { chosen, copied, unfit, passed_over } = sorted;
     if chosen.is_empty() {
         // The most telling example: one that was asked for and does not fit.

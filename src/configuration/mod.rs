@@ -148,7 +148,8 @@ impl fmt::Display for Activations {
 #[derive(Clone, Copy, Debug)]
 pub struct Layer {
     pub weights: Weights,
-    pub activations: Activations,
+    /// None where nothing is said: f32, or what a file carries already.
+    pub activations: Option<Activations>,
 }
 
 /// A configuration with a name: so many bits of a weight, so many of an activation.
@@ -262,7 +263,7 @@ struct Override {
 /// let mut configuration = Configuration::preset("w8a8-dynamic")?;
 /// configuration.exclude("pooler")?;
 /// configuration.set("ffn_down", Some("q8_0".parse()?), Some("f16".parse()?))?;
-/// assert_eq!(configuration.layer("blk.0.ffn_down.weight").activations.to_string(), "f16");
+/// assert_eq!(configuration.layer("blk.0.ffn_down.weight").activations, Some("f16".parse()?));
 /// assert_eq!(configuration.layer("blk.0.attn_q.weight").weights.to_string(), "int8-row");
 /// # Ok::<(), lowbit::Error>(())
 /// ```
@@ -290,7 +291,7 @@ impl Configuration {
 
     /// All layers alike.
     pub fn of(layer: Layer) -> Self {
-        Self { weights: Some(layer.weights), activations: Some(layer.activations), ..Self::default() }
+        Self { weights: Some(layer.weights), activations: layer.activations, ..Self::default() }
     }
 
     /// Says what becomes of layers in whose names a regular expression is found; what is None is as for the others. The first that matches decides.
@@ -319,7 +320,7 @@ impl Configuration {
     /// What becomes of a layer, by the name of its weight.
     pub fn layer(&self, name: &str) -> Layer {
         match self.decided(name) {
-            By::Exclusion(_) => Layer { weights: Weights::Copy, activations: Activations::default() },
+            By::Exclusion(_) => Layer { weights: Weights::Copy, activations: Some(Activations::default()) },
             By::Override(i) => self.overridden(Some(&self.overrides[i]), name),
             By::Default => self.overridden(None, name),
         }
@@ -342,8 +343,7 @@ impl Configuration {
                 .or_else(|| preset(Preset::weights).map(|words| words.parse().expect(parse)))
                 .unwrap_or(Weights::Copy),
             activations: activations
-                .or_else(|| preset(Preset::activations).map(|words| words.parse().expect(parse)))
-                .unwrap_or_default(),
+                .or_else(|| preset(Preset::activations).map(|words| words.parse().expect(parse))),
         }
     }
 
@@ -418,7 +418,7 @@ mod tests {
     use super::*;
 
     fn told(layer: Layer) -> (String, String) {
-        (layer.weights.to_string(), layer.activations.to_string())
+        (layer.weights.to_string(), layer.activations.map_or("nothing".into(), |a| a.to_string()))
     }
 
     #[test]

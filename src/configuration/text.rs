@@ -67,6 +67,9 @@ impl Source<'_> {
             let nearest = keys.iter().max_by_key(near).filter(|k| near(k) > 750);
             let hint = match nearest {
                 Some(nearest) => format!("did you mean '{nearest}'?"),
+                None if keys == WAYS => {
+                    format!("there are {} (a pattern with dots wants quotes)", keys.join(", "))
+                }
                 None => format!("there are {}", keys.join(", ")),
             };
             return Err(self.bad(key.span().start, format!("unknown key '{name}'; {hint}")));
@@ -184,7 +187,7 @@ mod tests {
         let file = parse(text).unwrap();
         let told = |name: &str| {
             let layer = file.layer(name);
-            format!("{} {}", layer.weights, layer.activations)
+            format!("{} {}", layer.weights, layer.activations.unwrap())
         };
         assert_eq!(told("b.1.k.weight"), "int8-row int8-static-asym:entropy");
         assert_eq!(told("b.1.down.weight"), "int8-row f16");

@@ -403,9 +403,9 @@ impl Suite<'_> {
                 };
                 let right = bounded(&q, &k, &v, lengths);
                 let wrong = match i % 2 {
-                    // A number of v: of the one token that every token of its sentence sees.
-                    _ if lengths.iter().all(|length| *length == 1) => {
-                        v[0] += 1.0;
+                    // A column of v in the first sentence, whichever tokens are seen: one alone has no neighbours, and far scores leave out all but the nearest.
+                    _ if far || lengths.iter().all(|length| *length == 1) => {
+                        v[..lengths[0] * d].iter_mut().step_by(d).for_each(|v| *v += 1.0);
                         bounded(&q, &k, &v, lengths)
                     }
                     // Two neighbours' rows of k in each other's place.

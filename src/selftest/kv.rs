@@ -65,9 +65,17 @@ impl Suite<'_> {
                     let cache = self.filled(&settings, capacity, [&k, &v], *step)?;
                     let got = cache.words().await?;
                     self.report.equal(self.kernel, &case, &got, &want);
-                    // Another extreme of a group that it is not alone in.
-                    let at = self.rng.below(k.len());
-                    let before = std::mem::replace(&mut k[at], 123.0);
+                    let width = settings.width();
+                    // Another extreme of a group all of which is finite: codes or the window's number change.
+                    let group = |at: usize| {
+                        let block = at / width / GROUP * GROUP;
+                        (block..(block + GROUP).min(tokens)).map(move |t| t * width + at % width)
+                    };
+                    let finite = |at: usize| group(at).all(|i| k[i].is_finite());
+                    let found = (0..1000).map(|_| self.rng.below(k.len())).find(|&at| finite(at));
+                    let at = found.unwrap_or_default();
+                    let before = std::mem::replace(&mut k[at], 0.0);
+                    k[at] = if before > 0.0 { -30000.0 } else { 30000.0 };
                     let wrong = reference::kv::cache(&settings, capacity, &k, &v);
                     self.report.teeth(self.kernel, &case, got != wrong);
                     k[at] = before;

@@ -201,6 +201,24 @@ fn layers_that_nothing_fits_are_named_and_outputs_kept() {
     let again = plan(&folder, &args);
     assert!(again.code == Some(1) && again.stderr.contains("p.toml exists"), "{}", again.stderr);
     plan(&folder, &["--budget", "6", "-o", "m.safetensors", "--force"]).fails(2, &["is the input"]);
+    // Beyond what f16 scales hold, and those of int2-row and int8-row, which are f32, do.
+    let mut large = vec![1.0f32; 64];
+    large[3] = 3e6;
+    folder.write("large.safetensors", file(&[("a.w", "F32", &[2, 32], f32s(&large))], Value::Null));
+    let args = [
+        "plan",
+        "large.safetensors",
+        "--budget",
+        "20",
+        "--schemes",
+        "int4-g32,int8-row",
+        "--json",
+        "--device",
+        "cpu",
+    ];
+    let told = folder.run(&args).json();
+    assert_eq!(entry(&told["layers"], "a.w")["scheme"], "int8-row");
+    assert_eq!(entry(&told["layers"], "a.w")["schemes"].as_array().unwrap().len(), 1);
     let nan = file(&[("a.w", "F32", &[2, 32], f32s(&[f32::NAN; 64]))], Value::Null);
     folder.write("nan.safetensors", nan);
     folder.run(&["plan", "nan.safetensors", "--budget", "5", "--device", "cpu"]).fails(1, &["'a.w'", "NaN"]);

@@ -151,3 +151,41 @@ fn a_plan_beats_one_scheme_for_all() {
     println!("planned {planned}, int4-g128 {uniform}");
     assert!(1.0 - planned < (1.0 - uniform) / 3.0, "{planned} {uniform}");
 }
+
+/// Calibrated on other texts than those that are compared.
+#[test]
+fn gptq_and_awq_lower_the_error_of_rounding() {
+    let Some(model) = real_model() else { return };
+    let real = model.parent().unwrap().to_str().unwrap();
+    let folder = Folder::new();
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let cpu = ["--device", "cpu"];
+    let run = |args: &[&str]| {
+        let ran = folder.run(&[args, &cpu].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    };
+    run(&["calibrate", real, "--text", readme, "-o", "s.safetensors"]);
+    run(&["quantize", real, "-o", "default.safetensors", "--scheme", "int4-g128"]);
+    for method in ["gptq", "awq"] {
+        let output = format!("{method}.safetensors");
+        run(&[
+            "quantize",
+            real,
+            "-o",
+            &output,
+            "--scheme",
+            "int4-g128",
+            "--method",
+            method,
+            "--calibration",
+            "s.safetensors",
+        ]);
+    }
+    let args =
+        ["eval", "default.safetensors", "gptq.safetensors", "awq.safetensors", real, "--runs", "0", "--json"];
+    let found = folder.run(&[&args[..], &cpu].concat()).json();
+    let [rounded, gptq, awq] =
+        [0, 1, 2].map(|i| 1.0 - found["models"][i]["cosine"]["mean"].as_f64().unwrap());
+    println!("1 - cosine: rounded {rounded:.4}, gptq {gptq:.4}, awq {awq:.4}");
+    assert!(gptq < 0.7 * rounded && awq < 0.8 * rounded, "{rounded} {gptq} {awq}");
+}

@@ -175,6 +175,12 @@ fn what_is_wrong_is_refused_by_name_and_line() {
             &["line 4", "line 2", "decides nothing"],
         ),
         ("default = { activations = 'int8-static:entrpy' }\n", &["line 1", "entropy"]),
+        // Biases are copied anyway: they are none that the pattern decides about.
+        (
+            "preset = \"w8a8-dynamic\"\nexclude = ['query.weight']\n[tensors]\n'query' = 'q4_0'\n",
+            &["line 4", "line 2", "decides nothing"],
+        ),
+        ("[tensors]\nencoder.layer = 'q8_0'\n", &["line 2", "quotes"]),
     ] {
         folder.write("c.toml", text);
         quantize("--config c.toml").fails(1, words);
@@ -197,4 +203,86 @@ fn what_is_wrong_is_refused_by_name_and_line() {
     )
     .fails(1, &["lowbit calibrate"]);
     assert!(!folder.path("y.safetensors").exists());
+}
+
+#[test]
+fn statistics_of_another_width_are_refused() {
+    let folder = folder();
+    let mut other = bert();
+    other.matrix("encoder.layer.0.attention.self.key.weight", &[64, 32]);
+    other.write(&folder.path("other"));
+    run(&folder, "quantize other -o x.safetensors --config w8a8-static --calibration stats.safetensors")
+        .fails(1, &["encoder.layer.0.attention.self.key.weight", "K = 64", "32 columns"]);
+    assert!(!folder.path("x.safetensors").exists());
+}
+
+/// AWQ divides what goes into the output of an attention: static scales are those of the quotients.
+#[test]
+fn static_scales_follow_awq() {
+    let folder = folder();
+    let mut model = bert();
+    // A few large values, which the output's columns take back.
+    let value = "encoder.layer.0.attention.self.value";
+    for row in 0..4 {
+        model.tensors.get_mut(&format!("{value}.weight")).unwrap().1[row * 64..][..64]
+            .iter_mut()
+            .for_each(|v| *v *= 30.0);
+        model.tensors.get_mut(&format!("{value}.bias")).unwrap().1[row] *= 30.0;
+        let output = model.tensors.get_mut("encoder.layer.0.attention.output.dense.weight").unwrap();
+        output.1.iter_mut().skip(row).step_by(64).for_each(|v| *v /= 30.0);
+    }
+    model.write(&folder.path("m"));
+    assert_eq!(run(&folder, "calibrate m --text t.txt -o large.safetensors").code, Some(0));
+    let scale = |method: &str| {
+        let text = format!(
+            "exclude = ['pooler', 'embed']\ndefault = {{ weights = \"int4-g32:{method}\", activations = \"int8-static:minmax\" }}\n"
+        );
+        folder.write("c.toml", text);
+        let ran = run(
+            &folder,
+            "quantize m -o c.safetensors --config c.toml --calibration large.safetensors --force",
+        );
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let kept = activations(&folder, "c.safetensors");
+        let found = kept.iter().find(|(name, _)| name.contains("layer.0.attention.output")).unwrap().1;
+        let Activation::Int8Static(scale) = found else { panic!("{found:?}") };
+        (
+            scale.scale(),
+            eval(&folder, "c.safetensors", "").0,
+            eval(&folder, "c.safetensors", " --activation f32").0,
+        )
+    };
+    let (plain, ..) = scale("mse");
+    let (awq, fixed, exact) = scale("awq:mse");
+    assert!(awq < plain / 2.0, "{awq} {plain}");
+    assert!(1.0 - fixed < 1.5 * (1.0 - exact) + 1e-3, "{fixed} {exact}");
+}
+
+#[test]
+fn what_a_file_carries_is_kept_unless_something_else_is_said() {
+    let folder = folder();
+    let quantize = |from: &str, to: &str, text: &str| {
+        folder.write("c.toml", text);
+        let ran = run(&folder, &format!("quantize {from} -o {to} --config c.toml"));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        activations(&folder, to)
+    };
+    // Weights stay plain, so that the file can be quantized once more.
+    let kept = quantize(
+        "m",
+        "a.safetensors",
+        "default = { weights = 'copy', activations = 'int8' }\nexclude = ['pooler']\n[tensors]\n'key' = { weights = 'int8-row' }\n",
+    );
+    assert_eq!(kept.len(), 12);
+    assert_eq!(quantize("a.safetensors", "b.safetensors", "default = 'int8-row'\n"), kept);
+    let fewer = quantize("a.safetensors", "c.safetensors", "default = 'int8-row'\nexclude = ['query']\n");
+    assert!(fewer.len() == 10 && fewer.iter().all(|(name, _)| !name.contains("query")), "{fewer:?}");
+    let none = quantize(
+        "a.safetensors",
+        "d.safetensors",
+        "default = { weights = 'int8-row', activations = 'f32' }\n",
+    );
+    assert!(none.is_empty(), "{none:?}");
+    assert_eq!(run(&folder, "dequantize b.safetensors -o plain.safetensors").code, Some(0));
+    assert!(activations(&folder, "plain.safetensors").is_empty());
 }
