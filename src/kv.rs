@@ -27,7 +27,8 @@
 //!        value = (8 code + z) * unit                                          the product is exact
 //! ```
 //!
-//! A minimum of eleven bits in eighths of a step costs nothing that can be measured beside one in f16 (0.03 dB for values, 0.1 dB for keys), and is what brings a cache below 0.3 of f16. Where a group has
+//! A minimum of eleven bits in eighths of a step costs nothing that can be measured beside one in f16 (0.03 dB for values, 0.1 dB for keys), and is what brings a cache below 0.3 of f16;
+//! but for groups far from 0, whose scale has to be at least amax / 128 (a hundred standard deviations off: 1 dB, three hundred: 6 dB), and for numbers below 1e-6. Where a group has
 //! a NaN or an infinity all of it decodes to NaN: `scale` is the f16 NaN 0x7e00, or s is 511; the rest is 0. A cache in f16 keeps them.
 //!
 //! **Places**, in words of 32 bits ([`Layout`] has where each begins). B = capacity / 32 blocks, whole ones; W the window's tokens; row = heads * head_size / 2.
