@@ -319,6 +319,10 @@ impl<'a> Job<'a> {
             return Err(Error::Usage(format!("{} is a file; checkpoints are folders", folder.display())));
         }
         let path = &folder.join("model.safetensors");
+        if crate::file::Activations::of(self.model.metadata(), path)?.iter().next().is_some() {
+            let why = "the format has no place for the activations of layers that the model carries";
+            print::note(&format!("lowbit: {}: {why}", target.name));
+        }
         let items: Vec<checkpoint::Item> = plan.items().iter().map(checkpoint::Item::from).collect();
         let root = checkpoint::config_of(&self.args.input)?;
         let mut layers = target.lay_out(path, &root, &items)?;

@@ -283,6 +283,8 @@ fn what_a_file_carries_is_kept_unless_something_else_is_said() {
         "default = { weights = 'int8-row', activations = 'f32' }\n",
     );
     assert!(none.is_empty(), "{none:?}");
+    let told = run(&folder, "convert b.safetensors -o ct --to ct-int");
+    assert!(told.code == Some(0) && told.stderr.contains("no place for the activations"), "{}", told.stderr);
     assert_eq!(run(&folder, "dequantize b.safetensors -o plain.safetensors").code, Some(0));
     assert!(activations(&folder, "plain.safetensors").is_empty());
 }
