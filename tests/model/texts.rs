@@ -261,8 +261,8 @@ fn a_model_agrees_with_itself() {
     let args = ["encoder", "encoder", "--device", "cpu", "--text", one.to_str().unwrap()];
     let ran = folder.run(&[&["eval"], &args[..]].concat());
     let cells: Vec<&str> = ran.stdout.lines().nth(2).unwrap().split_whitespace().collect();
-    assert_eq!(cells[4..9], ["1.000000", "1.000000", "-", "-", "-"], "{}", ran.stdout);
-    assert!(cells[10].parse::<f64>().unwrap() > 0.0, "{}", ran.stdout);
+    assert_eq!(cells[4..10], ["f32", "1.000000", "1.000000", "-", "-", "-"], "{}", ran.stdout);
+    assert!(cells[11].parse::<f64>().unwrap() > 0.0, "{}", ran.stdout);
 }
 
 #[test]
