@@ -76,23 +76,24 @@ pub fn resolved(
 
 /// A line on activations, if there are any but f32.
 pub fn told(activations: &file::Activations) -> String {
+    let kinds = kinds(activations.iter().map(|(_, activation)| activation));
+    let parts: Vec<String> =
+        kinds.iter().map(|(name, n)| format!("{name} for {}", print::count(*n, "layer"))).collect();
+    if parts.is_empty() { String::new() } else { format!("activations: {}\n", parts.join(", ")) }
+}
+
+/// The precisions of layers without their scales, and how many have each.
+pub fn kinds(all: impl Iterator<Item = Activation>) -> Vec<(String, usize)> {
     let mut kinds: Vec<(String, usize)> = Vec::new();
-    for (_, activation) in activations.iter() {
-        let name = kind(activation);
+    for activation in all {
+        let name = match activation {
+            Activation::Int8Static(_) => "int8-static".into(),
+            other => other.to_string(),
+        };
         match kinds.iter_mut().find(|(other, _)| *other == name) {
             Some((_, count)) => *count += 1,
             None => kinds.push((name, 1)),
         }
     }
-    let part = |(name, n): &(String, usize)| format!("{name} for {}", print::count(*n, "layer"));
-    let parts: Vec<String> = kinds.iter().map(part).collect();
-    if parts.is_empty() { String::new() } else { format!("activations: {}\n", parts.join(", ")) }
-}
-
-/// A precision without its scale.
-pub fn kind(activation: Activation) -> String {
-    match activation {
-        Activation::Int8Static(_) => "int8-static".into(),
-        other => other.to_string(),
-    }
+    kinds
 }

@@ -177,8 +177,10 @@ impl Calibrated {
     /// As [`Calibration::inputs`].
     pub fn inputs(&self, entry: &Entry) -> Result<Option<Inputs>> {
         let Some(inputs) = self.calibration.inputs(entry)? else { return Ok(None) };
-        let columns = self.factors.get(&entry.name).and_then(|f| f.columns.as_ref());
-        Ok(Some(columns.map_or(inputs.clone(), |columns| inputs.divided(columns))))
+        Ok(Some(match self.factors.get(&entry.name).and_then(|f| f.columns.as_ref()) {
+            Some(columns) => inputs.divided(columns),
+            None => inputs,
+        }))
     }
 
     /// Whether something is known of a tensor's inputs.

@@ -7,7 +7,7 @@
 //!
 //! One model is in memory at a time. Nothing is measured on weights: that is `lowbit compare`.
 
-use super::activations::kind;
+use super::activations::kinds;
 use super::output::{Output, write_text};
 use super::print::{self, Align, Table};
 use super::texts::{self, Run, Text};
@@ -185,25 +185,12 @@ impl Task<'_> {
             load_ms,
             per_second: (runs > 0).then(|| passages.tokens() as f64 / quantile(&seconds, 0.5)),
             near_far,
-            activations: kinds(&embedder.encoder.activations()),
+            activations: kinds(embedder.encoder.activations().into_iter()),
             passages,
             width,
             embeddings,
         })
     }
-}
-
-/// Precisions without their scales, and how many layers have each.
-fn kinds(activations: &[(Activation, usize)]) -> Vec<(String, usize)> {
-    let mut all: Vec<(String, usize)> = Vec::new();
-    for (activation, count) in activations {
-        let name = kind(*activation);
-        match all.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, sum)) => *sum += count,
-            None => all.push((name, *count)),
-        }
-    }
-    all
 }
 
 impl Measured {

@@ -67,7 +67,7 @@ exclude = ['pooler']          # regular expressions: left as they are\n  \
 'attn_output' = { activations = \"int8-static:entropy\" }\n\n\
 Activations: f32, f16, int8 (a scale per token), int8-g32, int8-g128, int8-static and int8-static-asym (one scale, by --calibration; :RULE is minmax, moving-average, percentile,\n\
 entropy or mse, which is the default). They are kept in the file; lowbit's embed, search and eval go by them.\n\n\
-Presets: w8a8-dynamic, w8a8-static, w8a16, w4a8, w4a16, w3a16, w2a16 (bits of weights and activations; tables of embeddings are int8-row in all).")]
+Presets: see `lowbit schemes`. Tables of embeddings are int8-row in all of them.")]
 pub struct Args {
     /// A safetensors, GGUF or ONNX file, an index of shards (model.safetensors.index.json), or a folder with one of them
     #[arg(value_name = "IN")]

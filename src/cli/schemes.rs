@@ -1,13 +1,14 @@
-//! `lowbit schemes`: the names that `--scheme` takes, schemes and mixes.
+//! `lowbit schemes`: the names that `--scheme` takes, schemes and mixes, and the presets of `--config`.
 
 use super::print::{self, Align, Table};
+use crate::configuration;
 use crate::scheme::mix::MIXES;
 use crate::scheme::preset::FAMILY_SAMPLES;
 use crate::scheme::{Group, Method, PRESETS};
 use crate::{Result, Scheme};
 use serde_json::json;
 
-/// List the weight formats with their bits per weight, and the mixes of them
+/// List the weight formats with their bits per weight, the mixes of them, and presets
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  lowbit schemes")]
 pub struct Args {
@@ -41,6 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
                 .iter()
                 .map(|m| json!({"mix": m.name, "base": m.base().to_string(), "file_type": m.file_type})),
         );
+        all.extend(configuration::PRESETS.iter().map(|p| json!({"preset": p.name, "about": p.about})));
         return print::json(&all);
     }
     let mut table = Table::new(&[
@@ -75,5 +77,12 @@ codebook{1..6,8}-{tensor,gN} (a learned table), with any group size N that is a 
         mixes.row(vec![mix.name.into(), mix.base().to_string(), mix.file_type.to_string()]);
     }
     let about = "\nMixes are llama.cpp's file types, for `quantize --scheme`: a scheme for each tensor, by its role and layer. Norms and routers stay as they are.\n";
-    print::stdout(&(table.render() + families + "\n" + &mixes.render() + about))
+    let mut presets = Table::new(&[("preset", Align::Left), ("what becomes of linear layers", Align::Left)]);
+    for preset in configuration::PRESETS {
+        presets.row(vec![preset.name.into(), preset.about.into()]);
+    }
+    let both = "\nPresets are for `quantize --config`.\n";
+    print::stdout(
+        &(table.render() + families + "\n" + &mixes.render() + about + "\n" + &presets.render() + both),
+    )
 }

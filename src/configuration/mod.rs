@@ -289,11 +289,6 @@ impl Configuration {
         Ok(Self { preset: Some(preset), ..Self::default() })
     }
 
-    /// All layers alike.
-    pub fn of(layer: Layer) -> Self {
-        Self { weights: Some(layer.weights), activations: layer.activations, ..Self::default() }
-    }
-
     /// Says what becomes of layers in whose names a regular expression is found; what is None is as for the others. The first that matches decides.
     ///
     /// # Errors

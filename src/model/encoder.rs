@@ -215,18 +215,10 @@ impl Encoder {
         self.engine.layer_norm(x, &norm.gamma, &norm.beta, self.eps)
     }
 
-    /// The precisions of what its linear layers take, and how many layers have each.
-    pub fn activations(&self) -> Vec<(Activation, usize)> {
-        let mut all: Vec<(Activation, usize)> = Vec::new();
-        for layer in &self.layers {
-            for linear in [&layer.query, &layer.key, &layer.value, &layer.output, &layer.up, &layer.down] {
-                match all.iter_mut().find(|(activation, _)| *activation == linear.activation) {
-                    Some((_, count)) => *count += 1,
-                    None => all.push((linear.activation, 1)),
-                }
-            }
-        }
-        all
+    /// The precision of what each linear layer takes.
+    pub fn activations(&self) -> Vec<Activation> {
+        let of = |l: &Layer| [&l.query, &l.key, &l.value, &l.output, &l.up, &l.down].map(|l| l.activation);
+        self.layers.iter().flat_map(of).collect()
     }
 
     /// The products of layers that share an input, which is quantized once for all that take it in the same precision.

@@ -173,7 +173,8 @@ fn file_types_are_those_of_the_mixes() {
     }
     let list = run(&folder, "schemes --json").json();
     assert!(list.as_array().unwrap().iter().any(|s| s["mix"] == "q4_k_m" && s["file_type"] == 15));
-    assert!(run(&folder, "schemes").stdout.contains("mxfp4_moe"));
+    let listed = run(&folder, "schemes").stdout;
+    assert!(["mxfp4_moe", "w8a8-static"].iter().all(|name| listed.contains(name)), "{listed}");
     run(&folder, "quantize m.gguf -o x.gguf --scheme q4_k_n --device cpu")
         .fails(2, &["did you mean 'q4_k_m'"]);
     run(&folder, "quantize m.gguf -o x.gguf --scheme q4_k_m --scheme-file x --device cpu");
