@@ -25,7 +25,7 @@ pub(crate) mod training;
 mod tuning;
 mod weights;
 
-pub use array::{Array, Counts, Int8Array, Int8Tensor, PackedArray};
+pub use array::{Array, Counts, Int8Array, Int8Tensor, PackedArray, TransformArray};
 pub use kv::KvCache;
 pub use plan::{Explanation, Origin, Plan};
 pub use training::{Quantizer, Teacher};

@@ -29,6 +29,7 @@
 //! | [`engine`] | what you call: the same asynchronous API on GPU and CPU |
 //! | [`product`] | activation precision, accumulation, epilogue |
 //! | [`kv`] | caches of keys and values in 8 and 4 bits |
+//! | [`transform`] | what the inputs of a layer are multiplied and rotated by |
 //! | `kernels`, `gpu` | WGSL templates and their dispatch; wgpu without quantization (feature `gpu`) |
 //! | [`cpu`] | the CPU engine |
 //! | [`mod@reference`] | what is right: one obvious loop per operation |
@@ -76,6 +77,7 @@ pub mod selftest;
 pub mod tensor;
 mod threads;
 pub mod train;
+pub mod transform;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 mod tune;
 #[cfg(all(any(feature = "web", feature = "web-tokenizer"), target_arch = "wasm32"))]
@@ -83,10 +85,11 @@ mod web;
 
 pub use engine::{
     Array, Counts, Engine, EngineInfo, EngineOptions, Int8Array, Int8Tensor, KvCache, MatmulOptions,
-    PackedArray, Plan,
+    PackedArray, Plan, TransformArray,
 };
 pub use error::{Error, Result};
 pub use kv::KvSettings;
 pub use packed::PackedTensor;
 pub use scheme::Scheme;
 pub use tensor::{DType, Tensor};
+pub use transform::Transform;

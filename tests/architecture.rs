@@ -36,9 +36,9 @@ const MODULES: &[(&str, &[&str])] = &[
     ("web", &["file", "train", "model", "selftest", "bench"]),
 ];
 
-/// The error, host tensors, the words of a product and of training, bins, threads, the clock and random numbers: for everyone, and importing only each other.
+/// The error, host tensors, the words of a product and of training, what inputs are transformed by, bins, threads, the clock and random numbers: for everyone, and importing only each other.
 const ANYONE: &[&str] =
-    &["error", "tensor", "product", "learning", "bins", "threads", "clock", "recycle", "random"];
+    &["error", "tensor", "product", "learning", "bins", "threads", "clock", "recycle", "random", "transform"];
 
 /// What single files may import on top: the table of kernels names the reference of each operation.
 const EXCEPTIONS: &[(&str, &str)] = &[("kernels/mod.rs", "reference")];
@@ -381,6 +381,7 @@ fn every_kernel_has_its_three_files() {
             Operation::MeanPool { .. } => ("mean_pool", "mean_pool"),
             Operation::Gram { .. } => ("gram", "gram"),
             Operation::Histogram { .. } => ("histogram", "histogram"),
+            Operation::Transform { .. } => ("transform", "transform"),
             Operation::Normalize { .. } => ("normalize", "normalize"),
             Operation::KvStore { .. } | Operation::KvPack { .. } => ("kv", "cache"),
             Operation::KvAttention { .. } => ("kv", "attention"),

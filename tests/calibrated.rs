@@ -12,10 +12,10 @@ mod normals;
 
 use lowbit::cpu;
 use lowbit::quantize::gptq::{self, Order, Settings};
-use lowbit::quantize::{Hessian, awq, hadamard::Rotation, smooth};
+use lowbit::quantize::{Hessian, Layer, awq, smooth};
 use lowbit::report::metrics::Errors;
 use lowbit::scheme::{Encoder, Group, Method, PlaneKind};
-use lowbit::{DType, Error, PackedTensor, Scheme, Tensor};
+use lowbit::{DType, Error, PackedTensor, Scheme, Tensor, Transform};
 use normals::normals;
 
 const ROWS: usize = 256;
@@ -267,7 +267,7 @@ fn what_does_not_fit_is_refused_by_name() {
     }
     let float = gptq::quantize(&w, "w", &"f16".parse().unwrap(), Method::Own, &fit, &Settings::default());
     assert!(matches!(float, Err(Error::Unsupported { .. })));
-    let layer = awq::Layer { name: "up.weight", tensor: &w, scheme: &scheme, method: Method::Own };
+    let layer = Layer { name: "up.weight", tensor: &w, scheme: &scheme, method: Method::Own };
     for message in [
         awq::search(&[layer], &hessian).unwrap_err().to_string(),
         awq::quantize(&layer, &hessian).unwrap_err().to_string(),
@@ -318,7 +318,7 @@ fn awq_scales() {
     let k = w.shape()[1];
     let hessian = Hessian::of_rows("w", k, &x.to_f32()).unwrap();
     let scheme: Scheme = "int4-g128-asym".parse().unwrap();
-    let layer = awq::Layer { name: "w", tensor: &w, scheme: &scheme, method: Method::Own };
+    let layer = Layer { name: "w", tensor: &w, scheme: &scheme, method: Method::Own };
     let found = awq::search(&[layer], &hessian).unwrap();
     let power = hessian.loss(&w.to_f32()).unwrap();
     let db = |loss: f64| 10.0 * (power / loss).log10();
@@ -329,54 +329,52 @@ fn awq_scales() {
     assert!(wrong.is_empty() && (found.alpha - 0.4).abs() <= 0.051, "{} {wrong:#?}", found.alpha);
     // The loss is that of what is stored: clipping is left out where it does not pay.
     let scaled = awq::scaled(&w, &found.scales).unwrap();
-    let back: Vec<f32> = found.scales.iter().map(|s| 1.0 / s).collect();
-    let inputs = hessian.scaled(&back);
-    let packed = awq::quantize(&awq::Layer { tensor: &scaled, ..layer }, &inputs).unwrap();
+    let inputs = hessian.transformed(&Transform::dividing(&found.scales).unwrap());
+    let packed = awq::quantize(&Layer { tensor: &scaled, ..layer }, &inputs).unwrap();
     let clipped = loss(&inputs, &scaled, &packed);
     println!("clipped {:.2} dB", db(clipped));
     assert!(clipped <= found.loss * 1.0001, "{clipped}, {} without clipping", found.loss);
 }
 
-fn output_db(x: &Tensor, w: &Tensor, scales: &[f32], inputs: &str, weights: &str) -> f64 {
-    let schemes = smooth::Schemes { inputs: inputs.parse().unwrap(), weights: weights.parse().unwrap() };
-    let [exact, rounded] = smooth::outputs(x, w, scales, &schemes).unwrap();
+fn output_db(x: &Tensor, w: &Tensor, by: &Transform, inputs: &str, weights: &str) -> f64 {
+    let (inputs, scheme) = (inputs.parse().unwrap(), weights.parse().unwrap());
+    let layer = Layer { name: "w", tensor: w, scheme: &scheme, method: Method::Own };
+    let [exact, rounded] = smooth::outputs(x, &layer, by, Some(&inputs)).unwrap();
     Errors::of(&exact.to_f32(), &rounded.to_f32()).sqnr_db()
+}
+
+fn none(w: &Tensor) -> Transform {
+    Transform::dividing(&vec![1.0; w.shape()[1]]).unwrap()
 }
 
 #[test]
 fn smoothing() {
     let (x, w) = outliers();
-    let ones = vec![1.0; w.shape()[1]];
     let mut wrong = Vec::new();
-    println!("w8a8 per tensor: {:.2} dB", output_db(&x, &w, &ones, "int8-tensor", "int8-row"));
-    alike("w8a8 per token", output_db(&x, &w, &ones, "int8-row", "int8-row"), 26.09, &mut wrong);
-    let (inputs, weights) = (smooth::column_ranges(&x), smooth::column_ranges(&w));
+    println!("w8a8 per tensor: {:.2} dB", output_db(&x, &w, &none(&w), "int8-tensor", "int8-row"));
+    alike("w8a8 per token", output_db(&x, &w, &none(&w), "int8-row", "int8-row"), 26.09, &mut wrong);
+    let scheme: Scheme = "int8-row".parse().unwrap();
+    let layer = Layer { name: "w", tensor: &w, scheme: &scheme, method: Method::Own };
+    let ranges = smooth::column_ranges(&x);
     for (alpha, tensor, token) in [(0.5, 35.10, 40.13), (0.75, 33.41, 34.22), (0.85, 30.27, 30.56)] {
-        let scales = smooth::scales(&inputs, &weights, alpha).unwrap();
+        let by = smooth::of_alpha(&ranges, &[layer], alpha).unwrap();
         for (kind, stated) in [("int8-tensor", tensor), ("int8-row", token)] {
-            reached(
-                &format!("alpha {alpha}, {kind}"),
-                output_db(&x, &w, &scales, kind, "int8-row"),
-                stated,
-                &mut wrong,
-            );
+            let got = output_db(&x, &w, &by, kind, "int8-row");
+            reached(&format!("alpha {alpha}, {kind}"), got, stated, &mut wrong);
         }
     }
-    let schemes =
-        smooth::Schemes { inputs: "int8-row".parse().unwrap(), weights: "int8-row".parse().unwrap() };
-    let found = smooth::search(&x, &w, &schemes).unwrap();
-    let best = output_db(&x, &w, &found.scales, "int8-row", "int8-row");
+    let found = smooth::search(&ranges, &x, &[layer], Some(&scheme)).unwrap();
+    let best = output_db(&x, &w, &found.transform, "int8-row", "int8-row");
     println!("searched: alpha {}, {best:.2} dB", found.alpha);
     assert!(best >= 40.13 - 0.3, "{best}");
     assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(smooth::of_alpha(&ranges, &[], 0.5).is_err());
 }
 
 #[test]
 fn rotation() {
     let (x, w) = outliers();
-    let ones = vec![1.0; w.shape()[1]];
-    let rotation = Rotation::new(w.shape()[1], 1);
-    let [x_turned, w_turned] = [&x, &w].map(|t| rotation.apply(t).unwrap());
+    let by = Transform::rotation(w.shape()[1], 1).unwrap();
     let mut wrong = Vec::new();
     for (inputs, weights, plain, turned) in [
         ("int8-row", "int8-row", Some(26.09), 40.31),
@@ -385,9 +383,9 @@ fn rotation() {
         ("int4-tensor", "int4-row", None, 11.92),
     ] {
         let what = format!("{inputs}, {weights}");
-        let before = output_db(&x, &w, &ones, inputs, weights);
+        let before = output_db(&x, &w, &none(&w), inputs, weights);
         plain.into_iter().for_each(|plain| alike(&what, before, plain, &mut wrong));
-        let got = output_db(&x_turned, &w_turned, &ones, inputs, weights);
+        let got = output_db(&x, &w, &by, inputs, weights);
         reached(&format!("{what}, rotated"), got, turned, &mut wrong);
         assert!(got > before + 1.0, "{what}: {before} dB, {got} rotated");
     }

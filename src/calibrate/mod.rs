@@ -23,7 +23,7 @@ pub use rule::{Grid, Range, Rule};
 pub use store::Stored;
 
 use crate::engine::{Array, Counts, Engine};
-use crate::{Error, Result};
+use crate::{Error, Result, Transform, cpu};
 
 /// What is known of one input, and of which layers it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,19 +80,35 @@ impl Inputs {
         range.map_err(|e| e.in_tensor(name))
     }
 
-    /// What is known of the inputs divided by `by` `[K]`, numbers above 0: ranges of columns and moments as they are, the histogram of the sample's rows alone, and one batch.
-    pub fn divided(&self, by: &[f32]) -> Self {
-        let columns = |v: &[f32]| v.iter().zip(by).map(|(v, by)| v / by).collect::<Vec<f32>>();
-        let (low, high) = (columns(&self.low), columns(&self.high));
-        let sample: Vec<f32> = self.sample.chunks(self.k.max(1)).flat_map(columns).collect();
+    /// What is known of the transformed inputs: moments as they are; ranges of columns too where they are but multiplied, else those of the sample; the histogram of the sample's rows
+    /// alone, and one batch.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a transform of another K; [`Error::Check`] if there is no sample.
+    pub fn transformed(&self, by: &Transform) -> Result<Self> {
+        let name = self.layers.first().map_or("", String::as_str);
+        if by.k() != self.k {
+            return Err(Error::shape("columns to transform", by.k(), self.k).in_tensor(name));
+        }
+        if self.sample.is_empty() {
+            let what = "the calibration has no sample of rows, of which transformed ranges are found".into();
+            return Err(Error::Check { what }.in_tensor(name));
+        }
+        let sample = cpu::transform(&self.sample, by);
         let mut histogram = Histogram::default();
         histogram.add(sample.iter().copied());
-        let mut moments = self.moments.clone();
-        for (row, by_row) in moments.chunks_mut(self.k.max(1)).zip(by) {
-            row.iter_mut().zip(by).for_each(|(v, by)| *v /= by * by_row);
+        let (mut low, mut high) = (vec![f32::INFINITY; self.k], vec![f32::NEG_INFINITY; self.k]);
+        let mut see = |row: &[f32]| widen([&mut low, &mut high], [row, row]);
+        if by.only_scales() {
+            // A number below 0 turns the range.
+            see(&cpu::transform(&self.low, by));
+            see(&cpu::transform(&self.high, by));
+        } else {
+            sample.chunks(self.k).for_each(see);
         }
+        let moments = cpu::transform_moments(&self.moments, by);
         let runs = vec![vec![extremes(&low, &high)]];
-        Self { layers: self.layers.clone(), moments, low, high, histogram, runs, sample, ..*self }
+        Ok(Self { layers: self.layers.clone(), moments, low, high, histogram, runs, sample, ..*self })
     }
 
     /// The root mean square of all numbers.

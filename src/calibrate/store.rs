@@ -123,6 +123,11 @@ impl Stored {
         self.find(layer).is_some()
     }
 
+    /// The first of the layers that share the input of this one.
+    pub fn first(&self, layer: &str) -> Option<&str> {
+        self.find(layer)?.layers.first().map(String::as_str)
+    }
+
     /// What is known of the input of a layer.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::Compiled;
 use crate::configuration::{Activations, Configuration, Weights as Wanted};
 use crate::file::imatrix::Imatrix;
 use crate::file::{Content, Entry, Model, Value};
-use crate::quantize::Recipe;
+use crate::quantize::{Recipe, TransformRecipe};
 use crate::scheme::mix::{Choice, Given, Mix, Stated, Weight};
 use crate::scheme::names::Named;
 use crate::{DType, Error, Result, Scheme};
@@ -138,6 +138,12 @@ impl<'a> Assignment<'a> {
             .iter()
             .filter(|entry| entry.shape.len() == 2 && !entry.fixed && self.filter.selects(&entry.name));
         layers.filter_map(|entry| Some((entry, configuration.layer(&entry.name).activations?))).collect()
+    }
+
+    /// How the transform of a layer's inputs is found, by a configuration.
+    pub fn transform(&self, entry: &Entry) -> Option<TransformRecipe> {
+        let Chooser::Config(_, configuration) = self.chooser else { return None };
+        configuration.layer(&entry.name).transform
     }
 
     /// Whether and as what entry `i` is quantized.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! chosen tensors, Calibration -> Calibrated: with statistics -> quantize::{gptq, awq} | without -> rounded to nearest, told
-//! awq, a linear layer before: search -> s; columns of the one * s, rows and bias of the other / s, whatever becomes of that one otherwise
+//! awq, no transform, a linear layer before: search -> s; columns of the one * s, rows and bias of the other / s, whatever becomes of that one otherwise
 //! ```
 //!
 //! One layer's statistics are in memory at a time. No file is written here.
@@ -10,14 +10,18 @@
 use super::assign::Chosen;
 use super::calibration::{self, Calibration};
 use super::print;
+use super::transforms::Transforms;
 use crate::calibrate::Inputs;
 use crate::file::{Entry, Model};
 use crate::quantize::gptq::{self, Settings};
-use crate::quantize::{Algorithm, Hessian, awq};
+use crate::quantize::{Algorithm, Hessian, Layer, awq};
+use crate::transform::Transform;
 use crate::{DType, Error, PackedTensor, Result, Tensor};
 use half::{bf16, f16};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// What is multiplied.
 #[derive(Clone, Debug, Default)]
@@ -39,19 +43,21 @@ pub struct Note {
 
 /// Methods, statistics and factors of a run.
 pub struct Calibrated {
-    calibration: Calibration,
+    calibration: Rc<Calibration>,
+    transforms: Rc<Transforms>,
     settings: Settings,
     factors: HashMap<String, Factors>,
     notes: RefCell<HashMap<String, Note>>,
 }
 
 impl Calibrated {
-    /// Finds what AWQ multiplies; tensors without statistics are none of this.
+    /// Finds what AWQ multiplies where inputs are not transformed; tensors without statistics are none of this.
     ///
     /// # Errors
     /// [`Error::Nothing`] if the calibration has nothing of any tensor; as [`awq::search`].
     pub fn new(
-        calibration: Calibration,
+        calibration: Rc<Calibration>,
+        transforms: Rc<Transforms>,
         settings: Settings,
         model: &Model,
         chosen: &[Chosen],
@@ -63,12 +69,13 @@ impl Calibrated {
         }
         if let Some(first) = chosen.iter().find(of).filter(|_| !known) {
             let what = format!("nothing of the inputs of any tensor to quantize, as '{}'", first.entry.name);
-            return Err(Error::Nothing { path: calibration.path, what });
+            return Err(Error::Nothing { path: calibration.path.clone(), what });
         }
-        let mut made = Self { calibration, settings, factors: HashMap::new(), notes: RefCell::default() };
+        let (factors, notes) = (HashMap::new(), RefCell::default());
+        let mut made = Self { calibration, transforms: transforms.clone(), settings, factors, notes };
         let pairs: Vec<_> = chosen
             .iter()
-            .filter(|c| c.recipe.algorithm == Algorithm::Awq)
+            .filter(|c| c.recipe.algorithm == Algorithm::Awq && transforms.of(c.entry).is_none())
             .filter_map(|c| Some((c, calibration::before(model, c.entry)?)))
             // The layer before is written anew only if it is quantized itself; its bias has to be of plain numbers.
             .filter(|(_, (weight, bias))| {
@@ -90,7 +97,7 @@ impl Calibrated {
         let Some(hessian) = self.calibration.of(c.entry)? else { return Ok(()) };
         let tensor = model.tensor(c.entry)?;
         let name = &c.entry.name;
-        let layer = awq::Layer { name, tensor: &tensor, scheme: &c.scheme, method: c.recipe.method };
+        let layer = Layer { name, tensor: &tensor, scheme: &c.scheme, method: c.recipe.method };
         let found = awq::search(&[layer], &hessian)?;
         model.release(c.entry);
         if found.alpha == 0.0 {
@@ -146,13 +153,12 @@ impl Calibrated {
         let Chosen { entry, scheme, recipe, .. } = chosen;
         let known = if recipe.calibrates() { self.calibration.of(entry)? } else { None };
         let Some(mut hessian) = known else { return Ok(None) };
-        if let Some(columns) = self.factors.get(&entry.name).and_then(|f| f.columns.as_ref()) {
-            let inverse: Vec<f32> = columns.iter().map(|s| 1.0 / s).collect();
-            hessian = hessian.scaled(&inverse);
+        if let Some(by) = self.before(entry)? {
+            hessian = hessian.transformed(&by);
         }
         let name = &entry.name;
         if recipe.algorithm == Algorithm::Awq {
-            let layer = awq::Layer { name, tensor, scheme, method: recipe.method };
+            let layer = Layer { name, tensor, scheme, method: recipe.method };
             return awq::quantize(&layer, &hessian).map(Some);
         }
         self.sweep(chosen, tensor, &hessian).map(Some)
@@ -171,16 +177,25 @@ impl Calibrated {
         Ok(outcome.packed)
     }
 
-    /// What is known of a layer's inputs, as they will be: divided by what AWQ multiplies the layer's columns with.
+    /// What is known of a layer's inputs, as they will be.
     ///
     /// # Errors
-    /// As [`Calibration::inputs`].
+    /// As [`Calibration::inputs`] and [`Inputs::transformed`].
     pub fn inputs(&self, entry: &Entry) -> Result<Option<Inputs>> {
         let Some(inputs) = self.calibration.inputs(entry)? else { return Ok(None) };
-        Ok(Some(match self.factors.get(&entry.name).and_then(|f| f.columns.as_ref()) {
-            Some(columns) => inputs.divided(columns),
-            None => inputs,
-        }))
+        match self.before(entry)? {
+            Some(by) => inputs.transformed(&by).map(Some),
+            None => Ok(Some(inputs)),
+        }
+    }
+
+    /// What a layer's inputs will have met: the transform that its file says, or what AWQ did to the layer before.
+    fn before(&self, entry: &Entry) -> Result<Option<Cow<'_, Transform>>> {
+        if let Some(by) = self.transforms.of(entry) {
+            return Ok(Some(Cow::Borrowed(by)));
+        }
+        let columns = self.factors.get(&entry.name).and_then(|f| f.columns.as_ref());
+        columns.map(|columns| Transform::dividing(columns).map(Cow::Owned)).transpose()
     }
 
     /// Whether something is known of a tensor's inputs.

@@ -14,7 +14,8 @@ use crate::calibrate::{Inputs, Stored};
 use crate::file::imatrix::Imatrix;
 use crate::file::{Entry, Model};
 use crate::quantize::Hessian;
-use crate::{Error, Result};
+use crate::quantize::smooth::column_ranges;
+use crate::{Error, Result, Tensor};
 use std::path::{Path, PathBuf};
 
 /// A file of `--calibration`.
@@ -29,6 +30,14 @@ enum Source {
     Importance(Weights),
 }
 
+/// Ranges of the columns of an input `[K]`, and some of its rows `[T, K]`.
+pub struct Seen {
+    pub ranges: Vec<f32>,
+    pub sample: Tensor,
+}
+
+/// Rows that are looked at where a file has them all.
+const ROWS: usize = 512;
 /// What a layer's name is followed by where a tensor is X^T X.
 const MOMENTS: &str = "moments";
 /// The same for rows of X.
@@ -86,6 +95,56 @@ impl Calibration {
             return Ok(Some(inputs));
         }
         Ok(None)
+    }
+
+    /// The name that layers with the same input have in common: the first of them, where that is known, else the layer's own; None if nothing is known of it.
+    ///
+    /// # Errors
+    /// As [`Self::has`].
+    pub fn shared(&self, entry: &Entry) -> Result<Option<String>> {
+        if let Source::Statistics(stored) = &self.source {
+            return Ok(names(entry).into_iter().find_map(|name| stored.first(name)).map(str::to_string));
+        }
+        Ok(self.has(entry)?.then(|| entry.name.clone()))
+    }
+
+    /// Ranges of columns and rows of the input of a layer, as smoothing wants them.
+    ///
+    /// # Errors
+    /// As [`Self::inputs`]; [`Error::Unsupported`] for files that have no rows; [`Error::Check`] for a calibration without a sample.
+    pub fn seen(&self, entry: &Entry) -> Result<Option<Seen>> {
+        let (sample, ranges) = match &self.source {
+            Source::Statistics(_) => {
+                let Some(inputs) = self.inputs(entry)? else { return Ok(None) };
+                let most = inputs.low.iter().zip(&inputs.high).map(|(low, high)| low.abs().max(high.abs()));
+                let rows = inputs.sample.len() / inputs.k;
+                (Tensor::from_f32([rows, inputs.k], inputs.sample)?, most.collect())
+            }
+            Source::Tensors(model) => match tensor_of(model, entry) {
+                Some((found, false)) => {
+                    let tensor = model.tensor(found).map_err(|e| e.in_tensor(&found.name))?;
+                    let k = entry.shape.last().copied().unwrap_or(0);
+                    // The same checks as for X^T X.
+                    Hessian::of_rows(&entry.name, k, &tensor.to_f32())?;
+                    let rows: Vec<f32> = tensor.to_f32().chunks(k).take(ROWS).flatten().copied().collect();
+                    let ranges = column_ranges(&tensor);
+                    (Tensor::from_f32([rows.len() / k, k], rows)?, ranges)
+                }
+                Some(_) => return Err(self.without_rows()),
+                None => return Ok(None),
+            },
+            Source::Importance(_) => return Err(self.without_rows()),
+        };
+        if sample.is_empty() {
+            let what = "the calibration has no sample of rows (lowbit calibrate --sample)".into();
+            return Err(Error::Check { what }.in_tensor(&entry.name));
+        }
+        Ok(Some(Seen { ranges, sample }))
+    }
+
+    fn without_rows(&self) -> Error {
+        let why = "it wants ranges and rows: a file of lowbit calibrate, or LAYER.inputs";
+        Error::unsupported(format!("smoothing by {}", self.path.display()), why)
     }
 
     /// X^T X of the input of a layer, if there is any.

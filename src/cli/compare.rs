@@ -9,6 +9,7 @@
 
 use super::open_engine;
 use super::print::{self, Align, Table};
+use super::transforms::restored;
 use crate::engine::Engine;
 use crate::file::{Content, Entry, Model};
 use crate::report::metrics::Errors;
@@ -138,16 +139,16 @@ fn compare(engine: &Engine, a: (&Model, &Entry), b: (&Model, &Entry)) -> Result<
     })
 }
 
-/// An entry as numbers.
+/// An entry as numbers, a weight as it was before its inputs were transformed.
 pub fn decoded(engine: &Engine, (model, entry): (&Model, &Entry)) -> Result<Tensor> {
     if matches!(entry.content, Content::Dense(_)) {
-        return model.tensor(entry);
+        return restored(model, entry, model.tensor(entry)?);
     }
     let packed = model.packed(entry)?;
     let tensor = pollster::block_on(async {
         engine.dequantize(&engine.take_packed(packed)?, DType::F32)?.read().await
     });
-    tensor.map_err(|e| e.in_tensor(&entry.name))
+    restored(model, entry, tensor.map_err(|e| e.in_tensor(&entry.name))?)
 }
 
 /// All lines as one. The scheme is the one they share among the packed tensors, or `mixed`.

@@ -19,7 +19,7 @@ use super::{Float, is_mapped, open_for};
 use crate::file::checkpoint::{self, Data, TARGETS, Target};
 use crate::file::hf::Weights;
 use crate::file::write::{FORMATS, Format};
-use crate::file::{Content, Entry, Item, Model, Plan, Writer, recast};
+use crate::file::{Content, Entry, Item, Model, Plan, Transforms, Writer, recast};
 use crate::scheme::{PRESETS, Zero};
 use crate::{DType, Error, PackedTensor, Result, Scheme};
 use serde_json::{Value, json};
@@ -217,6 +217,11 @@ type Recast<'a> = (&'a str, Scheme, Scheme);
 impl<'a> Job<'a> {
     /// What is written, and which tensors get another scheme.
     fn plan(&self) -> Result<(Plan, Vec<Recast<'a>>)> {
+        let holds = matches!(self.to, To::File(format) if format.name != "onnx");
+        if !holds && !Transforms::of(self.model)?.is_empty() {
+            let why = "the format has no place for what inputs are transformed by; lowbit dequantize turns the weights back";
+            return Err(Error::unsupported(format!("transformed layers in {}", self.to.name()), why));
+        }
         let mut plan = Plan::new(self.model.metadata().clone());
         let mut recast = Vec::new();
         for entry in self.model.entries() {

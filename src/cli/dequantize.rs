@@ -1,12 +1,15 @@
 //! `lowbit dequantize`: packed tensors back to plain ones, tensor by tensor.
 
+use super::compare;
 use super::print;
 use super::quantize::{copy, missing, plan_copy};
 use super::{Float, model_output::ModelOutput, open_engine, open_for, output_format};
 use crate::file::hf::Weights;
-use crate::file::{Activations, Content, Item, Plan, Writer, file_type, float_type};
+use crate::file::{
+    Activations, Content, Entry, Item, Model, Plan, Transforms, Writer, file_type, float_type,
+};
 use crate::{DType, Engine, Error, PackedTensor, Result, Tensor};
-use half::bf16;
+use half::{bf16, f16};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -44,10 +47,12 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let format = output_format(args.to.as_deref(), &args.output)?;
     let model = open_for(&args.input, format, Weights::AsTheyAre)?;
     let mut plan = Plan::changing(model.metadata().clone());
-    // What products of quantized weights took is no matter of plain ones.
+    // What products of quantized weights took is no matter of plain ones, which are turned back.
     Activations::default().put(plan.metadata_mut());
+    let transforms = Transforms::of(&model)?;
+    Transforms::default().put(plan.metadata_mut())?;
     let mut packed = 0;
-    for entry in model.entries() {
+    for entry in model.entries().iter().filter(|entry| !transforms.has_tensor(&entry.name)) {
         match entry.content {
             Content::Packed { source, .. } => {
                 plan.dense(&entry.name, file_type(wanted.unwrap_or(source)), entry.shape.clone())?;
@@ -68,6 +73,10 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         print::at(&bar, item.name());
         let entry = model.entry(item.name()).ok_or_else(|| missing(&item))?;
         match (&item, &entry.content) {
+            (Item::Dense { dtype, .. }, _) if transforms.get(&entry.name).is_some() => {
+                let dtype = float_type(*dtype).ok_or_else(|| missing(&item))?;
+                writer.dense(&restored(&engine, (&model, entry), dtype)?)?;
+            }
             (Item::Dense { dtype, .. }, Content::Packed { .. }) => {
                 let dtype = float_type(*dtype).ok_or_else(|| missing(&item))?;
                 // Engines decode to f32 and f16; f32 rounded to bf16 is bf16 rounded once.
@@ -94,7 +103,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     writer.finish()?.commit()?;
     bar.finish_and_clear();
     let (device, seconds) = (engine.info().name, started.elapsed().as_secs_f64());
-    let copied = model.entries().len() - packed;
+    let copied = model.entries().iter().filter(|entry| !transforms.has_tensor(&entry.name)).count() - packed;
     if args.json {
         return print::json(&json!({
             "input": args.input, "output": args.output, "device": device, "dequantized": packed, "copied": copied,
@@ -110,6 +119,24 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     ))
 }
 
+/// The bytes of a weight whose inputs were transformed, as it was before that.
+fn restored(engine: &Engine, (model, entry): (&Model, &Entry), dtype: DType) -> Result<Vec<u8>> {
+    let tensor = compare::decoded(engine, (model, entry))?;
+    let values = tensor.to_f32();
+    Ok(match dtype {
+        DType::F32 => bytemuck::cast_slice(&values).to_vec(),
+        DType::Bf16 => to_bf16(&tensor),
+        DType::F16 => {
+            let rounded: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
+            let overflow = |(r, v): (&f16, &f32)| r.is_infinite() && v.is_finite();
+            if let Some(index) = rounded.iter().zip(values.iter()).position(overflow) {
+                return Err(beyond_f16(&entry.name, index, values[index]));
+            }
+            rounded.iter().flat_map(|v| v.to_le_bytes()).collect()
+        }
+    })
+}
+
 /// f16 ends at 65504: a weight beyond it would become an infinity that was not in the packed tensor.
 fn refuse_overflow(engine: &Engine, packed: &PackedTensor, rounded: &Tensor, name: &str) -> Result<()> {
     if rounded.to_f32().iter().all(|v| v.is_finite()) {
@@ -121,17 +148,13 @@ fn refuse_overflow(engine: &Engine, packed: &PackedTensor, rounded: &Tensor, nam
     let overflow = |(a, b): (&f32, &f32)| a.is_infinite() && b.is_finite();
     match rounded.to_f32().iter().zip(exact.to_f32().iter()).position(overflow) {
         None => Ok(()),
-        Some(index) => {
-            let value = exact.to_f32()[index];
-            Err(Error::NotRepresentable {
-                tensor: name.into(),
-                index: index as u64,
-                value,
-                scheme: "f16 (--dtype f32 or --dtype bf16 holds it)".into(),
-                limit: 65504.0,
-            })
-        }
+        Some(index) => Err(beyond_f16(name, index, exact.to_f32()[index])),
     }
+}
+
+fn beyond_f16(name: &str, index: usize, value: f32) -> Error {
+    let scheme = "f16 (--dtype f32 or --dtype bf16 holds it)".into();
+    Error::NotRepresentable { tensor: name.into(), index: index as u64, value, scheme, limit: 65504.0 }
 }
 
 /// The elements rounded to the nearest bf16, little-endian.

@@ -6,7 +6,7 @@
 //!
 //! Provenance and licence: `data/digits/README.md`. Nothing is computed here but where an image lies.
 
-use crate::file::{Content, Model};
+use crate::file::{Content, Model, Transforms};
 use crate::product::Function;
 use crate::random::Random;
 use crate::{Error, PackedTensor, Result, Tensor, reference};
@@ -124,6 +124,10 @@ fn layers(model: &Model, path: &Path) -> Result<Vec<Layer>> {
         let missing = || Error::Format { path: path.into(), what: format!("no tensor '{name}'") };
         model.entry(name).ok_or_else(missing)
     };
+    if !Transforms::of(model)?.is_empty() {
+        let why = "the network of digits is run without; lowbit dequantize turns them back";
+        return Err(Error::unsupported(format!("transformed layers in {}", path.display()), why));
+    }
     let mut all = Vec::new();
     for (i, sizes) in WIDTHS.windows(2).enumerate() {
         let name = format!("fc{}", i + 1);

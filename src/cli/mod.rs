@@ -38,6 +38,7 @@ mod shaders;
 mod stream;
 mod texts;
 mod train_digits;
+mod transforms;
 mod tune;
 
 use crate::engine::{Engine, EngineOptions};

@@ -15,19 +15,22 @@ use super::calibration::Calibration;
 use super::partial::Partial;
 use super::print::{self, Align, Table};
 use super::stream::{self, Files, Options, Written};
+use super::transforms::{Transforms, Wanted};
 use super::{Filter, open_engine, open_for, output_format};
+use crate::configuration::multiplies;
 use crate::engine::Engine;
 use crate::file::{self, hf};
-use crate::file::{Content, Entry, Format, Item, Model, Plan, Writer};
-use crate::quantize::Recipe;
+use crate::file::{Content, Dtype, Entry, Format, Item, Model, Plan, Writer};
 use crate::quantize::gptq::{Order, Settings};
+use crate::quantize::{Recipe, TransformRecipe};
 use crate::scheme::Method;
 use crate::scheme::mix::Choice;
-use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor};
+use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Quantize the weights of a model (safetensors, GGUF or ONNX, in and out)
@@ -55,6 +58,8 @@ lowbit quantize model/ -o m.safetensors --scheme int4-g128 --method gptq --calib
 lowbit quantize model/ -o m.safetensors --scheme int4-g128-asym-perm --method gptq:mse --order activity --calibration stats.safetensors\n  \
 lowbit quantize huge/ -o huge-q5_k_m.safetensors --scheme q5_k_m --shard-size 4GB --resume\n  \
 lowbit quantize model.gguf -o mine.gguf --config mix.toml\n  \
+lowbit quantize model/ -o smooth.safetensors --scheme int8-row --transform smooth --calibration stats.safetensors\n  \
+lowbit quantize model/ -o rotated.safetensors --scheme int4-g128 --method gptq:mse --transform hadamard --calibration stats.safetensors\n  \
 lowbit quantize model/ -o w8a8.safetensors --config w8a8-static --calibration stats.safetensors\n\n\
 A file for --config; every line may be left out:\n  \
 preset = \"w8a8-static\"        # what is not said below; see the presets\n  \
@@ -64,7 +69,7 @@ exclude = ['pooler']          # regular expressions: left as they are\n  \
 'attn_v|ffn_down' = \"q6_k\"\n  \
 '^output\\.' = \"copy\"\n  \
 'ffn_up' = \"int4-g32:mse\"     # with a method, as --method\n  \
-'attn_output' = { activations = \"int8-static:entropy\" }\n\n\
+'attn_output' = { activations = \"int8-static:entropy\", transform = \"smooth\" }   # as --transform; \"none\"\n\n\
 Activations: f32, f16, int8 (a scale per token), int8-g32, int8-g128, int8-static and int8-static-asym (one scale, by --calibration; :RULE is minmax, moving-average, percentile,\n\
 entropy or mse, which is the default). They are kept in the file; lowbit's embed, search and eval go by them.\n\n\
 Presets: see `lowbit schemes`. Tables of embeddings are int8-row in all of them.")]
@@ -97,6 +102,11 @@ pub struct Args {
     /// What gptq adds to the diagonal of X^T X, as a share of its mean; more, tenfold, where that is not enough
     #[arg(long, value_name = "SHARE", default_value_t = Settings::default().damping)]
     damping: f32,
+    /// What the inputs of linear layers are transformed by before their products, and the weights with them, so that the products stay and lose less: smooth (SmoothQuant, the best alpha
+    /// for each input), smooth:ALPHA, awq (AWQ's scales), both with --calibration; hadamard or hadamard:SEED (a randomized rotation). The vectors are kept in the file (safetensors
+    /// or GGUF); lowbit's embed, search and eval go by them, other programs do not
+    #[arg(long, value_name = "TRANSFORM", conflicts_with = "config")]
+    transform: Option<TransformRecipe>,
     /// A preset, or a TOML file that says which tensors get which scheme and what goes into their products, see below
     #[arg(long, value_name = "PRESET|FILE", visible_alias = "scheme-file")]
     config: Option<PathBuf>,
@@ -154,7 +164,9 @@ struct Job<'a> {
     weights: Option<Weights>,
     /// Where methods look at activations.
     calibrated: Option<Calibrated>,
-    /// What the output says of the inputs of layers.
+    /// What the inputs of layers are transformed by.
+    transforms: Rc<Transforms>,
+    /// What the output says of the precision of inputs.
     activations: file::Activations,
     engine: Engine,
 }
@@ -170,7 +182,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let filter = args.filter.compile()?;
     let format = output_format(args.to.as_deref(), &args.output)?;
     let weights = args.imatrix.as_deref().map(Weights::open).transpose()?;
-    let calibration = args.calibration.as_deref().map(Calibration::open).transpose()?;
+    let calibration = args.calibration.as_deref().map(Calibration::open).transpose()?.map(Rc::new);
     let model = open_for(&args.input, format, hf::Weights::AsTheyAre)?;
     let assignment = Assignment::new(&chooser, &filter, &model, weights.is_some());
     let mut sorted = sort(args, &model, &assignment)?;
@@ -178,6 +190,25 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         sorted.chosen.iter().try_for_each(|c| weights.of(c.entry).map(|_| ()))?;
     }
     let wanted = assignment.activations(&model);
+    let transform = |entry: &Entry| match args.transform {
+        Some(by) => Some(by).filter(|_| multiplies(&entry.name)),
+        None => assignment.transform(entry),
+    };
+    let chosen = sorted.chosen.iter().filter(|c| c.entry.shape.len() == 2 && !c.scheme.is_float());
+    let transformed: Vec<(String, TransformRecipe)> =
+        chosen.filter_map(|c| Some((c.entry.name.clone(), transform(c.entry)?))).collect();
+    if let (Some(by), []) = (args.transform, transformed.as_slice()) {
+        let what = format!("no linear layer whose inputs are transformed by {by}");
+        return Err(Error::Nothing { path: args.input.clone(), what });
+    }
+    if !transformed.is_empty() && weights.is_some() {
+        let why = "--imatrix counts columns as they are, and a transform changes them";
+        return Err(Error::Usage(why.into()));
+    }
+    if !transformed.is_empty() && format.name == "onnx" {
+        let why = "its nodes have no place for the vectors; safetensors and GGUF have";
+        return Err(Error::unsupported("transformed inputs in an ONNX file", why));
+    }
     drop(assignment);
     if let Chooser::Config(path, configuration) = &chooser {
         // Biases and norms' vectors are copied whatever is said.
@@ -189,13 +220,15 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     }
     let by = sorted.chosen.iter().find(|c| c.recipe.calibrates()).map(|c| (c.entry, c.recipe.to_string()));
     let fixed = wanted.iter().find(|(_, a)| a.calibrates()).map(|(entry, a)| (*entry, a.to_string()));
-    match (by.or(fixed), &calibration) {
+    let smoothed = transformed.iter().find(|(_, by)| by.calibrates());
+    let smoothed = smoothed.and_then(|(name, by)| Some((model.entry(name)?, format!("the transform {by}"))));
+    match (by.or(fixed).or(smoothed), &calibration) {
         (Some((entry, by)), None) => {
             let why = format!("'{}' by {by} wants --calibration FILE", entry.name);
             return Err(Error::Usage(format!("{why} (lowbit calibrate writes one)")));
         }
         (None, Some(_)) => {
-            let why = "--calibration without what uses it: gptq, awq, static activations (--config)";
+            let why = "--calibration without what uses it: gptq, awq, smooth, static activations (--config)";
             return Err(Error::Usage(why.into()));
         }
         _ => {}
@@ -208,6 +241,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         model: &model,
         weights,
         calibrated: None,
+        transforms: Rc::default(),
         activations: Default::default(),
         engine,
     };
@@ -216,7 +250,16 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         job.try_all(&mut sorted)?;
     }
     let settings = Settings { order: args.order, underway: args.underway, damping: args.damping };
-    job.calibrated = calibration.map(|c| Calibrated::new(c, settings, &model, &sorted.chosen)).transpose()?;
+    let ways = sorted.chosen.iter().filter_map(|chosen| {
+        let (_, by) = transformed.iter().find(|(name, _)| *name == chosen.entry.name)?;
+        let of = wanted.iter().find(|(entry, _)| entry.name == chosen.entry.name);
+        Some(Wanted { chosen, by: *by, activations: of.map(|(_, activations)| *activations) })
+    });
+    let ways: Vec<Wanted> = ways.collect();
+    job.transforms = Rc::new(Transforms::find(&model, &ways, calibration.as_deref())?);
+    let calibrated =
+        calibration.map(|c| Calibrated::new(c, job.transforms.clone(), settings, &model, &sorted.chosen));
+    job.calibrated = calibrated.transpose()?;
     job.activations = activations::resolved(&model, &wanted, job.calibrated.as_ref())?;
     let Sorted { chosen, copied, unfit, passed_over } = sorted;
     if chosen.is_empty() {
@@ -309,7 +352,11 @@ impl Job<'_> {
         if let Some(mix) = self.chooser.mix() {
             plan.set_file_type(mix.file_type);
         }
+        for (name, by) in self.transforms.tensors() {
+            plan.dense(name, Dtype::F32, vec![by.len()])?;
+        }
         self.activations.put(plan.metadata_mut());
+        self.transforms.stated.put(plan.metadata_mut())?;
         if let Some(weights) = self.weights.as_ref().filter(|_| self.format.typed_metadata()) {
             weights.provenance().into_iter().for_each(|(key, value)| plan.metadata_mut().set(key, value));
         }
@@ -327,6 +374,7 @@ impl Job<'_> {
             ("--include", text(&args.filter.include)),
             ("--exclude", text(&args.filter.exclude)),
             ("--nonfinite", format!("{:?}", args.nonfinite)),
+            ("--transform", args.transform.map_or(String::new(), |by| by.to_string())),
             ("--to", self.format.name.to_string()),
             ("--device", format!("{} ({})", info.name, info.backend)),
         ];
@@ -350,6 +398,10 @@ impl Job<'_> {
         let ways: HashMap<&str, &Chosen> = chosen.iter().map(|c| (c.entry.name.as_str(), c)).collect();
         let bytes = |item: &Item| self.model.entry(item.name()).map_or(0, |e| e.bytes);
         let mut put = |item: &Item, writer: &mut Writer<File>| {
+            if let Some((_, by)) = self.transforms.tensors().find(|(name, _)| *name == item.name()) {
+                writer.dense(bytemuck::cast_slice(by))?;
+                return Ok(0);
+            }
             let entry = self.model.entry(item.name()).ok_or_else(|| missing(item))?;
             let mut zeroed = 0;
             match ways.get(item.name()) {
@@ -376,6 +428,11 @@ impl Job<'_> {
         }
         if let Some(calibrated) = &self.calibrated {
             tensor = calibrated.prepared(entry, tensor)?;
+        }
+        if let Some(by) = self.transforms.of(entry) {
+            tensor = cpu::transform_weight(&tensor, by)?;
+        }
+        if let Some(calibrated) = &self.calibrated {
             if let Some(packed) = calibrated.quantize(chosen, &tensor)? {
                 return Ok(packed);
             }
@@ -518,6 +575,9 @@ impl Job<'_> {
                         one["dead_channels"] = dead.into();
                     }
                 }
+                if let Some(told) = self.transforms.told(c.entry) {
+                    one["transform"] = told.into();
+                }
                 if let Some((scheme, _)) = c.instead_of {
                     one["instead_of"] = scheme.to_string().into();
                 }
@@ -601,6 +661,7 @@ impl Job<'_> {
             );
         }
         text += &activations::told(&self.activations);
+        text += &self.transforms.line();
         if let Some(calibrated) =
             self.calibrated.as_ref().filter(|_| all.iter().any(|c| c.recipe.calibrates()))
         {

@@ -15,12 +15,12 @@ use super::{inspect, open_engine, open_for};
 use crate::configuration::exact_key;
 use crate::engine::Engine;
 use crate::file::hf::Weights;
-use crate::file::{Content, Entry, Model};
+use crate::file::{Content, Entry, Model, Transforms};
 use crate::quantize::census::Codes;
 use crate::report::advice::{self, Advice, Known};
 use crate::report::distribution::Distribution;
 use crate::report::metrics::Errors;
-use crate::{Error, Result, Scheme};
+use crate::{Error, Result, Scheme, Tensor, cpu};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -243,7 +243,7 @@ impl Report {
             self.left.push((after.name.clone(), after.scheme_name(), after.bytes));
         } else {
             let codes = match packed {
-                Some(_) => Codes::of(&b.0.packed(after)?, &x, &y),
+                Some(_) => codes(b, &x, &y)?,
                 None => Codes::default(),
             };
             self.layers.push(Layer {
@@ -385,6 +385,15 @@ fn higher(scheme: &Scheme, shape: &[usize]) -> Option<Scheme> {
     let other = if scheme.ggml.is_some() { "q8_0" } else { "int8-row" };
     let found = of_ladder.or_else(wider).or_else(|| other.parse().ok());
     found.filter(|found| found != scheme && found.bits > scheme.bits && found.check_shape(shape).is_ok())
+}
+
+/// The codes of a packed weight, which are those of the transformed one where its inputs are transformed.
+fn codes((model, entry): (&Model, &Entry), x: &[f32], y: &[f32]) -> Result<Codes> {
+    let packed = model.packed(entry)?;
+    let Some(by) = Transforms::of(model)?.read(model, entry)? else { return Ok(Codes::of(&packed, x, y)) };
+    let turned = |v: &[f32]| cpu::transform_weight(&Tensor::from_f32(entry.shape.clone(), v.to_vec())?, &by);
+    let (x, y) = (turned(x)?, turned(y)?);
+    Ok(Codes::of(&packed, &x.to_f32(), &y.to_f32()))
 }
 
 #[cfg(test)]

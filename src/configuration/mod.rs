@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! preset (w8a8-static, ...) ─┐
-//! TOML file (text)          ─┼-> Configuration -> layer(name) -> Layer { weights: copy | scheme or mix, recipe;  activations: dynamic | static by a rule }
+//! TOML file (text)          ─┼-> Configuration -> layer(name) -> Layer { weights: copy | scheme or mix, recipe;  activations: dynamic | static by a rule;  transform of its inputs }
 //! calls of a program        ─┘                 -> check(names) -> patterns that match nothing | an error for those that contradict
 //! static activations, statistics of the layer's input -> Activations::resolve -> an Activation with its scale
 //! ```
@@ -17,7 +17,7 @@ pub use text::exact_key;
 
 use crate::calibrate::{Grid, Inputs, Rule};
 use crate::product::{Activation, Int8Group};
-use crate::quantize::Recipe;
+use crate::quantize::{Recipe, TransformRecipe};
 use crate::scheme::mix::Choice;
 use crate::scheme::names::{Named, Role};
 use crate::{Error, Result};
@@ -150,6 +150,17 @@ pub struct Layer {
     pub weights: Weights,
     /// None where nothing is said: f32, or what a file carries already.
     pub activations: Option<Activations>,
+    /// What becomes of its inputs before.
+    pub transform: Option<TransformRecipe>,
+}
+
+/// What is said of layers; what is None is as for the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way {
+    pub weights: Option<Weights>,
+    pub activations: Option<Activations>,
+    /// Some(None): inputs stay as they are, whatever the others' do.
+    pub transform: Option<Option<TransformRecipe>>,
 }
 
 /// A configuration with a name: so many bits of a weight, so many of an activation.
@@ -240,7 +251,7 @@ fn is_table(named: &Named, name: &str) -> bool {
 }
 
 /// Whether a weight's name is one of a linear layer.
-fn multiplies(name: &str) -> bool {
+pub fn multiplies(name: &str) -> bool {
     let named = Named::of(name);
     named.weight && !is_table(&named, name)
 }
@@ -251,18 +262,17 @@ struct Override {
     pattern: Regex,
     /// In the file that it is from, from 1.
     line: Option<usize>,
-    weights: Option<Weights>,
-    activations: Option<Activations>,
+    way: Way,
 }
 
 /// What becomes of each layer of a model: see the module.
 ///
 /// ```
-/// use lowbit::configuration::Configuration;
+/// use lowbit::configuration::{Configuration, Way};
 ///
 /// let mut configuration = Configuration::preset("w8a8-dynamic")?;
 /// configuration.exclude("pooler")?;
-/// configuration.set("ffn_down", Some("q8_0".parse()?), Some("f16".parse()?))?;
+/// configuration.set("ffn_down", Way { weights: Some("q8_0".parse()?), activations: Some("f16".parse()?), ..Way::default() })?;
 /// assert_eq!(configuration.layer("blk.0.ffn_down.weight").activations, Some("f16".parse()?));
 /// assert_eq!(configuration.layer("blk.0.attn_q.weight").weights.to_string(), "int8-row");
 /// # Ok::<(), lowbit::Error>(())
@@ -270,8 +280,8 @@ struct Override {
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
     preset: Option<&'static Preset>,
-    weights: Option<Weights>,
-    activations: Option<Activations>,
+    /// Of layers of which nothing else is said.
+    way: Way,
     exclusions: Vec<(Regex, Option<usize>)>,
     overrides: Vec<Override>,
 }
@@ -289,17 +299,12 @@ impl Configuration {
         Ok(Self { preset: Some(preset), ..Self::default() })
     }
 
-    /// Says what becomes of layers in whose names a regular expression is found; what is None is as for the others. The first that matches decides.
+    /// Says what becomes of layers in whose names a regular expression is found. The first that matches decides.
     ///
     /// # Errors
     /// [`Error::Usage`] for what is no regular expression.
-    pub fn set(
-        &mut self,
-        pattern: &str,
-        weights: Option<Weights>,
-        activations: Option<Activations>,
-    ) -> Result<()> {
-        self.overrides.push(Override { pattern: regex(pattern)?, line: None, weights, activations });
+    pub fn set(&mut self, pattern: &str, way: Way) -> Result<()> {
+        self.overrides.push(Override { pattern: regex(pattern)?, line: None, way });
         Ok(())
     }
 
@@ -315,30 +320,34 @@ impl Configuration {
     /// What becomes of a layer, by the name of its weight.
     pub fn layer(&self, name: &str) -> Layer {
         match self.decided(name) {
-            By::Exclusion(_) => Layer { weights: Weights::Copy, activations: Some(Activations::default()) },
-            By::Override(i) => self.overridden(Some(&self.overrides[i]), name),
-            By::Default => self.overridden(None, name),
+            By::Exclusion(_) => {
+                Layer { weights: Weights::Copy, activations: Some(Activations::default()), transform: None }
+            }
+            By::Override(i) => self.overridden(self.overrides[i].way, name),
+            By::Default => self.overridden(Way::default(), name),
         }
     }
 
     /// What becomes of the layers of which nothing else is said; of a preset, what becomes of linear layers.
     pub fn usual(&self) -> Layer {
-        self.overridden(None, "linear.weight")
+        self.overridden(Way::default(), "linear.weight")
     }
 
-    fn overridden(&self, by: Option<&Override>, name: &str) -> Layer {
+    fn overridden(&self, by: Way, name: &str) -> Layer {
         let parse = "presets are parsed by a test";
         let preset = |of: fn(&Preset, &str) -> &'static str| self.preset.map(|preset| of(preset, name));
-        let weights = by.and_then(|by| by.weights).or(self.weights);
+        let weights = by.weights.or(self.way.weights);
         // Where nothing is multiplied there is no activation; who names such a weight may know better.
-        let usual = || self.activations.filter(|_| multiplies(name));
-        let activations = by.and_then(|by| by.activations).or_else(usual);
+        let usual = self.way.activations.filter(|_| multiplies(name));
+        let activations = by.activations.or(usual);
+        let transform = by.transform.or(self.way.transform.filter(|_| multiplies(name)));
         Layer {
             weights: weights
                 .or_else(|| preset(Preset::weights).map(|words| words.parse().expect(parse)))
                 .unwrap_or(Weights::Copy),
             activations: activations
                 .or_else(|| preset(Preset::activations).map(|words| words.parse().expect(parse))),
+            transform: transform.flatten(),
         }
     }
 
@@ -369,12 +378,12 @@ impl Configuration {
                 continue;
             };
             let wanted = |name: &str| {
-                let layer = self.overridden(Some(by), name);
-                (layer.weights.to_string(), layer.activations)
+                let layer = self.overridden(by.way, name);
+                (layer.weights.to_string(), layer.activations, layer.transform)
             };
             let got = |name: &str| {
                 let layer = self.layer(name);
-                (layer.weights.to_string(), layer.activations)
+                (layer.weights.to_string(), layer.activations, layer.transform)
             };
             if matched.all(|name| self.decided(name) != By::Override(i) && wanted(name) != got(name)) {
                 let (other, line) = match self.decided(first) {
@@ -411,6 +420,10 @@ fn regex(pattern: &str) -> Result<Regex> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn way(weights: Option<Weights>, activations: Option<Activations>) -> Way {
+        Way { weights, activations, transform: None }
+    }
 
     fn told(layer: Layer) -> (String, String) {
         (layer.weights.to_string(), layer.activations.map_or("nothing".into(), |a| a.to_string()))
@@ -473,15 +486,15 @@ mod tests {
     fn the_first_pattern_decides_and_exclusions_before_it() {
         let mut c = Configuration::preset("w8a8-static").unwrap();
         c.exclude("pooler").unwrap();
-        c.set("layer.0.*query", None, Some("f32".parse().unwrap())).unwrap();
-        c.set("query", Some("q8_0".parse().unwrap()), None).unwrap();
+        c.set("layer.0.*query", way(None, Some("f32".parse().unwrap()))).unwrap();
+        c.set("query", way(Some("q8_0".parse().unwrap()), None)).unwrap();
         let of = |name: &str| told(c.layer(name));
         let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
         assert_eq!(of("layer.0.self.query.weight"), pair("int8-row", "f32"));
         assert_eq!(of("layer.1.self.query.weight"), pair("q8_0", "int8-static-asym:mse"));
         assert_eq!(of("layer.1.self.key.weight"), pair("int8-row", "int8-static-asym:mse"));
         assert_eq!(of("pooler.query.weight"), pair("copy", "f32"));
-        assert!(matches!(c.set("(", None, None), Err(Error::Usage(_))));
+        assert!(matches!(c.set("(", way(None, None)), Err(Error::Usage(_))));
         assert!(matches!(c.exclude("("), Err(Error::Usage(_))));
     }
 
@@ -493,14 +506,14 @@ mod tests {
         };
         let mut c = Configuration::default();
         c.exclude("nothing").unwrap();
-        c.set("query", Some("q8_0".parse().unwrap()), None).unwrap();
-        c.set("value", Some("q8_0".parse().unwrap()), None).unwrap();
+        c.set("query", way(Some("q8_0".parse().unwrap()), None)).unwrap();
+        c.set("value", way(Some("q8_0".parse().unwrap()), None)).unwrap();
         assert_eq!(check(&c).unwrap(), "nothing value");
         // Part of what it matches is left to it, or it says the same.
-        c.set("a\\.", Some("q4_0".parse().unwrap()), None).unwrap();
-        c.set("b\\.query", Some("q8_0".parse().unwrap()), None).unwrap();
+        c.set("a\\.", way(Some("q4_0".parse().unwrap()), None)).unwrap();
+        c.set("b\\.query", way(Some("q8_0".parse().unwrap()), None)).unwrap();
         assert_eq!(check(&c).unwrap(), "nothing value");
-        c.set("b", Some("q4_0".parse().unwrap()), None).unwrap();
+        c.set("b", way(Some("q4_0".parse().unwrap()), None)).unwrap();
         let error = check(&c).unwrap_err();
         assert!(
             error.contains("'b'") && error.contains("'query'") && error.contains("'b.query.weight'"),
@@ -508,7 +521,7 @@ mod tests {
         );
         let mut c = Configuration::default();
         c.exclude("key").unwrap();
-        c.set("a.key", Some("q8_0".parse().unwrap()), None).unwrap();
+        c.set("a.key", way(Some("q8_0".parse().unwrap()), None)).unwrap();
         assert!(check(&c).unwrap_err().contains("'a.key'"));
     }
 }

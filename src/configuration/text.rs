@@ -9,11 +9,12 @@
 //! 'attn_v|ffn_down' = "q6_k"
 //! 'ffn_up' = "int4-g32:mse"                    # with a method, as --method
 //! 'attn_output' = { activations = "f16" }      # weights as by default
+//! 'attn_q' = { transform = "smooth" }           # what inputs meet before: smooth, smooth:ALPHA, awq, hadamard, hadamard:SEED, none
 //! ```
 //!
 //! What is wrong in it is told with the file and the line.
 
-use super::{Activations, Configuration, Override, Weights, regex};
+use super::{Configuration, Override, Way, regex};
 use crate::{Error, Result};
 use std::path::Path;
 use std::str::FromStr;
@@ -23,7 +24,7 @@ use toml::de::{DeString, DeTable, DeValue};
 /// The keys of a file.
 const KEYS: &[&str] = &["preset", "default", "exclude", "tensors"];
 /// The keys of a table that says what becomes of a layer.
-const WAYS: &[&str] = &["weights", "activations"];
+const WAYS: &[&str] = &["weights", "activations", "transform"];
 
 /// A file's text and how errors name it.
 struct Source<'a> {
@@ -78,17 +79,25 @@ impl Source<'_> {
     }
 
     /// What becomes of a layer: weights alone, or a table.
-    fn way(&self, value: &Spanned<DeValue>, key: &str) -> Result<(Option<Weights>, Option<Activations>)> {
+    fn way(&self, value: &Spanned<DeValue>, key: &str) -> Result<Way> {
         let Some(table) = value.get_ref().as_table() else {
             if value.get_ref().is_str() {
-                return Ok((Some(self.parse(value, key)?), None));
+                return Ok(Way { weights: Some(self.parse(value, key)?), ..Way::default() });
             }
-            return Err(self.wrong(value, key, "a string, or a table with weights and activations"));
+            return Err(self.wrong(
+                value,
+                key,
+                "a string, or a table with weights, activations and transform",
+            ));
         };
         let get = self.known(table, WAYS)?;
         let weights = get("weights").map(|value| self.parse(value, "weights")).transpose()?;
         let activations = get("activations").map(|value| self.parse(value, "activations")).transpose()?;
-        Ok((weights, activations))
+        let transform = get("transform").map(|value| match value.get_ref().as_str() {
+            Some("none") => Ok(None),
+            _ => self.parse(value, "transform").map(Some),
+        });
+        Ok(Way { weights, activations, transform: transform.transpose()? })
     }
 
     fn pattern(&self, at: usize, pattern: &str) -> Result<(regex::Regex, Option<usize>)> {
@@ -121,7 +130,7 @@ impl Configuration {
             made = Self::preset(name).map_err(|e| source.bad(value.span().start, e))?;
         }
         if let Some(value) = get("default") {
-            (made.weights, made.activations) = source.way(value, "default")?;
+            made.way = source.way(value, "default")?;
         }
         if let Some(value) = get("exclude") {
             let expected = "a list of regular expressions";
@@ -139,9 +148,9 @@ impl Configuration {
             let mut entries: Vec<(&Spanned<DeString>, &Spanned<DeValue>)> = table.iter().collect();
             entries.sort_by_key(|(pattern, _)| pattern.span().start);
             for (pattern, value) in entries {
-                let (weights, activations) = source.way(value, pattern.get_ref())?;
+                let way = source.way(value, pattern.get_ref())?;
                 let (pattern, line) = source.pattern(pattern.span().start, pattern.get_ref())?;
-                made.overrides.push(Override { pattern, line, weights, activations });
+                made.overrides.push(Override { pattern, line, way });
             }
         }
         Ok(made)
@@ -182,6 +191,23 @@ mod tests {
 
     #[test]
     fn presets_defaults_and_overrides_go_over_each_other() {
+        let transformed = parse(
+            "preset = \"w8a8-static\"\ndefault = { transform = \"smooth:0.25\" }\nexclude = ['pooler']\n\
+             [tensors]\n'down' = { transform = \"none\" }\n'up' = { transform = \"hadamard\" }\n",
+        );
+        let transformed = transformed.unwrap();
+        let told = |name: &str| transformed.layer(name).transform.map_or("none".into(), |t| t.to_string());
+        // Tables are looked up, and norms copied.
+        for (name, by) in [
+            ("b.1.q.weight", "smooth:0.25"),
+            ("b.1.down.weight", "none"),
+            ("b.1.up.weight", "hadamard"),
+            ("pooler.q.weight", "none"),
+            ("token_embd.weight", "none"),
+            ("b.1.attn_norm.weight", "none"),
+        ] {
+            assert_eq!(told(name), by, "{name}");
+        }
         let text = "preset = \"W8A8-static\"\nexclude = ['pooler', '\\.0\\.']\ndefault = { activations = \"int8-static-asym:entropy\" }\n\
                     [tensors]\n'down' = { activations = \"f16\" }\n'up' = { weights = \"q8_0\" }\n[tensors.'q']\nweights = \"int8-row:mse\"\nactivations = \"int8\"\n";
         let file = parse(text).unwrap();
@@ -201,7 +227,7 @@ mod tests {
     fn an_exact_key_matches_its_name_alone() {
         for name in ["a.b", "it's [one] (or)", "tab\tand \u{7f} \u{1b} \"quotes\" \\", "é\n'"] {
             let file = parse(&format!("[tensors]\n{} = \"q8_0\"\n", exact_key(name))).unwrap();
-            let copied = |name: &str| matches!(file.layer(name).weights, Weights::Copy);
+            let copied = |name: &str| matches!(file.layer(name).weights, crate::configuration::Weights::Copy);
             assert!(!copied(name), "{name:?}");
             for other in [format!("{name}x"), format!("x{name}"), name.replace('.', "x"), String::new()] {
                 assert!(other == name || copied(&other), "{other:?}");
@@ -227,6 +253,8 @@ mod tests {
                 "did you mean 'activations'",
             ),
             ("[tensors.'a']\nactivations = \"int4\"\n", 2, "int8-static"),
+            ("[tensors.'a']\ntransform = \"smoth\"\n", 2, "hadamard:SEED"),
+            ("default = { transfrom = \"smooth\" }\n", 1, "did you mean 'transform'"),
             ("default = { activations = \"int8-static:entrpy\" }\n", 1, "entropy"),
             ("default = \"int4-g32:msee\"\n", 1, "no method 'msee'"),
             ("\npreset = \"w8a8\"\n", 2, "w8a8-dynamic"),

@@ -6,6 +6,7 @@
 //! matmul:      x --activations--> f32 | int8 --integer, float (blocks of weight rows) over dot--> sums --epilogue--> y
 //! dense:       the product of two dense matrices; gram: X^T X, the second moments of columns; factor: H = T D T^T, for sweeps over columns (encode/sweep)
 //! training:    fake quantization, losses, their gradients, updates
+//! transform:   inputs and weights with columns multiplied and rotated
 //! histogram:   numbers in the bins of `bins`, counted
 //! kv:          k, v f32 --f16--> window --blocks--> codes; attention to them
 //! encoder:     embed, layer_norm, attention, mean_pool, normalize: f32 -> f32
@@ -18,6 +19,7 @@
 //! | `matmul` | checks, choice of a path |
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
 //! | `dense`, `gram`, `factor` | products of dense matrices; second moments of columns; H = T D T^T |
+//! | `transform` | columns multiplied and rotated |
 //! | `histogram` | counts of numbers in bins |
 //! | `kv` | caches of keys and values |
 //! | `training` | what else training takes |
@@ -53,6 +55,7 @@ mod matmul;
 mod panel;
 mod rows;
 mod training;
+mod transform;
 
 #[cfg(test)]
 mod golden_tests;
@@ -79,3 +82,4 @@ pub use level::instructions;
 pub(crate) use level::{Work, vectorized, vectors};
 pub use matmul::{matmul, matmul_int8, matmul_to_int8, summation};
 pub use training::{activate, cross_entropy, fake_quantize, step_gradient, step_summation, update};
+pub use transform::{restore_weight, transform, transform_moments, transform_summation, transform_weight};

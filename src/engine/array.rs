@@ -10,7 +10,7 @@
 
 use crate::product::Activation;
 use crate::tensor::element_count;
-use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu};
+use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, Transform, cpu};
 #[cfg(feature = "gpu")]
 use crate::{
     gpu::{Buffer, Gpu},
@@ -163,6 +163,21 @@ impl Array {
                 Tensor::from_bytes(self.shape.clone(), self.dtype, data)
             }
         }
+    }
+}
+
+/// A [`Transform`] where the engine computes. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct TransformArray {
+    pub(super) by: Transform,
+    /// Its numbers v `[K]`.
+    pub(super) v: Array,
+}
+
+impl TransformArray {
+    /// The transform.
+    pub fn transform(&self) -> &Transform {
+        &self.by
     }
 }
 

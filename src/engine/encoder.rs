@@ -1,19 +1,19 @@
 //! What a transformer encoder is made of besides products: embeddings, layer normalization, attention, pooling.
 //!
 //! ```text
-//! embed(tables, ids) -> [T, D]    layer_norm [.., D]    attention(q, k, v [T, D])    mean_pool [T, D] -> [B, D]    normalize [.., D]    gram [.., K] -> [K, K]    histogram -> [BINS]
+//! embed(tables, ids) -> [T, D]    layer_norm [.., D]    attention(q, k, v [T, D])    mean_pool [T, D] -> [B, D]    normalize [.., D]    gram [.., K] -> [K, K]    histogram -> [BINS]    transform [.., K]
 //! ```
 //!
 //! A batch of sentences is their tokens one after the other, `[T, D]` without padding, and the sentences' lengths. Operands are f32 or f16, results f32;
 //! everything is worked out in f32. Recorded on a GPU as products are.
 
-use super::array::{Array, ArrayData, Counts, PackedArray, PackedData};
+use super::array::{Array, ArrayData, Counts, PackedArray, PackedData, TransformArray};
 use super::training::Training;
 use super::{Backend, Engine};
 use crate::bins::BINS;
 use crate::product::Summation;
 use crate::tensor::element_count;
-use crate::{DType, Error, Result, Tensor, cpu};
+use crate::{DType, Error, Result, Tensor, Transform, cpu};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -62,6 +62,10 @@ pub(crate) enum Step<'a> {
     Histogram {
         x: &'a Array,
         onto: Option<&'a Array>,
+    },
+    Transform {
+        x: &'a Array,
+        by: &'a TransformArray,
     },
     /// What training is made of.
     Training(Training<'a>),
@@ -141,6 +145,24 @@ impl Engine {
         self.run(Step::Histogram { x, onto: onto.map(|counts| &counts.0) }).map(Counts)
     }
 
+    /// Brings a transform to the engine.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn upload_transform(&self, by: &Transform) -> Result<TransformArray> {
+        let v = self.upload(&Tensor::from_f32([by.k()], by.by().to_vec())?)?;
+        Ok(TransformArray { by: by.clone(), v })
+    }
+
+    /// The inputs x `[.., K]` of a layer as its transformed weight wants them: columns multiplied, blocks of them rotated.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another K and for a dimension of size 0; [`Error::Unsupported`] for arrays of another engine; [`Error::TooLarge`] if x is larger
+    /// than a binding; errors of the device.
+    pub fn transform(&self, x: &Array, by: &TransformArray) -> Result<Array> {
+        self.run(Step::Transform { x, by })
+    }
+
     /// The operation, as its own method.
     ///
     /// # Errors
@@ -187,6 +209,7 @@ impl Engine {
             (Backend::Cpu, Sum::Pool { length }) => all(cpu::pool_summation(length)),
             (Backend::Cpu, Sum::Score { head }) => all(cpu::score_summation(head)),
             (Backend::Cpu, Sum::Weighted { length }) => all(cpu::weighted_summation(length)),
+            (_, Sum::Block { block }) => all(cpu::transform_summation(block)),
             (Backend::Cpu, Sum::Powers { .. }) => 1,
             (Backend::Cpu, Sum::Gram { tokens } | Sum::Dense { terms: tokens }) => {
                 all(cpu::dense_summation(tokens))
@@ -223,6 +246,8 @@ pub(crate) enum Sum {
     Row { d: usize },
     /// Of the rows of a sentence.
     Pool { length: usize },
+    /// Of a block of columns, by Hadamard's matrix.
+    Block { block: usize },
     /// Of products of two columns of so many rows.
     Gram { tokens: usize },
     /// Of products of two rows.
@@ -292,6 +317,13 @@ impl Step<'_> {
                     None => Ok(vec![BINS]),
                 }
             }
+            Self::Transform { x, by } => {
+                let (_, k) = rows(x)?;
+                if k != by.by.k() {
+                    return Err(Error::shape("columns to transform", by.by.k(), k));
+                }
+                Ok(x.shape.clone())
+            }
             Self::Training(step) => step.shape(),
         }
     }
@@ -327,6 +359,7 @@ impl Step<'_> {
                 let counts = cpu::histogram(&on_host(x)?, onto.as_deref());
                 counts.into_iter().map(f32::from_bits).collect()
             }
+            Self::Transform { x, by } => cpu::transform(&on_host(x)?, &by.by),
             Self::Training(step) => step.on_cpu()?,
         })
     }
@@ -378,6 +411,12 @@ impl Step<'_> {
                 let onto = onto.map(|onto| on_device(gpu, target, onto)).transpose()?;
                 let onto = onto.as_ref().map(|onto| (&onto.0, onto.1));
                 kernels::histogram::record(gpu, target, ((&x.0, x.1), m * d), y, onto)
+            }
+            Self::Transform { x, by } => {
+                let (m, k) = rows(x)?;
+                let (x, v) = (on_device(gpu, target, x)?, on_device(gpu, target, &by.v)?);
+                let operands = [(&x.0, x.1), (&v.0, v.1), y];
+                kernels::transform::record(gpu, target, [m, k], operands, by.by.block())
             }
             Self::Training(step) => step.record(gpu, y),
             Self::Normalize { x } => {

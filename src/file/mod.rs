@@ -12,6 +12,7 @@
 //! recast        the same weights in another scheme, where only the way of writing differs
 //! metadata      keys and typed values, in order
 //! activations   the precision of what layers take, a key of it
+//! transforms    what their inputs are transformed by, another, and vectors beside the weights
 //! ggml          rows of GGUF blocks <-> PackedTensor, bit for bit
 //! bytes         mapped files, and a cursor whose errors name field and byte
 //! ```
@@ -32,12 +33,14 @@ pub mod model;
 mod onnx;
 pub mod recast;
 pub mod safetensors;
+mod transforms;
 pub mod write;
 
 pub use ::safetensors::Dtype;
 pub use activations::Activations;
 pub use metadata::{Metadata, Value};
 pub use model::{Content, Entry, Model};
+pub use transforms::{Place, Transforms};
 pub use write::{Files, Format, Item, Plan, Writer};
 
 use crate::DType;

@@ -48,6 +48,7 @@ pub mod step_gradient;
 pub mod sum_parts;
 pub mod teams;
 pub mod training;
+pub mod transform;
 pub mod update;
 pub mod weights;
 
@@ -306,6 +307,8 @@ pub enum Operation {
     Gram { reference: GramReference },
     /// Numbers counted in bins.
     Histogram { reference: fn(&[f32], Option<&[u32]>) -> Vec<u32> },
+    /// Columns multiplied, and blocks of them rotated.
+    Transform { reference: fn(&[f32], &[f32], usize) -> Vec<f64> },
     /// Rows to an L2 norm of 1.
     Normalize { reference: fn(&[f32], usize) -> Vec<f64> },
     /// New keys and values to the window of a cache.
@@ -554,6 +557,13 @@ pub static KERNELS: &[Kernel] = &[
         takes: |s| s.is_float(),
         runs: |_| true,
         shaders: normalize::shaders,
+    },
+    Kernel {
+        name: "transform",
+        operation: Operation::Transform { reference: reference::transform },
+        takes: |s| s.is_float(),
+        runs: |_| true,
+        shaders: transform::shaders,
     },
     Kernel {
         name: "kv_store",

@@ -8,14 +8,16 @@
 //! ```
 //!
 //! Sentences lie one after the other without padding, T tokens in all. Biases, GELU and residuals are part of the products; with int8 activations, what three products
-//! share is quantized once.
+//! share is quantized once. What a file's layers want their inputs transformed by is done before ([`Transforms`]).
 
 use super::ARCHITECTURE;
-use crate::engine::{Array, Engine, Int8Array, MatmulOptions, PackedArray};
-use crate::file::{Activations, Content, Entry, Metadata, Model};
+use crate::engine::{Array, Engine, Int8Array, MatmulOptions, PackedArray, TransformArray};
+use crate::file::{Activations, Content, Entry, Metadata, Model, Transforms};
 use crate::product::{Activation, Function};
 use crate::{DType, Error, Result, Tensor};
+use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The only architecture here.
 const BERT: &str = "bert";
@@ -59,8 +61,16 @@ struct Linear {
     /// The weight's name where it was read.
     name: String,
     activation: Activation,
+    /// What x meets before.
+    transform: Option<Arc<Shared>>,
     weight: PackedArray,
     bias: Array,
+}
+
+/// A transform, by the name of its tensor: layers that share an input may share it.
+struct Shared {
+    name: String,
+    by: TransformArray,
 }
 
 /// gamma and beta of a layer normalization.
@@ -117,7 +127,9 @@ impl Encoder {
     ) -> Result<Self> {
         let header = Header { model };
         let activations = Activations::of(model.metadata(), header.path())?;
-        let from = Reader { engine, header, settings, activations, other: &other };
+        let transforms = Transforms::of(model)?;
+        let shared = RefCell::default();
+        let from = Reader { engine, header, settings, activations, transforms, shared, other: &other };
         let sizes = header.sizes()?;
         let Sizes { layers, hidden, inner, positions, vocab, .. } = sizes;
         let kinds = header.shape("token_types.weight")?.first().copied().unwrap_or(1);
@@ -139,9 +151,9 @@ impl Encoder {
             engine: engine.clone(),
             sizes,
             eps: header.real("attention.layer_norm_epsilon")?,
-            words: from.weight("token_embd.weight", vocab, hidden).await?,
-            positions: from.weight("position_embd.weight", positions, hidden).await?,
-            kinds: from.weight("token_types.weight", kinds, hidden).await?,
+            words: from.table("token_embd.weight", vocab, hidden).await?,
+            positions: from.table("position_embd.weight", positions, hidden).await?,
+            kinds: from.table("token_types.weight", kinds, hidden).await?,
             norm: from.norm("token_embd_norm", hidden)?,
             layers: made,
         })
@@ -229,10 +241,21 @@ impl Encoder {
         function: Function,
         residual: Option<&Array>,
     ) -> Result<[Array; N]> {
-        let mut int8: Vec<(Activation, Int8Array)> = Vec::new();
+        let mut transformed: Vec<(&Arc<Shared>, Array)> = Vec::new();
+        let mut int8: Vec<(Activation, Option<&Arc<Shared>>, Int8Array)> = Vec::new();
         let mut made = Vec::with_capacity(N);
         for linear in layers {
-            let activation = linear.activation;
+            let (activation, transform) = (linear.activation, linear.transform.as_ref());
+            let x = match transform {
+                None => x.clone(),
+                Some(by) => match transformed.iter().find(|(other, _)| Arc::ptr_eq(other, by)) {
+                    Some((_, x)) => x.clone(),
+                    None => {
+                        transformed.push((by, self.engine.transform(x, &by.by)?));
+                        transformed[transformed.len() - 1].1.clone()
+                    }
+                },
+            };
             let options = MatmulOptions {
                 activation,
                 function,
@@ -241,17 +264,23 @@ impl Encoder {
                 ..MatmulOptions::default()
             };
             if let Activation::F32 | Activation::F16 = activation {
-                made.push(self.engine.matmul(x, &linear.weight, &options)?);
+                made.push(self.engine.matmul(&x, &linear.weight, &options)?);
                 continue;
             }
-            let at = match int8.iter().position(|(other, _)| *other == activation) {
+            let same =
+                |a: Option<&Arc<Shared>>, b: Option<&Arc<Shared>>| a.map(Arc::as_ptr) == b.map(Arc::as_ptr);
+            let known = |of: &(Activation, Option<&Arc<Shared>>, Int8Array)| {
+                of.0 == activation && same(of.1, transform)
+            };
+            let at = match int8.iter().position(known) {
                 Some(at) => at,
                 None => {
-                    int8.push((activation, self.engine.quantize_activations(x, activation)?));
+                    let quantized = self.engine.quantize_activations(&x, activation)?;
+                    int8.push((activation, transform, quantized));
                     int8.len() - 1
                 }
             };
-            made.push(self.engine.matmul_int8(&int8[at].1, &linear.weight, &options)?);
+            made.push(self.engine.matmul_int8(&int8[at].2, &linear.weight, &options)?);
         }
         let made: Result<[Array; N], _> = made.try_into();
         Ok(made.unwrap_or_else(|_| unreachable!("a product for each layer")))
@@ -354,6 +383,9 @@ struct Reader<'a> {
     header: Header<'a>,
     settings: Settings,
     activations: Activations,
+    transforms: Transforms,
+    /// Those that were read already.
+    shared: RefCell<Vec<Arc<Shared>>>,
     other: Other<'a>,
 }
 
@@ -387,14 +419,40 @@ impl Reader<'_> {
         Ok(weight)
     }
 
+    /// A matrix whose rows are looked up.
+    async fn table(&self, name: &str, n: usize, k: usize) -> Result<PackedArray> {
+        if self.transforms.get(name).is_some() {
+            let why = "rows of it are looked up, and their columns are transformed";
+            let of = self.header.entry(name)?.name_in_file();
+            return Err(Error::unsupported("a transformed table", why).in_tensor(of));
+        }
+        self.weight(name, n, k).await
+    }
+
     async fn linear(&self, name: &str, n: usize, k: usize) -> Result<Linear> {
         let weight = format!("{name}.weight");
         Ok(Linear {
             name: self.header.entry(&weight)?.name_in_file().into(),
             activation: self.settings.activation.unwrap_or_else(|| self.activations.get(&weight)),
+            transform: self.transform(&weight)?,
             weight: self.weight(&weight, n, k).await?,
             bias: self.vector(&format!("{name}.bias"), n)?,
         })
+    }
+
+    /// The transform of the inputs of a weight, if the file has one.
+    fn transform(&self, weight: &str) -> Result<Option<Arc<Shared>>> {
+        let entry = self.header.entry(weight)?;
+        let Some(place) = self.transforms.get(weight) else { return Ok(None) };
+        let Some(by) = self.transforms.read(self.header.model, entry)? else { return Ok(None) };
+        let same = |other: &&Arc<Shared>| other.name == place.by && *other.by.transform() == by;
+        if let Some(known) = self.shared.borrow().iter().find(same) {
+            return Ok(Some(known.clone()));
+        }
+        let by = self.engine.upload_transform(&by)?;
+        let made = Arc::new(Shared { name: place.by.clone(), by });
+        self.shared.borrow_mut().push(made.clone());
+        Ok(Some(made))
     }
 
     fn norm(&self, name: &str, d: usize) -> Result<Norm> {

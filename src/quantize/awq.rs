@@ -5,15 +5,15 @@
 //! w * s --clip: each group's range shrunk by 1, 0.95, .. 0.55, the least e H e^T within the group--> encoder of the scheme
 //! ```
 //!
-//! A layer whose weight has been scaled wants its input divided by s. No scheme carries such numbers: who calls takes them back into what stands before the layer
-//! (the gain of a norm that feeds nothing else, the rows of a linear layer with nothing but linear steps between), or does without scales.
+//! A layer whose weight has been scaled wants its input divided by s. Who calls takes that back into what stands before the layer (the gain of a norm that feeds nothing else, the
+//! rows of a linear layer with nothing but linear steps between), or makes it a [`crate::Transform`] that the file carries, or does without scales.
 //!
 //! Source: Lin et al. 2023. Differs: root mean squares in the place of mean magnitudes, errors by X^T X in the place of a sample, and clipping is left out where it does
 //! not lower the loss of the whole layer.
 
-use super::Hessian;
-use crate::scheme::{Group, Method};
-use crate::{DType, Error, PackedTensor, Result, Scheme, Tensor, cpu, threads};
+use super::{Hessian, Layer};
+use crate::scheme::Group;
+use crate::{DType, Error, PackedTensor, Result, Tensor, cpu, threads};
 
 /// Exponents that are tried, from 0 on, and what they are counted in.
 const STEPS: usize = 20;
@@ -21,16 +21,6 @@ const STEPS: usize = 20;
 const RANGES: usize = 10;
 /// The least root mean square of a column beside the largest one.
 const FLOOR: f32 = 1e-4;
-
-/// A weight that meets the inputs.
-#[derive(Clone, Copy, Debug)]
-pub struct Layer<'a> {
-    pub name: &'a str,
-    pub tensor: &'a Tensor,
-    pub scheme: &'a Scheme,
-    /// How scales of groups are found.
-    pub method: Method,
-}
 
 impl Layer<'_> {
     /// Encoded and decoded again, with columns multiplied by `scales` in between.

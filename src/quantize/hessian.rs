@@ -8,6 +8,7 @@
 //! which nothing here depends on.
 
 use crate::product::Product;
+use crate::transform::Transform;
 use crate::{Error, Result, Tensor, cpu};
 
 /// Entries on both sides of the diagonal may differ by this much of the geometric mean of their diagonals.
@@ -101,17 +102,12 @@ impl Hessian {
         (0..self.k).map(|i| (f64::from(self.diagonal(i)) / rows).sqrt() as f32).collect()
     }
 
-    /// That of columns multiplied by `scales` `[K]`.
+    /// That of transformed inputs.
     ///
     /// # Panics
-    /// If there are not K scales.
-    pub fn scaled(&self, scales: &[f32]) -> Self {
-        assert_eq!(scales.len(), self.k, "a scale for each column");
-        let mut values = self.values.clone();
-        for (row, by) in values.chunks_mut(self.k).zip(scales) {
-            row.iter_mut().zip(scales).for_each(|(v, s)| *v *= by * s);
-        }
-        Self { values, ..self.clone() }
+    /// If the transform is of another K.
+    pub fn transformed(&self, by: &Transform) -> Self {
+        Self { values: cpu::transform_moments(&self.values, by), ..self.clone() }
     }
 
     /// tr(E H E^T) of errors `[N, K]`: what they do to the outputs, squares summed over all rows of X.
@@ -189,8 +185,13 @@ mod tests {
         // Errors of scaled columns meet inputs that are scaled back.
         let scales = [2.0, 0.25];
         let scaled: Vec<f32> = errors.chunks(2).flat_map(|e| [e[0] * scales[0], e[1] * scales[1]]).collect();
-        let back = hessian.scaled(&[0.5, 4.0]).loss(&scaled).unwrap();
+        let back = hessian.transformed(&Transform::dividing(&scales).unwrap()).loss(&scaled).unwrap();
         assert!((back - f64::from(expected)).abs() < 1e-5);
+        // And errors of rotated columns rotated inputs: e H e^T stays.
+        let by = Transform::new(vec![-0.5, 4.0], 2).unwrap();
+        let turned = cpu::transform_weight(&Tensor::from_f32([2, 2], errors.to_vec()).unwrap(), &by).unwrap();
+        let back = hessian.transformed(&by).loss(&turned.to_f32()).unwrap();
+        assert!((back - f64::from(expected)).abs() < 1e-4, "{back} {expected}");
         assert!((hessian.root_mean_squares()[0] - (11f32 / 3.0).sqrt()).abs() < 1e-6);
         assert!(hessian.loss(&[1.0]).is_err());
     }

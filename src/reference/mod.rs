@@ -30,6 +30,7 @@ mod method;
 pub mod normalize;
 pub mod quantize;
 mod search;
+pub mod transform;
 pub mod update;
 
 pub use activate::activate;
@@ -46,6 +47,7 @@ pub use matmul::matmul;
 pub use mean_pool::mean_pool;
 pub use normalize::normalize;
 pub use quantize::{quantize, quantize_by, quantize_weighted};
+pub use transform::transform;
 pub use update::update;
 
 use crate::PackedTensor;

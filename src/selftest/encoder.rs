@@ -11,6 +11,7 @@
 //! layer_norm   |gamma| r (e + |x - mean| (h + 4 u)) + u |beta|        r = 1 / sqrt(variance + eps)
 //!     e = (s + 2) u mean |x|                                 of the mean
 //!     h = (s + 6) u / 2 + e^2 r^2 / 2 + 6 u, at most 1       of r: squares, their sum, and what the mean being off by e adds to it
+//! transform    s u sum |x v| / sqrt(b)                   of a block; the root and the products
 //! gram         s u sum |x_i x_j|                          of the tokens, and what it is added to
 //! attention    (E + s u W + |y| (D + s u)) / (1 - D - s u) + 5 u |y|
 //!     d_j = (s' + 2) u scale sum |q k_j|                     of score j; s' of its sum
@@ -28,7 +29,7 @@ use crate::DType;
 use crate::bins::BINS;
 use crate::engine::encoder::{Step, Sum};
 use crate::scheme::{PlaneKind, Scale, SubScale, Zero};
-use crate::{Array, Engine, PackedTensor, Result, Scheme, Tensor, reference};
+use crate::{Array, Engine, PackedTensor, Result, Scheme, Tensor, Transform, reference};
 
 /// Which of them.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,7 @@ pub(super) enum Operation {
     Normalize,
     Gram,
     Histogram,
+    Transform,
 }
 
 pub(super) struct Suite<'a> {
@@ -73,6 +75,7 @@ impl Suite<'_> {
             Operation::Normalize => self.normalize().await,
             Operation::Gram => self.gram().await,
             Operation::Histogram => self.histogram().await,
+            Operation::Transform => self.transform().await,
         }
     }
 
@@ -356,6 +359,48 @@ impl Suite<'_> {
             x[rows * k - 1] = if x[rows * k - 1].abs() < 1.0 { 1.5 } else { 0.0 };
             let seen = got != reference::histogram(&x, onto.as_deref());
             self.report.teeth(self.kernel, &case, seen);
+        }
+        Ok(())
+    }
+
+    async fn transform(&mut self) -> Result<()> {
+        for (rows, k, block) in [
+            (1, 1, 1),
+            (3, 31, 1),
+            (2, 2, 2),
+            (7, 12, 4),
+            (5, 384, 128),
+            (3, 96, 32),
+            (2, 2048, 1024),
+            (3, 4096, 4096),
+            (300, 64, 64),
+        ] {
+            let mut x = self.rows([rows, k]);
+            let by: Vec<f32> = (0..k).map(|_| self.rng.normal() + self.rng.pick(&[3.0, -3.0])).collect();
+            let by = by.into_iter().map(|v| if v.abs() < 0.1 { 0.5 } else { v }).collect();
+            let by = Transform::new(by, block)?;
+            let case = format!("[{rows}, {k}] in blocks of {block}");
+            let on = self.upload(&[rows, k], &x)?;
+            let by_on = self.engine.upload_transform(&by)?;
+            let Some(got) = self.output(&case, Step::Transform { x: &on, by: &by_on }, &[rows, k]).await?
+            else {
+                continue;
+            };
+            let part = self.steps(Sum::Block { block }) * U * SLACK;
+            let bounded = |x: &[f32]| -> Vec<[f64; 2]> {
+                let y = reference::transform(x, by.by(), block);
+                let sizes = x.chunks(block).enumerate().flat_map(|(i, x)| {
+                    let by = &by.by()[i * block % k..];
+                    let terms = x.iter().zip(by).map(|(x, v)| f64::from((x * v).abs()));
+                    std::iter::repeat_n(terms.sum::<f64>() / (block as f64).sqrt(), block)
+                });
+                let tiny = TINY * (block as f64).sqrt();
+                y.into_iter().zip(sizes).map(|(y, size)| [y, part * size + tiny]).collect()
+            };
+            let right = bounded(&x);
+            let last = rows * k - 1;
+            x[last] = if x[last].abs() < 1.0 { 2.0 } else { 0.0 };
+            self.judge(&case, &got, &right, &bounded(&x));
         }
         Ok(())
     }

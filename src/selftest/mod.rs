@@ -10,7 +10,7 @@
 //!     int8_rows    codes and scales bit for bit; int8_values too
 //!     fake_quantize        bit for bit; dense, step_gradient, activate, cross_entropy, update within derived bounds
 //!     kv_store, kv_pack    words of a cache bit for bit; kv_attention within a derived bound
-//!     embed, layer_norm, attention, mean_pool, normalize, gram, histogram    exact inputs bit for bit where there are any; else within derived bounds
+//!     embed, layer_norm, attention, mean_pool, normalize, gram, histogram, transform    exact inputs bit for bit where there are any; else within derived bounds
 //! ```
 //!
 //! Every comparison is on outputs that were poisoned before, between guard words, and shows its teeth: a wrong code that
@@ -203,6 +203,7 @@ fn kernels(engine: &Engine, report: &mut Report) -> Vec<(&'static str, Subject)>
         ("normalize", Subject::Encoder(encoder::Operation::Normalize)),
         ("gram", Subject::Encoder(encoder::Operation::Gram)),
         ("histogram", Subject::Encoder(encoder::Operation::Histogram)),
+        ("transform", Subject::Encoder(encoder::Operation::Transform)),
         ("kv_store", Subject::Kv(kv::Operation::Store)),
         ("kv_pack", Subject::Kv(kv::Operation::Pack)),
         ("kv_attention", Subject::Kv(kv::Operation::Attention)),
@@ -259,6 +260,7 @@ impl Subject {
             MeanPool { .. } => Self::Encoder(encoder::Operation::MeanPool),
             Gram { .. } => Self::Encoder(encoder::Operation::Gram),
             Histogram { .. } => Self::Encoder(encoder::Operation::Histogram),
+            Transform { .. } => Self::Encoder(encoder::Operation::Transform),
             Normalize { .. } => Self::Encoder(encoder::Operation::Normalize),
             KvStore { .. } => Self::Kv(kv::Operation::Store),
             KvPack { .. } => Self::Kv(kv::Operation::Pack),

@@ -22,7 +22,7 @@ mod tokenizer;
 use super::bytes::{Bytes, bad};
 use super::metadata::{Metadata, Value};
 use super::model::{Content, Entry, Model, Parsed, Part, Shard};
-use super::{Activations, file_type, gguf, safetensors};
+use super::{Activations, Transforms, file_type, gguf, safetensors};
 use crate::{DType, Error, Result};
 use architecture::{Architecture, Order, Row, Size, Sizes, Source};
 use config::Config;
@@ -140,6 +140,11 @@ impl Map<'_> {
             }
         }
         let dropped = |name: &&str| architecture.dropped.iter().any(|d| d.is(&architecture.plain_name(name)));
+        // The vectors of transforms go with the layers, by their own names.
+        let transforms = Transforms::in_metadata(self.source.metadata(), self.files.place())?;
+        let vectors = self.source.entries().iter().filter(|e| transforms.has_tensor(&e.name));
+        let vectors: Vec<Entry> = vectors.map(|e| Entry { fixed: true, ..e.clone() }).collect();
+        left.retain(|name| !transforms.has_tensor(name));
         if let Some(name) = left.into_iter().filter(|name| !dropped(name)).min() {
             let what = format!("tensor '{name}' has no place in GGUF's {}", architecture.name);
             return Err(bad(self.files.place(), what));
@@ -151,7 +156,8 @@ impl Map<'_> {
             (Weights::Auto, Some(DType::Bf16)) => Some(DType::Bf16),
             (Weights::Auto, _) => Some(DType::F16),
         };
-        found.into_iter().map(|(row, to, entry)| self.entry(row, to, entry, wanted)).collect()
+        let mapped = found.into_iter().map(|(row, to, entry)| self.entry(row, to, entry, wanted));
+        mapped.chain(vectors.into_iter().map(Ok)).collect()
     }
 
     /// One tensor, its shape checked.
@@ -253,6 +259,8 @@ impl Map<'_> {
         let activations = Activations::of(self.source.metadata(), self.files.place())?;
         let name = |from: &str| entries.iter().find(|e| e.name_in_file() == from).map(|e| e.name.as_str());
         activations.renamed(name).put(&mut out);
+        let transforms = Transforms::in_metadata(self.source.metadata(), self.files.place())?;
+        transforms.renamed(name).put(&mut out)?;
         if tokens == Tokens::Described {
             tokenizer::describe(self.files, self.config, sizes.get(Size::Vocab), &mut out)?;
         }

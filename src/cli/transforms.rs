@@ -1,0 +1,238 @@
+//! What the inputs of layers are transformed by: `--transform` and the key of a configuration, what a calibration says of the layers, what the file gets; and weights of files turned back.
+//!
+//! ```text
+//! chosen layers, TransformRecipe, Calibration -> layers that share an input -> smooth | awq | rotation -> Transform
+//!     -> weights as they are quantized, tensors v beside them, file::Transforms in the metadata
+//! ```
+//!
+//! One input's layers are in memory at a time.
+
+use super::assign::Chosen;
+use super::calibration::{Calibration, Seen};
+use super::print;
+use crate::configuration::Activations;
+use crate::file::{self, Entry, Model, Place};
+use crate::product::{Activation, Int8Group};
+use crate::quantize::{Layer, TransformRecipe, awq, smooth};
+use crate::transform::Transform;
+use crate::{Error, Result, Scheme, Tensor, cpu};
+use std::collections::HashMap;
+
+/// So many layers are named that the calibration does not know.
+const NAMED: usize = 3;
+
+/// A layer whose inputs are to be transformed.
+pub struct Wanted<'a> {
+    pub chosen: &'a Chosen<'a>,
+    pub by: TransformRecipe,
+    pub activations: Option<Activations>,
+}
+
+/// A tensor v, and the transform that it is part of.
+struct Found {
+    tensor: String,
+    transform: Transform,
+    /// How it was found, an alpha in it.
+    told: String,
+}
+
+/// The transforms of a run.
+#[derive(Default)]
+pub struct Transforms {
+    found: Vec<Found>,
+    /// Which of them a weight has.
+    of: HashMap<String, usize>,
+    /// What the file says: of layers that were transformed before, too.
+    pub stated: file::Transforms,
+}
+
+impl Transforms {
+    /// Finds what is wanted.
+    ///
+    /// # Errors
+    /// As [`file::Transforms::of`], [`Calibration::seen`], [`smooth::search`] and [`awq::search`]; [`Error::Usage`] for a layer that is transformed already, and for smoothing without a
+    /// calibration; [`Error::Nothing`] for a calibration that knows none of the layers.
+    pub fn find(model: &Model, wanted: &[Wanted], calibration: Option<&Calibration>) -> Result<Self> {
+        let mut made = Self { stated: file::Transforms::of(model)?, ..Self::default() };
+        let (mut groups, mut unknown): (Vec<(String, Vec<&Wanted>)>, Vec<&str>) = (Vec::new(), Vec::new());
+        let mut known = 0;
+        for layer in wanted {
+            let name = &layer.chosen.entry.name;
+            if made.stated.get(name).is_some() {
+                return Err(Error::Usage(format!(
+                    "'{name}' is transformed already; `lowbit dequantize` turns it back"
+                )));
+            }
+            let key = if layer.by.calibrates() {
+                let Some(calibration) = calibration else {
+                    let why = format!("'{name}' by the transform {} wants --calibration FILE", layer.by);
+                    return Err(Error::Usage(format!("{why} (lowbit calibrate writes one)")));
+                };
+                let Some(first) = calibration.shared(layer.chosen.entry)? else {
+                    unknown.push(name);
+                    continue;
+                };
+                known += 1;
+                format!("{} of {first}", layer.by)
+            } else {
+                format!("{} of {}", layer.by, layer.chosen.entry.shape.last().unwrap_or(&0))
+            };
+            match groups.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, layers)) => layers.push(layer),
+                None => groups.push((key, vec![layer])),
+            }
+        }
+        if let (Some(first), 0, Some(calibration)) = (unknown.first(), known, calibration) {
+            let what = format!("nothing of the inputs of any layer to transform, as '{first}'");
+            return Err(Error::Nothing { path: calibration.path.clone(), what });
+        }
+        if !unknown.is_empty() {
+            let names: Vec<String> = unknown.iter().take(NAMED).map(|name| format!("'{name}'")).collect();
+            let more = if unknown.len() > NAMED { ", .." } else { "" };
+            let layers = print::count(unknown.len(), "layer");
+            let what = "whose inputs stay as they are";
+            print::note(&format!(
+                "lowbit: the calibration knows nothing of {layers}, {what}: {}{more}",
+                names.join(", ")
+            ));
+        }
+        let bar = print::progress(groups.len() as u64, "transforms");
+        for (_, layers) in &groups {
+            print::at(&bar, &layers[0].chosen.entry.name);
+            made.add(model, layers, calibration)?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(made)
+    }
+
+    /// One transform, for layers that share it.
+    fn add(&mut self, model: &Model, layers: &[&Wanted], calibration: Option<&Calibration>) -> Result<()> {
+        let (first, by) = (layers[0].chosen.entry, layers[0].by);
+        let k = first.shape.last().copied().unwrap_or(0);
+        let stem = first.name.strip_suffix(".weight").unwrap_or(&first.name);
+        let (tensor, told, transform) = match (by, calibration) {
+            (TransformRecipe::Hadamard(seed), _) => {
+                (format!("{by}.{k}").replace(':', "."), by.to_string(), Transform::rotation(k, seed)?)
+            }
+            (TransformRecipe::Smooth(_) | TransformRecipe::Awq, Some(calibration)) => {
+                let tensors = layers.iter().map(|layer| model.tensor(layer.chosen.entry));
+                let tensors: Vec<Tensor> = tensors.collect::<Result<_>>()?;
+                let all = layers.iter().zip(&tensors).map(|(layer, tensor)| Layer {
+                    name: &layer.chosen.entry.name,
+                    tensor,
+                    scheme: &layer.chosen.scheme,
+                    method: layer.chosen.recipe.method,
+                });
+                let all: Vec<Layer> = all.collect();
+                let (told, transform) = match by {
+                    TransformRecipe::Smooth(alpha) => {
+                        smoothed(calibration, first, &all, alpha, layers[0].activations)?
+                    }
+                    _ => scaled(calibration, first, &all)?,
+                };
+                layers.iter().for_each(|layer| model.release(layer.chosen.entry));
+                (format!("{stem}.input_by"), told, transform)
+            }
+            _ => return Ok(()),
+        };
+        if model.entry(&tensor).is_some() {
+            return Err(Error::Usage(format!(
+                "the model has a tensor '{tensor}', as the transform would be called"
+            )));
+        }
+        let at = self.found.len();
+        for layer in layers {
+            let name = &layer.chosen.entry.name;
+            self.of.insert(name.clone(), at);
+            self.stated.set(name, Place { by: tensor.clone(), block: transform.block() });
+        }
+        self.found.push(Found { tensor, transform, told });
+        Ok(())
+    }
+
+    /// The transform that a weight gets.
+    pub fn of(&self, entry: &Entry) -> Option<&Transform> {
+        self.of.get(&entry.name).and_then(|at| self.found.get(*at)).map(|found| &found.transform)
+    }
+
+    /// How it was found.
+    pub fn told(&self, entry: &Entry) -> Option<&str> {
+        self.of.get(&entry.name).and_then(|at| self.found.get(*at)).map(|found| found.told.as_str())
+    }
+
+    /// The tensors v to be added to the file: names and numbers.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[f32])> {
+        self.found.iter().map(|found| (found.tensor.as_str(), found.transform.by()))
+    }
+
+    /// A line of the summary, if there is any.
+    pub fn line(&self) -> String {
+        let mut kinds: Vec<(&str, usize)> = Vec::new();
+        for told in self.of.values().filter_map(|at| self.found.get(*at)).map(|found| found.told.as_str()) {
+            match kinds.iter_mut().find(|(other, _)| *other == told) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((told, 1)),
+            }
+        }
+        kinds.sort();
+        let parts: Vec<String> =
+            kinds.iter().map(|(told, n)| format!("{told} for {}", print::count(*n, "layer"))).collect();
+        if parts.is_empty() { String::new() } else { format!("inputs transformed: {}\n", parts.join(", ")) }
+    }
+}
+
+/// What inputs are rounded to while the transform is searched for: int8 per token where nothing is said.
+fn rounded(activations: Option<Activations>) -> Result<Option<Scheme>> {
+    Ok(match activations {
+        Some(Activations::Dynamic(Activation::F32 | Activation::F16)) => None,
+        Some(Activations::Dynamic(Activation::Int8(Int8Group::Cols(g)))) => {
+            Some(format!("int8-g{g}").parse()?)
+        }
+        Some(Activations::Static { .. } | Activations::Dynamic(Activation::Int8Static(_))) => {
+            Some("int8-tensor".parse()?)
+        }
+        Some(Activations::Dynamic(Activation::Int8(Int8Group::Row))) | None => Some("int8-row".parse()?),
+    })
+}
+
+fn smoothed(
+    calibration: &Calibration,
+    entry: &Entry,
+    layers: &[Layer],
+    alpha: Option<f32>,
+    activations: Option<Activations>,
+) -> Result<(String, Transform)> {
+    let Some(Seen { ranges, sample }) = calibration.seen(entry)? else {
+        return Err(
+            Error::Check { what: "the calibration has nothing of its inputs".into() }.in_tensor(&entry.name)
+        );
+    };
+    if let Some(alpha) = alpha {
+        let told = TransformRecipe::Smooth(Some(alpha)).to_string();
+        return Ok((told, smooth::of_alpha(&ranges, layers, alpha)?));
+    }
+    let found = smooth::search(&ranges, &sample, layers, rounded(activations)?.as_ref())?;
+    Ok((TransformRecipe::Smooth(Some(found.alpha)).to_string(), found.transform))
+}
+
+fn scaled(calibration: &Calibration, entry: &Entry, layers: &[Layer]) -> Result<(String, Transform)> {
+    let Some(hessian) = calibration.of(entry)? else {
+        return Err(
+            Error::Check { what: "the calibration has nothing of its inputs".into() }.in_tensor(&entry.name)
+        );
+    };
+    let found = awq::search(layers, &hessian)?;
+    Ok((format!("awq, alpha {}", found.alpha), Transform::dividing(&found.scales)?))
+}
+
+/// A weight of a file as it was before its inputs were transformed.
+///
+/// # Errors
+/// As [`file::Transforms::read`].
+pub fn restored(model: &Model, entry: &Entry, tensor: Tensor) -> Result<Tensor> {
+    match file::Transforms::of(model)?.read(model, entry)? {
+        Some(by) => cpu::restore_weight(&tensor, &by),
+        None => Ok(tensor),
+    }
+}
