@@ -16,7 +16,7 @@ use crate::product::{Activation, Int8Group};
 use crate::quantize::{Layer, TransformRecipe, awq, smooth};
 use crate::transform::Transform;
 use crate::{Error, Result, Scheme, Tensor, cpu};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// So many layers are named that the calibration does not know.
 const NAMED: usize = 3;
@@ -32,8 +32,9 @@ pub struct Wanted<'a> {
 struct Found {
     tensor: String,
     transform: Transform,
-    /// How it was found, an alpha in it.
-    told: String,
+    /// The way in which it was found, and the exponent where there is one.
+    way: String,
+    alpha: Option<f32>,
 }
 
 /// The transforms of a run.
@@ -111,9 +112,9 @@ impl Transforms {
         let (first, by) = (layers[0].chosen.entry, layers[0].by);
         let k = first.shape.last().copied().unwrap_or(0);
         let stem = first.name.strip_suffix(".weight").unwrap_or(&first.name);
-        let (tensor, told, transform) = match (by, calibration) {
+        let (tensor, alpha, transform) = match (by, calibration) {
             (TransformRecipe::Hadamard(seed), _) => {
-                (format!("{by}.{k}").replace(':', "."), by.to_string(), Transform::rotation(k, seed)?)
+                (format!("{by}.{k}").replace(':', "."), None, Transform::rotation(k, seed)?)
             }
             (TransformRecipe::Smooth(_) | TransformRecipe::Awq, Some(calibration)) => {
                 let tensors = layers.iter().map(|layer| model.tensor(layer.chosen.entry));
@@ -125,14 +126,14 @@ impl Transforms {
                     method: layer.chosen.recipe.method,
                 });
                 let all: Vec<Layer> = all.collect();
-                let (told, transform) = match by {
+                let (alpha, transform) = match by {
                     TransformRecipe::Smooth(alpha) => {
                         smoothed(calibration, first, &all, alpha, layers[0].activations)?
                     }
                     _ => scaled(calibration, first, &all)?,
                 };
                 layers.iter().for_each(|layer| model.release(layer.chosen.entry));
-                (format!("{stem}.input_by"), told, transform)
+                (format!("{stem}.input_by"), Some(alpha), transform)
             }
             _ => return Ok(()),
         };
@@ -147,7 +148,11 @@ impl Transforms {
             self.of.insert(name.clone(), at);
             self.stated.set(name, Place { by: tensor.clone(), block: transform.block() });
         }
-        self.found.push(Found { tensor, transform, told });
+        let way = match by {
+            TransformRecipe::Smooth(_) => "smooth".into(),
+            other => other.to_string(),
+        };
+        self.found.push(Found { tensor, transform, way, alpha });
         Ok(())
     }
 
@@ -157,8 +162,9 @@ impl Transforms {
     }
 
     /// How it was found.
-    pub fn told(&self, entry: &Entry) -> Option<&str> {
-        self.of.get(&entry.name).and_then(|at| self.found.get(*at)).map(|found| found.told.as_str())
+    pub fn told(&self, entry: &Entry) -> Option<String> {
+        let found = self.of.get(&entry.name).and_then(|at| self.found.get(*at))?;
+        Some(found.alpha.map_or(found.way.clone(), |alpha| format!("{}:{alpha}", found.way)))
     }
 
     /// The tensors v to be added to the file: names and numbers.
@@ -168,16 +174,24 @@ impl Transforms {
 
     /// A line of the summary, if there is any.
     pub fn line(&self) -> String {
-        let mut kinds: Vec<(&str, usize)> = Vec::new();
-        for told in self.of.values().filter_map(|at| self.found.get(*at)).map(|found| found.told.as_str()) {
-            match kinds.iter_mut().find(|(other, _)| *other == told) {
-                Some((_, count)) => *count += 1,
-                None => kinds.push((told, 1)),
-            }
+        // By the way in which they were found: layers, and the exponents from the least to the largest.
+        let mut kinds: BTreeMap<&str, (usize, Vec<f32>)> = BTreeMap::new();
+        for found in self.of.values().filter_map(|at| self.found.get(*at)) {
+            let (layers, alphas) = kinds.entry(&found.way).or_default();
+            *layers += 1;
+            alphas.extend(found.alpha);
         }
-        kinds.sort();
-        let parts: Vec<String> =
-            kinds.iter().map(|(told, n)| format!("{told} for {}", print::count(*n, "layer"))).collect();
+        let parts = kinds.iter().map(|(way, (layers, alphas))| {
+            let least = alphas.iter().copied().fold(f32::INFINITY, f32::min);
+            let most = alphas.iter().copied().fold(0f32, f32::max);
+            let alpha = match alphas.as_slice() {
+                [] => String::new(),
+                _ if least == most => format!(" (alpha {most})"),
+                _ => format!(" (alpha {least} to {most})"),
+            };
+            format!("{way} for {}{alpha}", print::count(*layers, "layer"))
+        });
+        let parts: Vec<String> = parts.collect();
         if parts.is_empty() { String::new() } else { format!("inputs transformed: {}\n", parts.join(", ")) }
     }
 }
@@ -202,28 +216,27 @@ fn smoothed(
     layers: &[Layer],
     alpha: Option<f32>,
     activations: Option<Activations>,
-) -> Result<(String, Transform)> {
+) -> Result<(f32, Transform)> {
     let Some(Seen { ranges, sample }) = calibration.seen(entry)? else {
         return Err(
             Error::Check { what: "the calibration has nothing of its inputs".into() }.in_tensor(&entry.name)
         );
     };
     if let Some(alpha) = alpha {
-        let told = TransformRecipe::Smooth(Some(alpha)).to_string();
-        return Ok((told, smooth::of_alpha(&ranges, layers, alpha)?));
+        return Ok((alpha, smooth::of_alpha(&ranges, layers, alpha)?));
     }
     let found = smooth::search(&ranges, &sample, layers, rounded(activations)?.as_ref())?;
-    Ok((TransformRecipe::Smooth(Some(found.alpha)).to_string(), found.transform))
+    Ok((found.alpha, found.transform))
 }
 
-fn scaled(calibration: &Calibration, entry: &Entry, layers: &[Layer]) -> Result<(String, Transform)> {
+fn scaled(calibration: &Calibration, entry: &Entry, layers: &[Layer]) -> Result<(f32, Transform)> {
     let Some(hessian) = calibration.of(entry)? else {
         return Err(
             Error::Check { what: "the calibration has nothing of its inputs".into() }.in_tensor(&entry.name)
         );
     };
     let found = awq::search(layers, &hessian)?;
-    Ok((format!("awq, alpha {}", found.alpha), Transform::dividing(&found.scales)?))
+    Ok((found.alpha, Transform::dividing(&found.scales)?))
 }
 
 /// A weight of a file as it was before its inputs were transformed.

@@ -41,6 +41,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("kernel/fake_quantize.wgsl", include_str!("../../shaders/kernel/fake_quantize.wgsl")),
     ("kernel/gram.wgsl", include_str!("../../shaders/kernel/gram.wgsl")),
     ("kernel/histogram.wgsl", include_str!("../../shaders/kernel/histogram.wgsl")),
+    ("kernel/transform.wgsl", include_str!("../../shaders/kernel/transform.wgsl")),
     ("kernel/int8_rows.wgsl", include_str!("../../shaders/kernel/int8_rows.wgsl")),
     ("kernel/int8_values.wgsl", include_str!("../../shaders/kernel/int8_values.wgsl")),
     ("kernel/kv_attention.wgsl", include_str!("../../shaders/kernel/kv_attention.wgsl")),

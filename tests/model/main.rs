@@ -5,6 +5,7 @@
 //! | `golden` | what transformers makes of 64 texts, on every engine; what quantization costs; the same from a folder, a packed file and GGUF |
 //! | `command` | what `lowbit embed` and `calibrate` write, and what they refuse |
 //! | `configuration` | what files say of activations, and that models run by it |
+//! | `transforms` | that models run by the transforms of inputs that files carry, and what those gain |
 //! | `texts` | what `lowbit search` finds and `lowbit eval` says, of a small encoder |
 //! | `small` | every sentence by itself, faults with their names |
 //!
@@ -24,6 +25,7 @@ mod fixture;
 mod golden;
 mod small;
 mod texts;
+mod transforms;
 
 use lowbit::file::hf::Files;
 use lowbit::file::{Content, Entry, Model, Plan, Writer};

@@ -1,0 +1,203 @@
+//! `lowbit quantize --transform` on a small encoder whose inputs have outliers: that models run by what files carry, what it gains, that weights come back, what is refused.
+
+use super::*;
+use crate::binary::{Folder, Ran};
+use crate::fixture::bert;
+use lowbit::EngineOptions;
+use lowbit::file::Transforms;
+use lowbit::gpu::adapter;
+use serde_json::Value;
+
+/// A folder with the encoder `m`, a text, and statistics of it. Four columns of what norms give are 40 times as large as the others.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    let mut model = bert();
+    for norm in ["embeddings", "encoder.layer.0.attention.output", "encoder.layer.0.output"] {
+        let gamma = model.tensors.get_mut(&format!("{norm}.LayerNorm.weight")).unwrap();
+        gamma.1.iter_mut().skip(5).step_by(16).for_each(|v| *v *= 40.0);
+    }
+    model.write(&folder.path("m"));
+    folder.write("t.txt", "the low\nlowbit the\nthe lowbit lowbits\nlow low the\nbits\nlows the lowbit\n");
+    let ran = run(&folder, "calibrate m --text t.txt -o stats.safetensors");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    folder
+}
+
+fn run(folder: &Folder, line: &str) -> Ran {
+    let words: Vec<&str> = line.split_whitespace().chain(["--device", "cpu"]).collect();
+    folder.run(&words)
+}
+
+fn quantized(folder: &Folder, output: &str, more: &str) -> Ran {
+    let ran = run(folder, &format!("quantize m -o {output} --exclude pooler|embeddings --force {more}"));
+    assert_eq!(ran.code, Some(0), "{more}: {}", ran.stderr);
+    ran
+}
+
+/// 1 - the mean cosine with the embeddings of `m`.
+fn lost(folder: &Folder, model: &str, more: &str) -> f64 {
+    let found = run(folder, &format!("eval {model} m --text t.txt --runs 0 --json{more}")).json();
+    1.0 - found["models"][0]["cosine"]["mean"].as_f64().unwrap()
+}
+
+#[test]
+fn transformed_models_run_and_lose_less() {
+    let folder = folder();
+    let stats = "--calibration stats.safetensors";
+    quantized(&folder, "plain.safetensors", "--scheme int8-row");
+    let plain = [" --activation f32", " --activation int8"].map(|by| lost(&folder, "plain.safetensors", by));
+    assert!(plain[1] > 4.0 * plain[0], "outliers cost: {plain:?}");
+    for (transform, more, gain) in [
+        ("hadamard", "", 3.0),
+        ("hadamard:9", "", 3.0),
+        ("smooth", stats, 3.0),
+        ("smooth:0.5", stats, 3.0),
+        ("awq", stats, 1.0),
+    ] {
+        let ran =
+            quantized(&folder, "t.safetensors", &format!("--scheme int8-row --transform {transform} {more}"));
+        let told =
+            ran.stdout.lines().find(|line| line.starts_with("inputs transformed: ")).unwrap_or_default();
+        assert!(
+            told.contains("for 12 layers") && told.contains(transform.split(':').next().unwrap()),
+            "{}",
+            ran.stdout
+        );
+        // In f32 the product stays, but for what int8 weights lose; transformed wrongly it would be another.
+        let exact = lost(&folder, "t.safetensors", " --activation f32");
+        assert!(exact < 2e-4, "{transform}: {exact} {plain:?}");
+        let rounded = lost(&folder, "t.safetensors", " --activation int8");
+        assert!(rounded * gain < plain[1], "{transform}: {rounded} {plain:?}");
+        let model = Model::open(folder.path("t.safetensors")).unwrap();
+        let all = Transforms::of(&model).unwrap();
+        assert_eq!(all.iter().count(), 12, "{transform}");
+        // Layers with one input have one vector; all rotations of one size do.
+        let mut tensors: Vec<&str> = all.iter().map(|(_, place)| place.by.as_str()).collect();
+        tensors.sort();
+        tensors.dedup();
+        let vectors = if transform.starts_with("hadamard") { 2 } else { 8 };
+        assert_eq!(tensors.len(), vectors, "{transform}: {tensors:?}");
+        for (name, place) in all.iter() {
+            let by = all.read(&model, model.entry(name).unwrap()).unwrap().unwrap();
+            assert_eq!(by.block() > 1, transform.starts_with("hadamard"), "{name}");
+            assert!(by.by().iter().any(|v| *v != 1.0), "{name}: {place:?}");
+        }
+    }
+    // Methods that know X^T X see that of the transformed inputs.
+    let less = |transform: &str| {
+        let more = format!("--scheme int4-g32 --method gptq:mse {stats}{transform}");
+        quantized(&folder, "g.safetensors", &more);
+        lost(&folder, "g.safetensors", "")
+    };
+    let [plain, rotated] = ["", " --transform hadamard"].map(less);
+    assert!(rotated < plain, "gptq: {rotated} rotated, {plain}");
+}
+
+#[test]
+fn every_engine_runs_them() {
+    let folder = folder();
+    let text = "exclude = ['pooler']\ndefault = { weights = \"q8_0\", activations = \"int8\", transform = \"hadamard\" }\n[tensors]\n'query' = { transform = \"smooth:0.5\" }\n\
+                'value' = { transform = \"none\" }\n'output.dense' = { activations = \"int8-static\", transform = \"smooth\" }\n";
+    folder.write("c.toml", text);
+    let ran =
+        run(&folder, "quantize m -o c.safetensors --config c.toml --calibration stats.safetensors --json");
+    let found = ran.json();
+    let told = |part: &str| -> Vec<&Value> {
+        let all = found["quantized"].as_array().unwrap();
+        all.iter().filter(|q| q["name"].as_str().unwrap().contains(part)).map(|q| &q["transform"]).collect()
+    };
+    assert!(
+        told("query").iter().all(|t| **t == "smooth:0.5") && told("key").iter().all(|t| **t == "hadamard")
+    );
+    assert!(told("value").iter().all(|t| t.is_null()) && told("word_embeddings").iter().all(|t| t.is_null()));
+    assert!(
+        told("output.dense").iter().all(|t| t.as_str().unwrap().starts_with("smooth:")),
+        "{:?}",
+        told("output")
+    );
+    let texts: Vec<String> = ["the low", "lowbit the", "lows the lowbit"].map(str::to_string).to_vec();
+    let of = |engine: &Engine, file: &str| embeddings(&open(engine, &folder.path(file)), &texts);
+    let on_cpu = of(&Engine::cpu(), "c.safetensors");
+    assert!(lost(&folder, "c.safetensors", "") < 0.01);
+    for found in block_on(adapter::list()) {
+        let engine = block_on(Engine::open_adapter(&found.adapter, &EngineOptions::default())).unwrap();
+        for (a, b) in of(&engine, "c.safetensors").iter().zip(&on_cpu) {
+            assert!(cosine(a, b) > 0.9999, "{}: {}", found.info.summary(), cosine(a, b));
+        }
+    }
+    assert_eq!(run(&folder, "convert c.safetensors -o c.gguf --to gguf").code, Some(0));
+    assert_eq!(on_cpu, of(&Engine::cpu(), "c.gguf"));
+}
+
+#[test]
+fn weights_come_back() {
+    let folder = folder();
+    quantized(&folder, "t.safetensors", "--scheme int8-row --transform hadamard");
+    quantized(&folder, "plain.safetensors", "--scheme int8-row");
+    let worst = |file: &str| {
+        let found = run(&folder, &format!("compare m {file} --json")).json();
+        let lines = found["tensors"].as_array().unwrap();
+        let db = lines.iter().filter_map(|line| line["sqnr_db"].as_f64());
+        db.fold(f64::INFINITY, f64::min)
+    };
+    let (plain, turned) = (worst("plain.safetensors"), worst("t.safetensors"));
+    // Weights of this encoder are uniform, which a row's scale suits best; sums of them are not.
+    assert!(turned > plain - 6.0 && turned > 40.0, "{plain} {turned}");
+    let report = run(&folder, "report m t.safetensors -o r.html --json");
+    assert_eq!(report.code, Some(0), "{}", report.stderr);
+    for dtype in ["f32", "f16", "bf16"] {
+        let ran = run(&folder, &format!("dequantize t.safetensors -o d.safetensors --dtype {dtype} --force"));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let model = Model::open(folder.path("d.safetensors")).unwrap();
+        assert!(
+            Transforms::of(&model).unwrap().is_empty()
+                && model.entries().iter().all(|e| !e.name.starts_with("hadamard"))
+        );
+        assert!(worst("d.safetensors") > turned - 0.5, "{dtype}");
+        assert!(lost(&folder, "d.safetensors", "") < 0.01, "{dtype}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused() {
+    let folder = folder();
+    let quantize = |more: &str| run(&folder, &format!("quantize m --scheme int8-row {more}"));
+    quantize("-o x.safetensors --transform smooth").fails(2, &["the transform smooth wants --calibration"]);
+    quantize("-o x.safetensors --transform awq").fails(2, &["the transform awq wants --calibration"]);
+    for (transform, word) in [("smoth", "hadamard:SEED"), ("smooth:2", "alpha is from 0 to 1")] {
+        let ran = quantize(&format!("-o x.safetensors --transform {transform}"));
+        assert!(ran.code == Some(2) && ran.stderr.contains(word), "{}", ran.stderr);
+    }
+    quantize("-o x.safetensors --transform hadamard --include embeddings").fails(1, &["no linear layer"]);
+    quantize("-o x.onnx --transform hadamard").fails(1, &["ONNX"]);
+    quantize("-o x.safetensors --transform hadamard --calibration stats.safetensors")
+        .fails(2, &["without what uses it"]);
+    // Sums of squares have no rows.
+    let mut moments = lowbit::file::Plan::default();
+    let name = "encoder.layer.0.attention.self.query.moments";
+    moments.dense(name, lowbit::file::Dtype::F32, [64, 64]).unwrap();
+    let path = folder.path("moments.safetensors");
+    let file = std::fs::File::create(&path).unwrap();
+    let format = lowbit::file::Format::named("lowbit").unwrap();
+    let mut writer = lowbit::file::Writer::new(file, &path, format, moments).unwrap();
+    let identity: Vec<f32> = (0..64 * 64).map(|i| f32::from(u8::from(i % 65 == 0))).collect();
+    writer.dense(bytemuck::cast_slice(&identity)).unwrap();
+    writer.finish().unwrap();
+    quantize(
+        "-o x.safetensors --transform smooth --calibration moments.safetensors --include layer.0.*query",
+    )
+    .fails(1, &["LAYER.inputs"]);
+    quantize("-o x.safetensors --transform awq --calibration moments.safetensors --include layer.1")
+        .fails(1, &["nothing of the inputs", "layer.1"]);
+    assert!(!folder.path("x.safetensors").exists());
+    // What is transformed already, and formats without a place for it.
+    quantized(&folder, "t.safetensors", "--scheme int8-row --transform hadamard");
+    run(&folder, "convert t.safetensors -o o.onnx").fails(1, &["transformed layers", "lowbit dequantize"]);
+    run(&folder, "convert t.safetensors -o folder --to compressed-tensors").fails(1, &["transformed layers"]);
+    // A file that lacks a vector.
+    let mut bytes = std::fs::read(folder.path("t.safetensors")).unwrap();
+    let at = bytes.windows(13).position(|w| w == b"\"hadamard.64\"").unwrap();
+    bytes[at + 1] = b'H';
+    std::fs::write(folder.path("bad.safetensors"), bytes).unwrap();
+    run(&folder, "embed bad.safetensors the").fails(1, &["Hadamard.64"]);
+}
