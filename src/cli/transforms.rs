@@ -137,6 +137,10 @@ impl Transforms {
             }
             _ => return Ok(()),
         };
+        // What changes nothing need not be carried.
+        if transform.only_scales() && transform.by().iter().all(|v| *v == 1.0) {
+            return Ok(());
+        }
         if model.entry(&tensor).is_some() {
             return Err(Error::Usage(format!(
                 "the model has a tensor '{tensor}', as the transform would be called"
