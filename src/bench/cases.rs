@@ -1,12 +1,14 @@
 //! What is measured: operations, shapes, and the shapes of models.
 //!
 //! ```text
-//! {matvec, matmul, quantize, dequantize} x schemes x {(M, N, K) by hand, layers of a model x M} -> Case, ...
+//! {matvec, matmul, quantize x methods, dequantize} x schemes x {(M, N, K) by hand, layers of a model x M} -> Case, ...
 //! ```
 //!
-//! M rows of x meet a weight [N, K]; quantize and dequantize have no M. Layers of one shape are one case with all their names.
+//! M rows of x meet a weight [N, K]; quantize and dequantize have no M. Layers of one shape are one case with all their names. Only quantize has
+//! methods; whether a scheme takes one is found when it is measured.
 
 use crate::product::{Accumulate, Activation};
+use crate::scheme::Method;
 use crate::{Error, Result, Scheme};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,7 @@ pub enum Operation {
     Matvec,
     /// A product with more.
     Matmul,
-    /// f32 to a scheme. On a GPU from f32 that are there already.
+    /// f32 to a scheme, by any method. On a GPU from f32 that are there already.
     Quantize,
     /// A scheme to f32.
     Dequantize,
@@ -95,6 +97,8 @@ pub struct Case {
     pub weight: Weight,
     /// Of a product.
     pub call: Call,
+    /// By which scales are found, of quantize; elsewhere the scheme's own.
+    pub method: Method,
 }
 
 /// How a product is asked for.
@@ -122,16 +126,20 @@ impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Weight { n, k, .. } = self.weight;
         write!(f, "{} {} ", self.operation.name(), self.scheme)?;
+        if self.method != Method::Own {
+            write!(f, "by {} ", self.method)?;
+        }
         if self.m == 0 { write!(f, "{n}x{k}") } else { write!(f, "{}x{n}x{k}{}", self.m, self.call) }
     }
 }
 
-/// Every operation with every scheme and shape, a shape being a weight and the rows of x that its products have.
+/// Every operation with every scheme and shape, a shape being a weight and the rows of x that its products have; quantize with every method, too.
 pub fn all(
     operations: &[Operation],
     schemes: &[Scheme],
     shapes: &[(Weight, Vec<usize>)],
     call: Call,
+    methods: &[Method],
 ) -> Vec<Case> {
     let mut all: Vec<Case> = Vec::new();
     for &operation in operations {
@@ -141,10 +149,13 @@ pub fn all(
                     true => ms.iter().copied().filter(|&m| operation.takes(m)).collect(),
                     false => vec![0],
                 };
+                let methods = if operation == Operation::Quantize { methods } else { &[Method::Own] };
                 for m in rows {
-                    let case = Case { operation, scheme, m, weight: weight.clone(), call };
-                    if !all.contains(&case) {
-                        all.push(case);
+                    for &method in methods {
+                        let case = Case { operation, scheme, m, weight: weight.clone(), call, method };
+                        if !all.contains(&case) {
+                            all.push(case);
+                        }
                     }
                 }
             }
@@ -299,7 +310,7 @@ mod tests {
         let scheme = "q4_0".parse().unwrap();
         let weight = || Weight::new(64, 32);
         let shapes = [(weight(), vec![1, 16, 17]), (weight(), vec![1])];
-        let cases = all(Operation::ALL, &[scheme], &shapes, Call::default());
+        let cases = all(Operation::ALL, &[scheme], &shapes, Call::default(), &[Method::Own, Method::Mse]);
         let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
         assert_eq!(
             names,
@@ -308,6 +319,7 @@ mod tests {
                 "matvec q4_0 16x64x32",
                 "matmul q4_0 17x64x32",
                 "quantize q4_0 64x32",
+                "quantize q4_0 by mse 64x32",
                 "dequantize q4_0 64x32"
             ]
         );

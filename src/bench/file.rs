@@ -190,6 +190,9 @@ pub struct Measured {
     pub label: String,
     /// How x enters a product, and what its sums may be; null without.
     pub activation: Option<String>,
+    /// The method by which quantize finds scales, `default` for the scheme's own; null of the others.
+    #[serde(default)]
+    pub method: Option<String>,
     #[serde(default)]
     pub accumulate: Option<String>,
     pub regime: Regime,
@@ -463,7 +466,14 @@ impl Measured {
             name.map(|name| format!(" {word} {name}")).unwrap_or_default()
         };
         let call = other("x", &self.activation) + &other("sums", &self.accumulate);
-        format!("{} {} {}{call} {}", self.operation.name(), self.scheme, self.shape(), self.regime.name())
+        let (operation, regime) = (self.operation.name(), self.regime.name());
+        format!("{operation} {} {}{call} {regime}", self.scheme_and_method(), self.shape())
+    }
+
+    /// `int4-g32 by mse`; without another method than the scheme's own `int4-g32`.
+    pub fn scheme_and_method(&self) -> String {
+        let method = self.method.as_deref().filter(|name| *name != "default");
+        method.map_or(self.scheme.clone(), |name| format!("{} by {name}", self.scheme))
     }
 
     /// Operations per byte.
@@ -476,6 +486,7 @@ impl Measured {
 pub(super) mod tests {
     use super::*;
     use crate::bench::cases::{Call, Weight};
+    use crate::scheme::Method;
 
     fn times(median: f64, spread: f64) -> Times {
         let quartiles = [median * (1.0 - spread), median * (1.0 + spread)];
@@ -484,7 +495,8 @@ pub(super) mod tests {
 
     fn case(operation: Operation, activation: Activation, accumulate: Accumulate) -> Case {
         let call = Call { activation, accumulate, kernel: None };
-        Case { operation, scheme: "q4_0".parse().unwrap(), m: 1, weight: Weight::new(64, 64), call }
+        let (scheme, method) = ("q4_0".parse().unwrap(), Method::Own);
+        Case { operation, scheme, m: 1, weight: Weight::new(64, 64), call, method }
     }
 
     /// A file with a few ceilings and cases, as of a made-up device.
@@ -523,6 +535,7 @@ pub(super) mod tests {
                 label: "llama-7b q,k,v,o".into(),
                 activation: Some("f32".into()),
                 accumulate: Some("f32".into()),
+                method: None,
                 regime,
                 copies: 3,
                 kernel: "matvec".into(),

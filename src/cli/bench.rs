@@ -15,6 +15,7 @@ use crate::bench::ceilings;
 use crate::bench::file::{self, Ceiling, Change, Comparison, File, Note, Regime, Verdict};
 use crate::bench::plot;
 use crate::bench::sample::Effort;
+use crate::scheme::Method;
 use crate::{Engine, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -30,9 +31,10 @@ use std::path::{Path, PathBuf};
 #[command(
     after_help = "Examples:\n  lowbit bench\n  lowbit bench matvec --model llama-7b --scheme q4_0 --scheme q8_0\n  \
 lowbit bench matmul --shape 512x4096x11008 --accumulate f16-chunked --device radeon\n  \
+lowbit bench quantize --scheme int4-g64-fzero --method default,mse,percentile:99.9,hqq\n  \
 lowbit bench --quick --json before.json --svg roofline.svg\n  lowbit bench --diff before.json after.json\n\n\
 JSON: {\"format\": \"lowbit bench\", \"version\", \"lowbit\", \"commit\", \"device\": {..}, \"ceilings\": [{\"limit\", \"name\", \"rate\", ..}],\n\
-\"cases\": [{\"operation\", \"scheme\", \"m\", \"n\", \"k\", \"regime\", \"kernel\", \"tile\", \"bytes\", \"flops\", \"median_s\", \"quartiles_s\", \"clock\",\n\
+\"cases\": [{\"operation\", \"scheme\", \"m\", \"n\", \"k\", \"method\", \"regime\", \"kernel\", \"tile\", \"bytes\", \"flops\", \"median_s\", \"quartiles_s\", \"clock\",\n\
 \"ceiling\", \"percent\", ..}], \"left_out\": [{\"case\", \"why\"}], \"failures\": [..]}; with --diff the comparison."
 )]
 pub struct Args {
@@ -41,6 +43,9 @@ pub struct Args {
     operations: Vec<String>,
     #[command(flatten)]
     products: ProductArgs,
+    /// By what quantize finds scales: default (the scheme's own), absmax, minmax, mse, percentile[:99.9], hqq or kmeans (several are measured one after the other)
+    #[arg(long = "method", value_name = "METHOD,METHOD,...", value_delimiter = ',')]
+    methods: Vec<String>,
     /// Pin the kernel of products, or kernel and tile: matvec, matmul, matmul:64x64, coop, ... (on a GPU)
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -97,6 +102,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
 struct Asked {
     operations: Vec<Operation>,
     products: Products,
+    methods: Vec<Method>,
     kernel: Option<&'static str>,
     quick: bool,
 }
@@ -111,7 +117,21 @@ impl Asked {
             operations.extend(Operation::ALL);
         }
         let kernel = args.kernel.as_deref().map(products::kernel).transpose()?;
-        Ok(Self { operations, products: args.products.parse()?, kernel, quick: args.quick })
+        let mut methods = args.methods.iter().map(|name| name.parse()).collect::<Result<Vec<Method>>>()?;
+        if methods.is_empty() {
+            methods.push(Method::Own);
+        } else if !operations.contains(&Operation::Quantize) {
+            return Err(Error::Usage("--method is for quantize, which is not among the operations".into()));
+        }
+        let products = args.products.parse()?;
+        // A scheme that is asked for by name has to take the method; of the usual ones those that do are measured.
+        for scheme in products.named() {
+            let refused = methods.iter().find_map(|method| method.form(scheme).err());
+            if let Some(why) = refused {
+                return Err(Error::Usage(why.to_string()));
+            }
+        }
+        Ok(Self { operations, products, methods, kernel, quick: args.quick })
     }
 
     /// The cases for a device: what is usual on it where nothing is asked for.
@@ -137,9 +157,19 @@ impl Asked {
             return Err(Error::Usage("--kernel is for GPUs; the CPU engine has one for each case".into()));
         }
         let schemes = self.products.schemes(names)?;
+        for method in &self.methods {
+            let refused: Vec<Error> = schemes.iter().filter_map(|scheme| method.form(scheme).err()).collect();
+            if refused.len() == schemes.len() {
+                let why = refused.first().map(ToString::to_string).unwrap_or_default();
+                let what = format!(
+                    "--method {method}: none of the usual schemes takes it ({why}); name others with --scheme"
+                );
+                return Err(Error::Usage(what));
+            }
+        }
         let shapes = self.products.shapes(weights, ms)?;
         let call = Call { kernel: self.kernel, ..self.products.call };
-        match cases::all(&self.operations, &schemes, &shapes, call) {
+        match cases::all(&self.operations, &schemes, &shapes, call, &self.methods) {
             none if none.is_empty() => {
                 let what = format!("no case is left: matvec takes M of 1 to {FEW_ROWS}, matmul larger ones");
                 Err(Error::Usage(what))
@@ -249,7 +279,7 @@ fn to_text(file: &File) -> String {
     for case in &file.cases {
         table.row(vec![
             case.operation.name().into(),
-            case.scheme.clone(),
+            case.scheme_and_method(),
             case.shape(),
             case.label.clone(),
             case.regime.name().into(),
@@ -287,6 +317,7 @@ fn to_text(file: &File) -> String {
 
 fn diff(args: &Args, a: &Path, b: &Path) -> Result<()> {
     let asked = !args.operations.is_empty() || !args.products.is_empty() || args.kernel.is_some();
+    let asked = asked || !args.methods.is_empty();
     if asked || args.svg.is_some() || args.quick {
         return Err(Error::Usage(
             "--diff compares two files and measures nothing; only --json and --force go with it".into(),

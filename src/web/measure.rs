@@ -13,6 +13,7 @@ use crate::bench::sample::Effort;
 use crate::clock::now;
 use crate::kernels::{self, choice};
 use crate::product::Accumulate;
+use crate::scheme::Method;
 use crate::selftest;
 use crate::{Error, Result, Scheme, bench};
 use js_sys::{Function, Promise};
@@ -92,7 +93,7 @@ impl BenchOptions {
             let [m, n, k] = parse_shape(text, "shape")?;
             shapes.push((Weight::new(n, k), vec![m]));
         }
-        match cases::all(&operations, &schemes_named(&self.schemes)?, &shapes, call) {
+        match cases::all(&operations, &schemes_named(&self.schemes)?, &shapes, call, &[Method::Own]) {
             none if none.is_empty() => Err(Error::Usage("no case is left to measure".into())),
             all => Ok(all),
         }
