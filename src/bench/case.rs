@@ -466,7 +466,7 @@ impl<'a> Subject<'a> {
         // A scale of all rows can only be found with all of them.
         let is_whole = scheme.group == Group::Tensor || scheme.encoder == Encoder::GlobalScale;
         let on_device = matches!(self.operands, Operands::DeviceEncode(_));
-        let searched = on_device && matches!(self.form.range, Finds::Search | Finds::HalfQuadratic);
+        let searched = on_device && self.form.range.compares();
         let samples = if is_whole { threads::ranges(n, n) } else { self.samples() };
         let (mut off, mut noise, mut right, mut verified) = (0, 0.0, 0.0, Verified::default());
         for rows in samples {
