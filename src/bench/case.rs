@@ -163,6 +163,9 @@ impl<'a> Subject<'a> {
             Operation::Matvec | Operation::Matmul => product(engine, case, copies)?,
             Operation::Dequantize => decode(engine, case, copies)?,
             Operation::Quantize => encode(engine, case, &form, copies)?,
+            Operation::KvAppend | Operation::KvAttention => {
+                return Err(Error::unsupported(case.operation.name(), "a cache of keys has no weight"));
+            }
         };
         Ok(Self { engine, case, form, operands, truth, bytes, fills_caches })
     }
@@ -290,7 +293,7 @@ impl<'a> Subject<'a> {
         let (n, k) = (case.weight.n, case.weight.k);
         let flops = 2 * (case.m * n * k) as u64;
         let plan = self.plan()?;
-        let demand = Demand { case, regime, bytes: self.bytes, flops };
+        let demand = Demand { operation: case.operation, call: case.call, regime, bytes: self.bytes, flops };
         let limit = bound(ceilings, &demand);
         let product = case.operation.is_product();
         let (kernel, tile) = match plan {

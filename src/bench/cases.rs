@@ -27,12 +27,22 @@ pub enum Operation {
     Quantize,
     /// A scheme to f32.
     Dequantize,
+    /// A token to a cache of keys and values: [`super::kv`]'s, as the next one.
+    #[serde(rename = "kv_append")]
+    KvAppend,
+    /// One query token over a cache.
+    #[serde(rename = "kv_attention")]
+    KvAttention,
 }
 
 impl Operation {
+    /// Those with a weight.
     pub const ALL: &'static [Self; 4] = &[Self::Matvec, Self::Matmul, Self::Quantize, Self::Dequantize];
 
-    /// The operation of a name, `all` for all.
+    /// Those with a cache.
+    pub const KV: &'static [Self; 2] = &[Self::KvAppend, Self::KvAttention];
+
+    /// The operation of a name, `all` for all that have a weight, `kv` for those of a cache.
     ///
     /// # Errors
     /// [`Error::Usage`].
@@ -41,9 +51,10 @@ impl Operation {
         match at {
             Some(at) => Ok(&Self::ALL[at..=at]),
             None if name == "all" => Ok(Self::ALL),
+            None if name == "kv" => Ok(Self::KV),
             None => {
                 let names = Self::ALL.map(Self::name).join(", ");
-                Err(Error::Usage(format!("no operation '{name}'; there are {names} and all")))
+                Err(Error::Usage(format!("no operation '{name}'; there are {names}, all of these and kv")))
             }
         }
     }
@@ -54,6 +65,8 @@ impl Operation {
             Self::Matmul => "matmul",
             Self::Quantize => "quantize",
             Self::Dequantize => "dequantize",
+            Self::KvAppend => "kv_append",
+            Self::KvAttention => "kv_attention",
         }
     }
 
@@ -67,7 +80,7 @@ impl Operation {
         match self {
             Self::Matvec => m <= FEW_ROWS,
             Self::Matmul => m > FEW_ROWS,
-            Self::Quantize | Self::Dequantize => false,
+            Self::Quantize | Self::Dequantize | Self::KvAppend | Self::KvAttention => false,
         }
     }
 }
@@ -142,7 +155,7 @@ pub fn all(
     methods: &[Method],
 ) -> Vec<Case> {
     let mut all: Vec<Case> = Vec::new();
-    for &operation in operations {
+    for &operation in operations.iter().filter(|operation| Operation::ALL.contains(operation)) {
         for &scheme in schemes {
             for (weight, ms) in shapes {
                 let rows: Vec<usize> = match operation.is_product() {

@@ -7,7 +7,7 @@
 //!
 //! Rates are of medians. Not here: measuring.
 
-use super::cases::{Case, Operation};
+use super::cases::{Call, Operation};
 use super::sample::Times;
 use crate::product::{Accumulate, Activation};
 use crate::{Error, Result};
@@ -182,8 +182,9 @@ impl Ceiling {
 pub struct Measured {
     pub operation: Operation,
     pub scheme: String,
-    /// Rows of x; null without.
+    /// Rows of x, or heads of q over a cache; null without.
     pub m: Option<usize>,
+    /// Of a cache: its tokens, and the columns of their keys.
     pub n: usize,
     pub k: usize,
     /// The model and its layers, or empty.
@@ -222,23 +223,28 @@ pub struct Measured {
 
 /// What a case asks of a device.
 #[derive(Clone, Copy, Debug)]
-pub struct Demand<'a> {
-    pub case: &'a Case,
+pub struct Demand {
+    pub operation: Operation,
+    pub call: Call,
     pub regime: Regime,
     pub bytes: u64,
     pub flops: u64,
 }
 
-impl Demand<'_> {
-    /// The bandwidth that counts: products read, the rest writes about as much as it reads or more.
+impl Demand {
+    /// The bandwidth that counts: products and attention read, the rest writes about as much as it reads or more.
     fn traffic(&self) -> Limit {
-        if self.case.operation.is_product() { Limit::Read } else { Limit::Copy }
+        if self.operation.is_product() || self.operation == Operation::KvAttention {
+            Limit::Read
+        } else {
+            Limit::Copy
+        }
     }
 
     /// The units that may compute it, whichever the engine takes: with f32 sums weights are not rounded, and so f16 units and cooperative
     /// matrices, which take f16, may not.
     fn units(&self) -> &'static [Limit] {
-        match (self.case.call.activation, self.case.call.accumulate) {
+        match (self.call.activation, self.call.accumulate) {
             (Activation::F32 | Activation::F16, Accumulate::F32) => &[Limit::F32],
             (Activation::F32 | Activation::F16, _) => &[Limit::F32, Limit::F16, Limit::CoopMatrix],
             (Activation::Int8(_) | Activation::Int8Static(_), _) => {
@@ -485,7 +491,7 @@ impl Measured {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bench::cases::{Call, Weight};
+    use crate::bench::cases::{Case, Weight};
     use crate::scheme::Method;
 
     fn times(median: f64, spread: f64) -> Times {
@@ -574,7 +580,7 @@ pub(super) mod tests {
         let x32 = matmul(Activation::F32, Accumulate::F32);
         let decode = case(Operation::Dequantize, Activation::F32, Accumulate::F32);
         let demand = |case: &Case, regime, bytes, flops| {
-            let demand = Demand { case, regime, bytes, flops };
+            let demand = Demand { operation: case.operation, call: case.call, regime, bytes, flops };
             bound(&ceilings, &demand).map(|(c, seconds)| (c.name.clone(), seconds))
         };
         let is = |name: &str, seconds: f64| Some((name.to_string(), seconds));

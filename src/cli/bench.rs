@@ -13,6 +13,7 @@ use crate::bench;
 use crate::bench::cases::{self, Call, Case, FEW_ROWS, Operation};
 use crate::bench::ceilings;
 use crate::bench::file::{self, Ceiling, Change, Comparison, File, Note, Regime, Verdict};
+use crate::bench::kv::{self, KvCase};
 use crate::bench::plot;
 use crate::bench::sample::Effort;
 use crate::scheme::Method;
@@ -26,19 +27,20 @@ use std::path::{Path, PathBuf};
 /// Percentages are of the ceiling that binds: the larger of bytes / bandwidth and operations / arithmetic.
 ///
 /// dram: copies of the weights take turns, more of them than caches hold. cache: the same weights again and again, if they are small enough.
-/// M is the number of rows of x, N and K are those of a weight [N, K] (out, in).
+/// M is the number of rows of x, N and K are those of a weight [N, K] (out, in). kv: 8 heads of 128 columns in f16, int8 and int4; M heads of q (8, and 32
+/// that share them), N tokens in the cache, K columns of a token.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  lowbit bench\n  lowbit bench matvec --model llama-7b --scheme q4_0 --scheme q8_0\n  \
 lowbit bench matmul --shape 512x4096x11008 --accumulate f16-chunked --device radeon\n  \
 lowbit bench quantize --scheme int4-g64-fzero --method default,mse,percentile:99.9,hqq\n  \
-lowbit bench --quick --json before.json --svg roofline.svg\n  lowbit bench --diff before.json after.json\n\n\
+lowbit bench kv\n  lowbit bench --quick --json before.json --svg roofline.svg\n  lowbit bench --diff before.json after.json\n\n\
 JSON: {\"format\": \"lowbit bench\", \"version\", \"lowbit\", \"commit\", \"device\": {..}, \"ceilings\": [{\"limit\", \"name\", \"rate\", ..}],\n\
 \"cases\": [{\"operation\", \"scheme\", \"m\", \"n\", \"k\", \"method\", \"regime\", \"kernel\", \"tile\", \"bytes\", \"flops\", \"median_s\", \"quartiles_s\", \"clock\",\n\
 \"ceiling\", \"percent\", ..}], \"left_out\": [{\"case\", \"why\"}], \"failures\": [..]}; with --diff the comparison."
 )]
 pub struct Args {
-    /// matvec (M of 1 to 16), matmul (more), quantize, dequantize or all
+    /// matvec (M of 1 to 16), matmul (more), quantize, dequantize or all; kv (caches of keys and values: appending a token, and the attention of one query)
     #[arg(value_name = "OPERATION")]
     operations: Vec<String>,
     #[command(flatten)]
@@ -74,15 +76,15 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let asked = Asked::new(args)?;
     let mut outputs = Outputs::create(args)?;
     let engine = pollster::block_on(open_engine(device))?;
-    let cases = asked.cases(&engine)?;
+    let (cases, caches) = (asked.cases(&engine)?, asked.caches());
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
 
-    let bar = print::progress((ceilings::COUNT + cases.len()) as u64, "bench");
+    let bar = print::progress((ceilings::COUNT + cases.len() + caches.len()) as u64, "bench");
     let progress = |what: &str| {
         print::at(&bar, what);
         bar.inc(1);
     };
-    let file = pollster::block_on(bench::run(&engine, &cases, &effort, progress))?;
+    let file = pollster::block_on(bench::run(&engine, &cases, &caches, &effort, progress))?;
     bar.finish_and_clear();
     outputs.write(&file)?;
     match file.failures.as_slice() {
@@ -124,6 +126,12 @@ impl Asked {
             return Err(Error::Usage("--method is for quantize, which is not among the operations".into()));
         }
         let products = args.products.parse()?;
+        let weights = operations.iter().any(|operation| Operation::ALL.contains(operation));
+        if !weights && (!args.products.is_empty() || kernel.is_some()) {
+            return Err(Error::Usage(
+                "kv has caches of its own; schemes, shapes and kernels are for weights".into(),
+            ));
+        }
         // A scheme that is asked for by name has to take the method; of the usual ones those that do are measured.
         for scheme in products.named() {
             let refused = methods.iter().find_map(|method| method.form(scheme).err());
@@ -134,7 +142,12 @@ impl Asked {
         Ok(Self { operations, products, methods, kernel, quick: args.quick })
     }
 
-    /// The cases for a device: what is usual on it where nothing is asked for.
+    /// The caches.
+    fn caches(&self) -> Vec<KvCase> {
+        kv::all(&self.operations, if self.quick { &kv::TOKENS[..1] } else { &kv::TOKENS })
+    }
+
+    /// The cases of weights for a device: what is usual on it where nothing is asked for.
     fn cases(&self, engine: &Engine) -> Result<Vec<Case>> {
         let gpu = engine.gpu().filter(|gpu| !gpu.info().software).is_some();
         let names: &[&str] = match (self.quick, gpu) {
@@ -170,7 +183,7 @@ impl Asked {
         let shapes = self.products.shapes(weights, ms)?;
         let call = Call { kernel: self.kernel, ..self.products.call };
         match cases::all(&self.operations, &schemes, &shapes, call, &self.methods) {
-            none if none.is_empty() => {
+            none if none.is_empty() && self.caches().is_empty() => {
                 let what = format!("no case is left: matvec takes M of 1 to {FEW_ROWS}, matmul larger ones");
                 Err(Error::Usage(what))
             }
@@ -306,6 +319,7 @@ fn to_text(file: &File) -> String {
             "{verified} values were compared with the reference before anything was timed; the largest error is {worst:.4} of its bound.\n"
         );
     }
+    text += &beside_f16(file);
     for Note { case, why } in &file.left_out {
         text += &format!("left out: {case}: {why}\n");
     }
@@ -313,6 +327,19 @@ fn to_text(file: &File) -> String {
         text += &format!("WRONG, not timed: {case}: {why}\n");
     }
     text
+}
+
+/// Of each cache that is no f16: its time as a part of that of f16.
+fn beside_f16(file: &File) -> String {
+    let mut lines = String::new();
+    for case in file.cases.iter().filter(|case| Operation::KV.contains(&case.operation)) {
+        let of = |case: &file::Measured| (case.operation, case.m, case.n, case.regime);
+        let f16 = file.cases.iter().find(|other| other.scheme == "f16" && of(other) == of(case));
+        if let Some(f16) = f16.filter(|_| case.scheme != "f16") {
+            lines += &format!("{}: {:.2} of the time of f16\n", case.key(), case.median_s / f16.median_s);
+        }
+    }
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
 }
 
 fn diff(args: &Args, a: &Path, b: &Path) -> Result<()> {

@@ -178,6 +178,7 @@ fn wrong_arguments_of_bench_are_one_line() {
         (&["--m", "x"], &["--m 'x'"]),
         (&["--m", "2", "--shape", "1x64x64"], &["--m"]),
         (&["matvec", "--m", "17"], &["no case is left"]),
+        (&["kv", "--scheme", "q4_0"], &["kv has caches of its own"]),
         (&["matvec", "--method", "mse"], &["--method", "quantize"]),
         (&["quantize", "--method", "gptq"], &["'gptq'", "percentile"]),
         (&["quantize", "--method", "mse", "--scheme", "q4_k"], &["method mse for q4_k", "two levels"]),
@@ -237,6 +238,37 @@ fn methods_of_quantize_are_cases_of_their_own() {
     assert_eq!(list["cases"][0]["what"], "quantize int4-g32-asym 64x96 cache");
     assert_eq!(list["only_b"].as_array().unwrap().len(), 3, "{}", list["only_b"]);
     folder.run(&["bench", "--diff", "a.json", "a.json", "--method", "mse"]).fails(2, &["--diff"]);
+}
+
+#[test]
+fn caches_of_keys_and_values_are_verified_and_timed() {
+    let folder = Folder::new();
+    let ran =
+        folder.run(&["bench", "kv", "--device", "cpu", "--quick", "--json", "a.json", "--svg", "a.svg"]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let file = read(&folder, "a.json");
+    assert_eq!((&file["left_out"], &file["failures"]), (&json!([]), &json!([])));
+    let cases = file["cases"].as_array().unwrap();
+    let count = |operation: &str| cases.iter().filter(|c| c["operation"] == operation).count();
+    // Three sides; as many heads of q and four times as many, in memory and in a cache.
+    assert_eq!((cases.len(), count("kv_append"), count("kv_attention")), (15, 3, 12));
+    for c in cases {
+        assert!(c["median_s"].as_f64().unwrap() > 0.0 && c["percent"].as_f64().unwrap() > 0.0, "{c}");
+        assert!(c["verified"].as_u64().unwrap() > 0 && c["worst_error"].as_f64().unwrap() <= 1.0, "{c}");
+    }
+    let bytes = |side: &str| {
+        let of = |c: &&Value| c["scheme"] == side && c["operation"] == "kv_attention" && c["m"] == 8;
+        cases.iter().find(of).unwrap()["bytes"].as_f64().unwrap()
+    };
+    assert!((bytes("int8") / bytes("f16") - 9.0 / 16.0).abs() < 0.01);
+    assert!((bytes("int4") / bytes("f16") - 4.625 / 16.0).abs() < 0.01);
+    for line in ["kv_attention int8 32x1024x1024 dram: ", "kv_append int4 1024x1024 cache: "] {
+        let at = ran.stdout.find(line).unwrap_or_else(|| panic!("{line}: {}", ran.stdout));
+        assert!(ran.stdout[at..].lines().next().unwrap().ends_with("of the time of f16"), "{}", ran.stdout);
+    }
+    // Files with caches compare as others do.
+    let list = folder.run(&["bench", "--diff", "a.json", "a.json", "--json", "-"]).json();
+    assert_eq!(list["cases"].as_array().unwrap().len(), 15);
 }
 
 /// A GPU's kernels and timestamps, on the software adapter that CI has.
