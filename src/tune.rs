@@ -11,6 +11,7 @@ use crate::bench::case::{Contestant, Timed, contest};
 use crate::bench::cases::{Call, Case, FEW_ROWS, Operation, Weight};
 use crate::bench::sample::Effort;
 use crate::kernels::choice::{self, Facts, Shape, Winner};
+use crate::scheme::Method;
 use crate::{Engine, Error, Result};
 
 /// What the variants of one product showed. `lowbit tune` tells all of it.
@@ -74,7 +75,7 @@ pub(crate) fn run(
     let Shape { m, n, k, scheme, activation, accumulate } = *shape;
     let call = Call { activation, accumulate, kernel: None };
     let operation = if m <= FEW_ROWS { Operation::Matvec } else { Operation::Matmul };
-    let case = Case { operation, scheme, m, weight: Weight::new(n, k), call };
+    let case = Case { operation, scheme, m, weight: Weight::new(n, k), call, method: Method::Own };
     let contestants = pollster::block_on(contest(engine, &case, &variants, effort, progress))?;
     let winner = judge(shape, &contestants)?;
     Ok(Contest { winner, contestants, left_out })

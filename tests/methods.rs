@@ -5,7 +5,7 @@
 //! | `best_steps_*`, `best_tables` | the optimal uniform quantizer of N(0, 1), and the optimal scale of a table, by numerical integration: step and SQNR |
 //! | `clusters` | Lloyd and Max's quantizer |
 //! | `searched_groups` | simulations of block-wise search over 71 scales from 0.4 to 1.1 of the absmax one: floors, since a wider search finds more |
-//! | `half_quadratic` | HQQ's own loop in NumPy: mean error and SQNR beside round-to-nearest |
+//! | `half_quadratic` | HQQ's own loop in NumPy: mean error and SQNR beside round-to-nearest; with integer zero-points what a search over all of them and 32 scales leaves |
 //!
 //! Each on the CPU engine; those of groups on a software or real GPU too. Draws have fixed seeds.
 
@@ -196,11 +196,17 @@ fn half_quadratic() {
                 assert!(within, "{name}, {bits} bits: {ratio} of the mean error, 0.94 at most");
                 let within = (bits, *name) != (4, "N(0, 1)") || (gain - 0.48).abs() <= 0.05;
                 assert!(within, "{name}, {bits} bits: {gain} dB, 0.48 stated");
-                // Rounding undoes most of what moves a zero by less than a half; nothing is lost.
-                let rounded = quantize(&engine, x, 2048, &format!("int{bits}-g64-asym"), Method::Hqq);
-                let ratio = mean(x, &rounded) / mean(x, &plain);
-                println!("{}: {name}, {bits} bits: {ratio:.4} with a whole zero-point", engine.info().name);
-                assert!(ratio <= 1.0, "{name}, {bits} bits: {ratio}");
+                // All zero-points and 32 scales leave 0.904 of N(0, 1)'s error in 4 bits and 0.818 in 3, but a decibel less signal; what is asked
+                // for is the stated 0.94, in 3 bits 0.86, and a signal that gains.
+                let whole = quantize(&engine, x, 2048, &format!("int{bits}-g64-asym"), Method::Hqq);
+                let ratio = mean(x, &whole) / mean(x, &plain);
+                let gain = sqnr(x, &whole) - sqnr(x, &plain);
+                println!(
+                    "{}: {name}, {bits} bits: {ratio:.4} with a whole zero-point, {gain:+.3} dB",
+                    engine.info().name
+                );
+                let within = ratio <= if bits == 4 { 0.94 } else { 0.86 } && gain >= 0.05;
+                assert!(within, "{name}, {bits} bits: {ratio} of the mean error, {gain} dB");
             }
         }
     }

@@ -4,29 +4,22 @@
 //! numbers by a seed (1, the first taken) -> Observer -> range(rule, grid) -> steps beside the optimum of N(0, 1) | SQNR of the inliers
 //! ```
 
+#[path = "common/normals.rs"]
+mod normals;
+
 use lowbit::calibrate::{BINS, Collector, Grid, Inputs, Observer, Range, Rule, Statistics, bin};
 use lowbit::random::Random;
 use lowbit::{Engine, Tensor};
+use normals::normals;
 use std::path::Path;
 use std::sync::OnceLock;
 
 const N: usize = 1_000_000;
 
-/// `n` draws of N(0, 1), n even, by Box and Muller's transform.
-fn normals(random: &mut Random, n: usize) -> Vec<f32> {
-    // In (0, 1], where the logarithm is finite.
-    let mut unit = || ((random.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-    let mut pair = || {
-        let (radius, angle) = ((-2.0 * unit().ln()).sqrt(), std::f64::consts::TAU * unit());
-        [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
-    };
-    (0..n / 2).flat_map(|_| pair()).collect()
-}
-
 /// 10^6 draws of N(0, 1), and 100 more.
 fn drawn() -> (&'static [f32], &'static [f32]) {
     static X: OnceLock<Vec<f32>> = OnceLock::new();
-    X.get_or_init(|| normals(&mut Random::new(1), N + 100)).split_at(N)
+    X.get_or_init(|| normals(1, N + 100)).split_at(N)
 }
 
 fn observed(x: &[f32]) -> Observer {

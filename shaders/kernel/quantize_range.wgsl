@@ -4,6 +4,7 @@
 //
 //   find symmetric, whole    the range from the group's extremes
 //   find search              a thread is a candidate; the group's values pass all of them in runs, through workgroup memory
+//   find trimmed             the same, of ranges whose ends are moved by less than a step, for the least mean error
 //   find half_quadratic      threads share the values; their sums meet in workgroup memory
 //
 // The definitions are those of `scheme::method`. A device may fuse products into sums, and near a tie choose another candidate. Codes are not chosen here.
@@ -35,7 +36,7 @@ fn bound(n: u32) -> u32 {
     return min(n, n * p.k);
 }
 
-//% if find == "search"
+//% if find in ["search", "trimmed"]
 //% set bytes = enc in ["shared_exponent", "nvfp4"]
 //% set zeroed = enc in ["minmax", "minmax_bias", "minmax_zero"]
 const WORST = 3e38;
@@ -92,7 +93,7 @@ struct Candidate {
     last: f32,
 }
 
-// The error of a candidate, in squares of amax.
+// The error of a candidate, in {{ "amax" if find == "trimmed" else "squares of amax" }}.
 fn error_of(tid: u32, start: u32, n: u32, amax: f32, c: Candidate) -> f32 {
     var total = 0.0;
     for (var at = 0u; at < n; at += {{ run }}u) {
@@ -110,12 +111,12 @@ fn error_of(tid: u32, start: u32, n: u32, amax: f32, c: Candidate) -> f32 {
             //% else
             let d = t - round(clamp(t, c.first, c.last));
             //% endif
-            sum += d * d;
+            sum += {{ "abs(d)" if find == "trimmed" else "d * d" }};
         }
         total += sum;
     }
     let ratio = c.scale / amax;
-    return select(min(total * ratio * ratio, WORST), WORST, c.scale == 0.0);
+    return select(min(total * ratio{{ "" if find == "trimmed" else " * ratio" }}, WORST), WORST, c.scale == 0.0);
 }
 
 // The candidate of least error, of equal ones the first.
@@ -147,6 +148,26 @@ fn searched(tid: u32, start: u32, n: u32, r: Stats) -> vec2<u32> {
     let error = error_of(tid, start, n, abs(max(-r.low, r.high)), c);
     let won = pick(tid, vec4<f32>(error, f32(byte), 0.0, f32(tid)));
     return vec2<u32>(select(own.x, u32(won.y), won.x < WORST), 0u);
+}
+//% elif find == "trimmed"
+// The scale and zero-point of the range of least mean error.
+fn searched(tid: u32, start: u32, n: u32, r: Stats) -> vec2<u32> {
+    let unit = ((r.high - r.low) * p.inv_steps) * {{ trim | f32 }};
+    let by = (vec2<f32>(f32(tid / 8u), f32(tid % 8u)) - {{ outside }}.0) * unit;
+    let low = min(r.low + by.x, 0.0);
+    let high = max(r.high - by.y, 0.0);
+    var c: Candidate;
+    c.scale = widened(stored((high - low) * p.inv_steps));
+    c.inverse = 1.0 / c.scale;
+    let zero = f32(encode(Stats(low, high, 0.0, 0.0), 0.0, false).y);
+    c.first = -zero;
+    c.last = {{ levels }}.0 - zero;
+    let error = error_of(tid, start, n, abs(max(-r.low, r.high)), c);
+    let won = pick(tid, vec4<f32>(error, low, high, f32(tid)));
+    if won.x >= WORST {
+        return encode(r, 0.0, false);
+    }
+    return encode(Stats(won.y, won.z, 0.0, 0.0), 0.0, false);
 }
 //% else
 var<private> steps_of: array<f32, 64> = array<f32, 64>({{ steps | map("f32") | join(", ") }});
@@ -266,13 +287,8 @@ fn optimized(tid: u32, start: u32, n: u32, r: Stats) -> vec2<u32> {
         beta *= {{ beta[1] | f32 }};
     }
     best = max(best, 0.0);
-    //% if enc == "minmax"
-    let other = u32(steps(best, 1.0, {{ levels }}.0));
-    let zeros = vec2<f32>(f32(own.y), f32(other));
-    //% else
     let other = stored(best);
     let zeros = vec2<f32>(widened(own.y), widened(other));
-    //% endif
     var sums = vec2<f32>();
     for (var i = tid; i < n; i += 64u) {
         let t = x[start + i] * inverse;
@@ -299,7 +315,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) count: v
         let n = {{ "min(" ~ s.group ~ "u, p.k - at)" if s.group else "p.k" }};
         let start = row * p.k + at;
         let r = stats_of(tid, start, n);
-        //% if find == "search"
+        //% if find in ["search", "trimmed"]
         var e = searched(tid, start, n, r);
         //% elif find == "half_quadratic"
         var e = optimized(tid, start, n, r);

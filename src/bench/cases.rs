@@ -1,12 +1,14 @@
 //! What is measured: operations, shapes, and the shapes of models.
 //!
 //! ```text
-//! {matvec, matmul, quantize, dequantize} x schemes x {(M, N, K) by hand, layers of a model x M} -> Case, ...
+//! {matvec, matmul, quantize x methods, dequantize} x schemes x {(M, N, K) by hand, layers of a model x M} -> Case, ...
 //! ```
 //!
-//! M rows of x meet a weight [N, K]; quantize and dequantize have no M. Layers of one shape are one case with all their names.
+//! M rows of x meet a weight [N, K]; quantize and dequantize have no M. Layers of one shape are one case with all their names. Only quantize has
+//! methods; whether a scheme takes one is found when it is measured.
 
 use crate::product::{Accumulate, Activation};
+use crate::scheme::Method;
 use crate::{Error, Result, Scheme};
 use serde::{Deserialize, Serialize};
 
@@ -21,16 +23,26 @@ pub enum Operation {
     Matvec,
     /// A product with more.
     Matmul,
-    /// f32 to a scheme. On a GPU from f32 that are there already.
+    /// f32 to a scheme, by any method. On a GPU from f32 that are there already.
     Quantize,
     /// A scheme to f32.
     Dequantize,
+    /// A token to a cache of keys and values: [`super::kv`]'s, as the next one.
+    #[serde(rename = "kv_append")]
+    KvAppend,
+    /// One query token over a cache.
+    #[serde(rename = "kv_attention")]
+    KvAttention,
 }
 
 impl Operation {
+    /// Those with a weight.
     pub const ALL: &'static [Self; 4] = &[Self::Matvec, Self::Matmul, Self::Quantize, Self::Dequantize];
 
-    /// The operation of a name, `all` for all.
+    /// Those with a cache.
+    pub const KV: &'static [Self; 2] = &[Self::KvAppend, Self::KvAttention];
+
+    /// The operation of a name, `all` for all that have a weight, `kv` for those of a cache.
     ///
     /// # Errors
     /// [`Error::Usage`].
@@ -39,9 +51,10 @@ impl Operation {
         match at {
             Some(at) => Ok(&Self::ALL[at..=at]),
             None if name == "all" => Ok(Self::ALL),
+            None if name == "kv" => Ok(Self::KV),
             None => {
                 let names = Self::ALL.map(Self::name).join(", ");
-                Err(Error::Usage(format!("no operation '{name}'; there are {names} and all")))
+                Err(Error::Usage(format!("no operation '{name}'; there are {names}, all of these and kv")))
             }
         }
     }
@@ -52,6 +65,8 @@ impl Operation {
             Self::Matmul => "matmul",
             Self::Quantize => "quantize",
             Self::Dequantize => "dequantize",
+            Self::KvAppend => "kv_append",
+            Self::KvAttention => "kv_attention",
         }
     }
 
@@ -65,7 +80,7 @@ impl Operation {
         match self {
             Self::Matvec => m <= FEW_ROWS,
             Self::Matmul => m > FEW_ROWS,
-            Self::Quantize | Self::Dequantize => false,
+            Self::Quantize | Self::Dequantize | Self::KvAppend | Self::KvAttention => false,
         }
     }
 }
@@ -95,6 +110,8 @@ pub struct Case {
     pub weight: Weight,
     /// Of a product.
     pub call: Call,
+    /// By which scales are found, of quantize; elsewhere the scheme's own.
+    pub method: Method,
 }
 
 /// How a product is asked for.
@@ -122,29 +139,36 @@ impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Weight { n, k, .. } = self.weight;
         write!(f, "{} {} ", self.operation.name(), self.scheme)?;
+        if self.method != Method::Own {
+            write!(f, "by {} ", self.method)?;
+        }
         if self.m == 0 { write!(f, "{n}x{k}") } else { write!(f, "{}x{n}x{k}{}", self.m, self.call) }
     }
 }
 
-/// Every operation with every scheme and shape, a shape being a weight and the rows of x that its products have.
+/// Every operation with every scheme and shape, a shape being a weight and the rows of x that its products have; quantize with every method, too.
 pub fn all(
     operations: &[Operation],
     schemes: &[Scheme],
     shapes: &[(Weight, Vec<usize>)],
     call: Call,
+    methods: &[Method],
 ) -> Vec<Case> {
     let mut all: Vec<Case> = Vec::new();
-    for &operation in operations {
+    for &operation in operations.iter().filter(|operation| Operation::ALL.contains(operation)) {
         for &scheme in schemes {
             for (weight, ms) in shapes {
                 let rows: Vec<usize> = match operation.is_product() {
                     true => ms.iter().copied().filter(|&m| operation.takes(m)).collect(),
                     false => vec![0],
                 };
+                let methods = if operation == Operation::Quantize { methods } else { &[Method::Own] };
                 for m in rows {
-                    let case = Case { operation, scheme, m, weight: weight.clone(), call };
-                    if !all.contains(&case) {
-                        all.push(case);
+                    for &method in methods {
+                        let case = Case { operation, scheme, m, weight: weight.clone(), call, method };
+                        if !all.contains(&case) {
+                            all.push(case);
+                        }
                     }
                 }
             }
@@ -299,7 +323,7 @@ mod tests {
         let scheme = "q4_0".parse().unwrap();
         let weight = || Weight::new(64, 32);
         let shapes = [(weight(), vec![1, 16, 17]), (weight(), vec![1])];
-        let cases = all(Operation::ALL, &[scheme], &shapes, Call::default());
+        let cases = all(Operation::ALL, &[scheme], &shapes, Call::default(), &[Method::Own, Method::Mse]);
         let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
         assert_eq!(
             names,
@@ -308,6 +332,7 @@ mod tests {
                 "matvec q4_0 16x64x32",
                 "matmul q4_0 17x64x32",
                 "quantize q4_0 64x32",
+                "quantize q4_0 by mse 64x32",
                 "dequantize q4_0 64x32"
             ]
         );

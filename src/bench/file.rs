@@ -7,7 +7,7 @@
 //!
 //! Rates are of medians. Not here: measuring.
 
-use super::cases::{Case, Operation};
+use super::cases::{Call, Operation};
 use super::sample::Times;
 use crate::product::{Accumulate, Activation};
 use crate::{Error, Result};
@@ -182,14 +182,18 @@ impl Ceiling {
 pub struct Measured {
     pub operation: Operation,
     pub scheme: String,
-    /// Rows of x; null without.
+    /// Rows of x, or heads of q over a cache; null without.
     pub m: Option<usize>,
+    /// Of a cache: its tokens, and the columns of their keys.
     pub n: usize,
     pub k: usize,
     /// The model and its layers, or empty.
     pub label: String,
     /// How x enters a product, and what its sums may be; null without.
     pub activation: Option<String>,
+    /// The method by which quantize finds scales, `default` for the scheme's own; null of the others.
+    #[serde(default)]
+    pub method: Option<String>,
     #[serde(default)]
     pub accumulate: Option<String>,
     pub regime: Regime,
@@ -219,23 +223,28 @@ pub struct Measured {
 
 /// What a case asks of a device.
 #[derive(Clone, Copy, Debug)]
-pub struct Demand<'a> {
-    pub case: &'a Case,
+pub struct Demand {
+    pub operation: Operation,
+    pub call: Call,
     pub regime: Regime,
     pub bytes: u64,
     pub flops: u64,
 }
 
-impl Demand<'_> {
-    /// The bandwidth that counts: products read, the rest writes about as much as it reads or more.
+impl Demand {
+    /// The bandwidth that counts: products and attention read, the rest writes about as much as it reads or more.
     fn traffic(&self) -> Limit {
-        if self.case.operation.is_product() { Limit::Read } else { Limit::Copy }
+        if self.operation.is_product() || self.operation == Operation::KvAttention {
+            Limit::Read
+        } else {
+            Limit::Copy
+        }
     }
 
     /// The units that may compute it, whichever the engine takes: with f32 sums weights are not rounded, and so f16 units and cooperative
     /// matrices, which take f16, may not.
     fn units(&self) -> &'static [Limit] {
-        match (self.case.call.activation, self.case.call.accumulate) {
+        match (self.call.activation, self.call.accumulate) {
             (Activation::F32 | Activation::F16, Accumulate::F32) => &[Limit::F32],
             (Activation::F32 | Activation::F16, _) => &[Limit::F32, Limit::F16, Limit::CoopMatrix],
             (Activation::Int8(_) | Activation::Int8Static(_), _) => {
@@ -463,7 +472,14 @@ impl Measured {
             name.map(|name| format!(" {word} {name}")).unwrap_or_default()
         };
         let call = other("x", &self.activation) + &other("sums", &self.accumulate);
-        format!("{} {} {}{call} {}", self.operation.name(), self.scheme, self.shape(), self.regime.name())
+        let (operation, regime) = (self.operation.name(), self.regime.name());
+        format!("{operation} {} {}{call} {regime}", self.scheme_and_method(), self.shape())
+    }
+
+    /// `int4-g32 by mse`; without another method than the scheme's own `int4-g32`.
+    pub fn scheme_and_method(&self) -> String {
+        let method = self.method.as_deref().filter(|name| *name != "default");
+        method.map_or(self.scheme.clone(), |name| format!("{} by {name}", self.scheme))
     }
 
     /// Operations per byte.
@@ -475,7 +491,8 @@ impl Measured {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bench::cases::{Call, Weight};
+    use crate::bench::cases::{Case, Weight};
+    use crate::scheme::Method;
 
     fn times(median: f64, spread: f64) -> Times {
         let quartiles = [median * (1.0 - spread), median * (1.0 + spread)];
@@ -484,7 +501,8 @@ pub(super) mod tests {
 
     fn case(operation: Operation, activation: Activation, accumulate: Accumulate) -> Case {
         let call = Call { activation, accumulate, kernel: None };
-        Case { operation, scheme: "q4_0".parse().unwrap(), m: 1, weight: Weight::new(64, 64), call }
+        let (scheme, method) = ("q4_0".parse().unwrap(), Method::Own);
+        Case { operation, scheme, m: 1, weight: Weight::new(64, 64), call, method }
     }
 
     /// A file with a few ceilings and cases, as of a made-up device.
@@ -523,6 +541,7 @@ pub(super) mod tests {
                 label: "llama-7b q,k,v,o".into(),
                 activation: Some("f32".into()),
                 accumulate: Some("f32".into()),
+                method: None,
                 regime,
                 copies: 3,
                 kernel: "matvec".into(),
@@ -561,7 +580,7 @@ pub(super) mod tests {
         let x32 = matmul(Activation::F32, Accumulate::F32);
         let decode = case(Operation::Dequantize, Activation::F32, Accumulate::F32);
         let demand = |case: &Case, regime, bytes, flops| {
-            let demand = Demand { case, regime, bytes, flops };
+            let demand = Demand { operation: case.operation, call: case.call, regime, bytes, flops };
             bound(&ceilings, &demand).map(|(c, seconds)| (c.name.clone(), seconds))
         };
         let is = |name: &str, seconds: f64| Some((name.to_string(), seconds));

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `cases` | operations, shapes of models, which cases there are |
 //! | `ceilings/` | small kernels that do one thing as fast as the device can, and their results |
+//! | `kv` | a cache of keys and values, the same |
 //! | `case` | a case: operands, comparison with the reference, times |
 //! | `sample` | medians and quartiles of a repeated run |
 //! | `file` | the result file; which ceiling binds; comparing two files |
@@ -21,6 +22,8 @@ pub mod cases;
 #[cfg(any(feature = "cli", target_arch = "wasm32"))]
 pub mod ceilings;
 pub mod file;
+#[cfg(any(feature = "cli", target_arch = "wasm32"))]
+pub mod kv;
 #[cfg(feature = "cli")]
 pub mod plot;
 pub mod sample;
@@ -36,6 +39,7 @@ use crate::{Engine, Error, Result};
 pub async fn run(
     engine: &Engine,
     cases: &[cases::Case],
+    caches: &[kv::KvCase],
     effort: &sample::Effort,
     mut progress: impl FnMut(&str),
 ) -> Result<file::File> {
@@ -43,20 +47,37 @@ pub async fn run(
     (file.ceilings, file.failures) = ceilings::measure(engine, effort, &mut progress).await?;
     for case in cases {
         progress(&case.to_string());
-        let note = |why: &Error| file::Note { case: case.to_string(), why: why.to_string() };
-        match case::measure(engine, case, &file.ceilings, effort).await {
-            Ok(measured) => file.cases.extend(measured),
-            Err(
-                why @ (Error::Unsupported { .. }
-                | Error::TooLarge { .. }
-                | Error::OutOfMemory { .. }
-                | Error::GroupMismatch { .. }),
-            ) => file.left_out.push(note(&why)),
-            Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
-            Err(why) => file.failures.push(note(&why)),
-        }
+        let measured = case::measure(engine, case, &file.ceilings, effort).await;
+        take(&mut file, case, measured)?;
+    }
+    for case in caches {
+        progress(&case.to_string());
+        let measured = kv::measure(engine, case, &file.ceilings, effort).await;
+        take(&mut file, case, measured)?;
     }
     Ok(file)
+}
+
+/// Puts what became of a case where it belongs.
+#[cfg(any(feature = "cli", target_arch = "wasm32"))]
+fn take(
+    file: &mut file::File,
+    case: &dyn std::fmt::Display,
+    measured: Result<Vec<file::Measured>>,
+) -> Result<()> {
+    let note = |why: &Error| file::Note { case: case.to_string(), why: why.to_string() };
+    match measured {
+        Ok(measured) => file.cases.extend(measured),
+        Err(
+            why @ (Error::Unsupported { .. }
+            | Error::TooLarge { .. }
+            | Error::OutOfMemory { .. }
+            | Error::GroupMismatch { .. }),
+        ) => file.left_out.push(note(&why)),
+        Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
+        Err(why) => file.failures.push(note(&why)),
+    }
+    Ok(())
 }
 
 #[cfg(any(feature = "cli", target_arch = "wasm32"))]

@@ -13,8 +13,10 @@ use crate::bench;
 use crate::bench::cases::{self, Call, Case, FEW_ROWS, Operation};
 use crate::bench::ceilings;
 use crate::bench::file::{self, Ceiling, Change, Comparison, File, Note, Regime, Verdict};
+use crate::bench::kv::{self, KvCase};
 use crate::bench::plot;
 use crate::bench::sample::Effort;
+use crate::scheme::Method;
 use crate::{Engine, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -25,22 +27,27 @@ use std::path::{Path, PathBuf};
 /// Percentages are of the ceiling that binds: the larger of bytes / bandwidth and operations / arithmetic.
 ///
 /// dram: copies of the weights take turns, more of them than caches hold. cache: the same weights again and again, if they are small enough.
-/// M is the number of rows of x, N and K are those of a weight [N, K] (out, in).
+/// M is the number of rows of x, N and K are those of a weight [N, K] (out, in). kv: 8 heads of 128 columns in f16, int8 and int4; M heads of q (8, and 32
+/// that share them), N tokens in the cache, K columns of a token.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  lowbit bench\n  lowbit bench matvec --model llama-7b --scheme q4_0 --scheme q8_0\n  \
 lowbit bench matmul --shape 512x4096x11008 --accumulate f16-chunked --device radeon\n  \
-lowbit bench --quick --json before.json --svg roofline.svg\n  lowbit bench --diff before.json after.json\n\n\
+lowbit bench quantize --scheme int4-g64-fzero --method default,mse,percentile:99.9,hqq\n  \
+lowbit bench kv\n  lowbit bench --quick --json before.json --svg roofline.svg\n  lowbit bench --diff before.json after.json\n\n\
 JSON: {\"format\": \"lowbit bench\", \"version\", \"lowbit\", \"commit\", \"device\": {..}, \"ceilings\": [{\"limit\", \"name\", \"rate\", ..}],\n\
-\"cases\": [{\"operation\", \"scheme\", \"m\", \"n\", \"k\", \"regime\", \"kernel\", \"tile\", \"bytes\", \"flops\", \"median_s\", \"quartiles_s\", \"clock\",\n\
+\"cases\": [{\"operation\", \"scheme\", \"m\", \"n\", \"k\", \"method\", \"regime\", \"kernel\", \"tile\", \"bytes\", \"flops\", \"median_s\", \"quartiles_s\", \"clock\",\n\
 \"ceiling\", \"percent\", ..}], \"left_out\": [{\"case\", \"why\"}], \"failures\": [..]}; with --diff the comparison."
 )]
 pub struct Args {
-    /// matvec (M of 1 to 16), matmul (more), quantize, dequantize or all
+    /// matvec (M of 1 to 16), matmul (more), quantize, dequantize or all; kv (caches of keys and values: appending a token, and the attention of one query)
     #[arg(value_name = "OPERATION")]
     operations: Vec<String>,
     #[command(flatten)]
     products: ProductArgs,
+    /// By what quantize finds scales: default (the scheme's own), absmax, minmax, mse, percentile[:99.9], hqq or kmeans (several are measured one after the other)
+    #[arg(long = "method", value_name = "METHOD,METHOD,...", value_delimiter = ',')]
+    methods: Vec<String>,
     /// Pin the kernel of products, or kernel and tile: matvec, matmul, matmul:64x64, coop, ... (on a GPU)
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -69,15 +76,15 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     let asked = Asked::new(args)?;
     let mut outputs = Outputs::create(args)?;
     let engine = pollster::block_on(open_engine(device))?;
-    let cases = asked.cases(&engine)?;
+    let (cases, caches) = (asked.cases(&engine)?, asked.caches());
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
 
-    let bar = print::progress((ceilings::COUNT + cases.len()) as u64, "bench");
+    let bar = print::progress((ceilings::COUNT + cases.len() + caches.len()) as u64, "bench");
     let progress = |what: &str| {
         print::at(&bar, what);
         bar.inc(1);
     };
-    let file = pollster::block_on(bench::run(&engine, &cases, &effort, progress))?;
+    let file = pollster::block_on(bench::run(&engine, &cases, &caches, &effort, progress))?;
     bar.finish_and_clear();
     outputs.write(&file)?;
     match file.failures.as_slice() {
@@ -97,6 +104,7 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
 struct Asked {
     operations: Vec<Operation>,
     products: Products,
+    methods: Vec<Method>,
     kernel: Option<&'static str>,
     quick: bool,
 }
@@ -111,10 +119,35 @@ impl Asked {
             operations.extend(Operation::ALL);
         }
         let kernel = args.kernel.as_deref().map(products::kernel).transpose()?;
-        Ok(Self { operations, products: args.products.parse()?, kernel, quick: args.quick })
+        let mut methods = args.methods.iter().map(|name| name.parse()).collect::<Result<Vec<Method>>>()?;
+        if methods.is_empty() {
+            methods.push(Method::Own);
+        } else if !operations.contains(&Operation::Quantize) {
+            return Err(Error::Usage("--method is for quantize, which is not among the operations".into()));
+        }
+        let products = args.products.parse()?;
+        let weights = operations.iter().any(|operation| Operation::ALL.contains(operation));
+        if !weights && (!args.products.is_empty() || kernel.is_some()) {
+            return Err(Error::Usage(
+                "kv has caches of its own; schemes, shapes and kernels are for weights".into(),
+            ));
+        }
+        // A scheme that is asked for by name has to take the method; of the usual ones those that do are measured.
+        for scheme in products.named() {
+            let refused = methods.iter().find_map(|method| method.form(scheme).err());
+            if let Some(why) = refused {
+                return Err(Error::Usage(why.to_string()));
+            }
+        }
+        Ok(Self { operations, products, methods, kernel, quick: args.quick })
     }
 
-    /// The cases for a device: what is usual on it where nothing is asked for.
+    /// The caches.
+    fn caches(&self) -> Vec<KvCase> {
+        kv::all(&self.operations, if self.quick { &kv::TOKENS[..1] } else { &kv::TOKENS })
+    }
+
+    /// The cases of weights for a device: what is usual on it where nothing is asked for.
     fn cases(&self, engine: &Engine) -> Result<Vec<Case>> {
         let gpu = engine.gpu().filter(|gpu| !gpu.info().software).is_some();
         let names: &[&str] = match (self.quick, gpu) {
@@ -137,10 +170,20 @@ impl Asked {
             return Err(Error::Usage("--kernel is for GPUs; the CPU engine has one for each case".into()));
         }
         let schemes = self.products.schemes(names)?;
+        for method in &self.methods {
+            let refused: Vec<Error> = schemes.iter().filter_map(|scheme| method.form(scheme).err()).collect();
+            if refused.len() == schemes.len() {
+                let why = refused.first().map(ToString::to_string).unwrap_or_default();
+                let what = format!(
+                    "--method {method}: none of the usual schemes takes it ({why}); name others with --scheme"
+                );
+                return Err(Error::Usage(what));
+            }
+        }
         let shapes = self.products.shapes(weights, ms)?;
         let call = Call { kernel: self.kernel, ..self.products.call };
-        match cases::all(&self.operations, &schemes, &shapes, call) {
-            none if none.is_empty() => {
+        match cases::all(&self.operations, &schemes, &shapes, call, &self.methods) {
+            none if none.is_empty() && self.caches().is_empty() => {
                 let what = format!("no case is left: matvec takes M of 1 to {FEW_ROWS}, matmul larger ones");
                 Err(Error::Usage(what))
             }
@@ -249,7 +292,7 @@ fn to_text(file: &File) -> String {
     for case in &file.cases {
         table.row(vec![
             case.operation.name().into(),
-            case.scheme.clone(),
+            case.scheme_and_method(),
             case.shape(),
             case.label.clone(),
             case.regime.name().into(),
@@ -276,6 +319,7 @@ fn to_text(file: &File) -> String {
             "{verified} values were compared with the reference before anything was timed; the largest error is {worst:.4} of its bound.\n"
         );
     }
+    text += &beside_f16(file);
     for Note { case, why } in &file.left_out {
         text += &format!("left out: {case}: {why}\n");
     }
@@ -285,8 +329,22 @@ fn to_text(file: &File) -> String {
     text
 }
 
+/// Of each cache that is no f16: its time as a part of that of f16.
+fn beside_f16(file: &File) -> String {
+    let mut lines = String::new();
+    for case in file.cases.iter().filter(|case| Operation::KV.contains(&case.operation)) {
+        let of = |case: &file::Measured| (case.operation, case.m, case.n, case.regime);
+        let f16 = file.cases.iter().find(|other| other.scheme == "f16" && of(other) == of(case));
+        if let Some(f16) = f16.filter(|_| case.scheme != "f16") {
+            lines += &format!("{}: {:.2} of the time of f16\n", case.key(), case.median_s / f16.median_s);
+        }
+    }
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
+}
+
 fn diff(args: &Args, a: &Path, b: &Path) -> Result<()> {
     let asked = !args.operations.is_empty() || !args.products.is_empty() || args.kernel.is_some();
+    let asked = asked || !args.methods.is_empty();
     if asked || args.svg.is_some() || args.quick {
         return Err(Error::Usage(
             "--diff compares two files and measures nothing; only --json and --force go with it".into(),

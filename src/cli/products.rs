@@ -111,6 +111,11 @@ impl ProductArgs {
 }
 
 impl Products {
+    /// The schemes that are asked for; empty where the usual ones are meant.
+    pub fn named(&self) -> &[Scheme] {
+        &self.schemes
+    }
+
     /// The schemes, or the usual ones.
     ///
     /// # Errors

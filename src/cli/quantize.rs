@@ -84,7 +84,7 @@ pub struct Args {
     #[arg(short, long, required_unless_present = "config", conflicts_with = "config")]
     scheme: Option<String>,
     /// How scales and zeros are found: default (the scheme's own rule), absmax, minmax, mse (the least squared error), percentile or percentile:99.99,
-    /// hqq (the zero, by half-quadratic optimization), kmeans (the table of codebookN). `lowbit schemes` says which a scheme takes. With --calibration
+    /// hqq (float zeros by half-quadratic optimization, integer ones and scales by the mean error), kmeans (the table of codebookN). `lowbit schemes` says which a scheme takes. With --calibration
     /// gptq (errors of a column are made up for in those that come later) and awq (columns scaled, ranges clipped), either with one of the others behind
     /// a colon for the scales, as in gptq:mse
     #[arg(long, value_name = "METHOD", default_value = "default", conflicts_with_all = ["config", "imatrix"])]

@@ -11,17 +11,19 @@ use super::compare::{decoded, is_number};
 use super::output::{Output, write_text};
 use super::print;
 use super::report_page;
-use super::{inspect, open_engine, open_for};
+use super::{activations, inspect, open_engine, open_for, transforms};
 use crate::configuration::exact_key;
 use crate::engine::Engine;
 use crate::file::hf::Weights;
-use crate::file::{Content, Entry, Model, Transforms};
+use crate::file::{Activations, Content, Entry, Model, Transforms};
+use crate::product::Activation;
 use crate::quantize::census::Codes;
 use crate::report::advice::{self, Advice, Known};
 use crate::report::distribution::Distribution;
 use crate::report::metrics::Errors;
 use crate::{Error, Result, Scheme, Tensor, cpu};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Write a page about a quantized model: sizes, errors and histograms of each layer, what clips, what to keep higher
@@ -33,8 +35,8 @@ use std::path::PathBuf;
 lowbit report model.safetensors small.safetensors -o report.html\n  \
 lowbit report all-MiniLM-L6-v2/ minilm-q4_0.gguf -o report.html --force\n  \
 lowbit report model.safetensors small.safetensors --json | jq '.layers[0]'\n\n\
-JSON: {\"original\", \"quantized\": {\"path\", \"format\", \"tensors\", \"bytes\", \"bits_per_weight\"}, \"total\": {errors as of `lowbit compare`}, \"layers\": [{\"name\", \"shape\", \"scheme\", ..,\n\
-\"clipped\": {\"weights\", \"share_of_error\"}, \"codes\", \"entropy\", \"histogram\"}], \"left\", \"different\", \"only_in_original\", \"only_in_quantized\", \"other_shape\", \"suggestions\", ..}")]
+JSON: {\"original\", \"quantized\": {\"path\", \"format\", \"tensors\", \"bytes\", \"bits_per_weight\"}, \"total\": {errors as of `lowbit compare`}, \"layers\": [{\"name\", \"shape\", \"scheme\", \"activations\", ..,\n\
+\"clipped\": {\"weights\", \"share_of_error\"}, \"codes\", \"entropy\", \"histogram\"}], \"activations\", \"transforms\", \"left\", \"different\", \"only_in_original\", \"only_in_quantized\", \"other_shape\", \"suggestions\", ..}")]
 pub struct Args {
     /// The model as it was
     #[arg(value_name = "ORIGINAL")]
@@ -58,6 +60,8 @@ pub struct Layer {
     pub name: String,
     pub shape: Vec<usize>,
     pub scheme: String,
+    /// What the layer takes by the file.
+    pub activation: Activation,
     pub packed: Option<Scheme>,
     pub weights: u64,
     pub bits: f64,
@@ -125,6 +129,9 @@ pub struct Report {
     pub quantized: Side,
     /// As the quantized model says of itself, large values cut.
     pub metadata: Vec<(String, String)>,
+    /// Of the quantized model's layers, by the names of their weights.
+    pub activations: Activations,
+    pub transforms: Transforms,
     pub total: Errors,
     /// The worst first.
     pub layers: Vec<Layer>,
@@ -158,16 +165,21 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     if args.json {
         return print::json(&report.to_json());
     }
+    let transformed = match transforms::stated(&report.transforms) {
+        text if text.is_empty() => text,
+        text => format!("inputs transformed: {text}\n"),
+    };
     let told = report.suggestions.iter().take(TOLD).map(|(name, what)| format!("  {name}: {what}\n"));
     let told: String = told.collect();
     let page = args.output.iter().map(|path| path.display().to_string()).collect::<String>();
     print::stdout(&format!(
-        "{page}: {}, SQNR {} dB, {} -> {}; {}\n{told}",
+        "{page}: {}, SQNR {} dB, {} -> {}; {}\n{}{transformed}{told}",
         print::count(report.layers.len(), "layer"),
         report.total.sqnr_text(),
         print::bytes(report.original.bytes),
         print::bytes(report.quantized.bytes),
         print::count(report.suggestions.len(), "suggestion"),
+        activations::told(&report.activations),
     ))
 }
 
@@ -183,6 +195,8 @@ impl Report {
             device: engine.info().name,
             original: Side::of(&args.original, original),
             quantized: Side::of(&args.quantized, quantized),
+            activations: Activations::of(quantized.metadata(), &args.quantized)?,
+            transforms: Transforms::of(quantized)?,
             metadata: metadata.map(|(key, value)| (key.to_string(), cut(&value.to_string()))).collect(),
             total: Errors::default(),
             layers: Vec::new(),
@@ -199,6 +213,7 @@ impl Report {
         for after in quantized.entries() {
             print::at(&bar, &after.name);
             match original.entry(&after.name) {
+                None if report.transforms.has_tensor(&after.name) => {}
                 None => report.only_quantized.push(after.name.clone()),
                 Some(before) if before.shape != after.shape => {
                     let shapes = [before, after].map(|e| print::shape(&e.shape));
@@ -250,6 +265,7 @@ impl Report {
                 name: after.name.clone(),
                 shape: after.shape.clone(),
                 scheme: after.scheme_name(),
+                activation: self.activations.get(&after.name),
                 packed,
                 weights: after.len() as u64,
                 bits: after.bits_per_weight(),
@@ -310,7 +326,7 @@ impl Report {
             let (weights, share) = layer.clipped();
             json!({
                 "name": layer.name, "shape": layer.shape, "scheme": layer.scheme, "weights": layer.weights, "bits_per_weight": layer.bits,
-                "bytes_before": layer.bytes_before, "bytes": layer.bytes, "errors": layer.errors,
+                "activations": activation_json(&layer.activation), "bytes_before": layer.bytes_before, "bytes": layer.bytes, "errors": layer.errors,
                 "clipped": {"weights": weights, "share_of_error": share}, "codes": layer.codes.counts, "entropy": layer.codes.entropy(),
                 "histogram": layer.distribution,
             })
@@ -320,12 +336,22 @@ impl Report {
             "lowbit": env!("CARGO_PKG_VERSION"), "device": self.device,
             "original": self.original.to_json(), "quantized": self.quantized.to_json(),
             "total": self.total, "layers": layers,
-            "left": self.left.iter().map(|(name, dtype, bytes)| json!({"name": name, "type": dtype, "bytes": bytes})).collect::<Vec<_>>(),
+            "activations": activations::kinds(self.activations.iter().map(|(_, a)| a)).into_iter().collect::<BTreeMap<_, _>>(),
+            "transforms": {"scaled": transforms::kinds(&self.transforms).0, "rotated": transforms::kinds(&self.transforms).1},
+            "left": self.left.iter().map(|(name, dtype, bytes)| json!({"name": name, "type": dtype, "activations": activation_json(&self.activations.get(name)), "bytes": bytes})).collect::<Vec<_>>(),
             "different": self.different, "only_in_original": self.only_original, "only_in_quantized": self.only_quantized,
             "other_shape": self.other_shape.iter().map(|(name, a, b)| json!({"name": name, "original": a, "quantized": b})).collect::<Vec<_>>(),
             "suggestions": self.suggestions.iter().map(named).collect::<Vec<_>>(),
             "scheme_file": self.rules,
         })
+    }
+}
+
+/// As the file has it: a precision, or a scale and a zero-point.
+fn activation_json(activation: &Activation) -> Value {
+    match activation {
+        Activation::Int8Static(s) => json!({"scale": s.scale(), "zero_point": s.zero()}),
+        other => other.to_string().into(),
     }
 }
 

@@ -8,6 +8,8 @@
 
 use super::print;
 use super::report::{Layer, Report};
+use super::{activations, transforms};
+use crate::product::Activation;
 use crate::report::distribution::Distribution;
 use crate::{Error, Result};
 use minijinja::value::{Serde, Value as Context};
@@ -59,7 +61,10 @@ fn context(report: &Report) -> Value {
     let left: Vec<Value> = report
         .left
         .iter()
-        .map(|(name, kind, bytes)| json!({"name": shown(name), "kind": kind, "bytes": print::bytes(*bytes)}))
+        .map(|(name, kind, bytes)| {
+            let takes = takes(&report.activations.get(name));
+            json!({"name": shown(name), "kind": kind, "takes": takes, "bytes": print::bytes(*bytes)})
+        })
         .collect();
     let other_shape: Vec<String> = report
         .other_shape
@@ -74,7 +79,10 @@ fn context(report: &Report) -> Value {
                    "bytes": print::bytes(side.bytes), "bits": bits})
         })
         .into();
+    let told = activations::told(&report.activations);
     json!({
+        "activations": told.trim_end().trim_start_matches("activations: "),
+        "transforms": transforms::stated(&report.transforms),
         "version": env!("CARGO_PKG_VERSION"), "device": shown(&report.device), "sides": sides,
         "metadata": report.metadata.iter().map(|(key, value)| [shown(key), shown(value)]).collect::<Vec<_>>(),
         "before": print::bytes(before), "after": print::bytes(after), "ratio": format!("{:.2}", before as f64 / after as f64),
@@ -99,13 +107,21 @@ fn percent(share: f64) -> String {
     }
 }
 
+/// A precision in words: `int8, scale 3.1e-2, zero-point -4`.
+fn takes(activation: &Activation) -> String {
+    match activation {
+        Activation::Int8Static(s) => format!("int8, scale {:.4e}, zero-point {}", s.scale(), s.zero()),
+        other => other.to_string(),
+    }
+}
+
 fn layer(layer: &Layer) -> Value {
     let (clipped, clipped_error) = layer.clipped();
     let used = layer.codes.counts.iter().filter(|n| **n > 0).count();
     let reach = format!("{:.3e}", layer.distribution.reach);
     let [original, quantized] = weights(&layer.distribution);
     json!({
-        "name": shown(&layer.name), "shape": print::shape(&layer.shape), "scheme": layer.scheme, "bits": format!("{:.3}", layer.bits),
+        "name": shown(&layer.name), "shape": print::shape(&layer.shape), "scheme": layer.scheme, "takes": takes(&layer.activation), "bits": format!("{:.3}", layer.bits),
         "sqnr": layer.errors.sqnr_text(), "cosine": format!("{:.6}", layer.errors.cosine()),
         "max_error": format!("{:.3e}", layer.errors.max_abs()), "mean_error": format!("{:.3e}", layer.errors.mean_abs()),
         "clipped": percent(clipped), "clipped_error": percent(clipped_error),

@@ -6,7 +6,8 @@
 //! means over the seeds -> table | JSON, SVG; the packed network of the first seed -> a file that `lowbit demo --model` runs
 //! ```
 //!
-//! Accuracy is that of products with packed weights, on digits that training never saw. Seeds run side by side on the CPU.
+//! Accuracy is that of products with packed weights, on digits that training never saw. Seeds run side by side on the CPU. A scheme's training draws its random numbers
+//! from its own name, so that its figures do not depend on what else is in the list (but with --gradual, which trains through others of it).
 
 use super::digits::{CLASSES, Digits, WIDTHS, shift};
 use super::output::{self, Output, write_text};
@@ -223,6 +224,14 @@ impl Task<'_> {
         Ok(weights)
     }
 
+    /// The random numbers of a scheme's training.
+    fn random_of(seed: u64, scheme: &Scheme) -> Random {
+        // FNV-1a.
+        let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        let start = seed.to_le_bytes().into_iter().chain([scheme.bits]).fold(0xcbf2_9ce4_8422_2325, add);
+        Random::new(scheme.to_string().bytes().fold(start, add))
+    }
+
     /// Everything of one seed, as far as nobody interrupts.
     async fn seed(&self, seed: u64) -> Result<()> {
         print::at(&self.bar, &format!("seed {seed}"));
@@ -251,8 +260,9 @@ impl Task<'_> {
                 distillation: Some(Distillation { temperature, share }),
                 ..settings
             };
-            let Some(trainer) =
-                self.train(&network, settings, &self.plan(i), Some(&teacher), &mut random).await?
+            let Some(trainer) = self
+                .train(&network, settings, &self.plan(i), Some(&teacher), &mut Self::random_of(seed, scheme))
+                .await?
             else {
                 return Ok(());
             };

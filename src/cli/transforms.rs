@@ -243,6 +243,21 @@ fn scaled(calibration: &Calibration, entry: &Entry, layers: &[Layer]) -> Result<
     Ok((found.alpha, Transform::dividing(&found.scales)?))
 }
 
+/// How many layers of a file have inputs that are multiplied, and that are rotated.
+pub fn kinds(stated: &file::Transforms) -> (usize, usize) {
+    let rotated = stated.iter().filter(|(_, place)| place.block > 1).count();
+    (stated.iter().count() - rotated, rotated)
+}
+
+/// The same in words; nothing where there is none.
+pub fn stated(stated: &file::Transforms) -> String {
+    let (scaled, rotated) = kinds(stated);
+    let part = |n: usize, what: &str| (n > 0).then(|| format!("{what} for {}", print::count(n, "layer")));
+    let parts: Vec<String> =
+        [part(scaled, "scaled"), part(rotated, "rotated")].into_iter().flatten().collect();
+    parts.join(", ")
+}
+
 /// A weight of a file as it was before its inputs were transformed.
 ///
 /// # Errors

@@ -11,7 +11,7 @@
 use super::epilogue::exp;
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::level::{Work, vectorized};
-use crate::kv::{GROUP, KvSettings, Layout, NOT_FINITE, RECORD, SCALE_BASE, Side};
+use crate::kv::{GROUP, KvSettings, Layout, MAX_HEAD, NOT_FINITE, RECORD, SCALE_BASE, Side};
 use crate::product::Summation;
 use crate::threads;
 use std::ops::Range;
@@ -316,24 +316,23 @@ impl Source<'_> {
         let first = head * layout.blocks + block;
         let codes = &words[codes + first * GROUP * per_token..][..GROUP * per_token];
         let rows = to.chunks_exact_mut(head_size).zip(codes.chunks_exact(per_token));
-        // Group of column c of token t.
-        let group = |t: usize, c: usize| if keys { c } else { c / GROUP * GROUP + t };
         match side {
             16 => rows.for_each(|(to, row)| halves(row, to)),
             8 => {
                 let groups = &words[groups + first * head_size..][..head_size];
-                for (t, (to, row)) in rows.enumerate() {
-                    for (c, to) in to.iter_mut().enumerate() {
-                        let of = groups[group(t, c)];
-                        let code = (row[c / 4] >> (8 * (c % 4))) & 0xff;
-                        *to = code as f32 * f16_to_f32(of as u16) + f16_to_f32((of >> 16) as u16);
-                    }
+                let (mut scales, mut lows) = ([0f32; MAX_HEAD], [0f32; MAX_HEAD]);
+                for ((scale, low), of) in scales.iter_mut().zip(&mut lows).zip(groups) {
+                    (*scale, *low) = (f16_to_f32(*of as u16), f16_to_f32((of >> 16) as u16));
+                }
+                match keys {
+                    true => int8_rows::<true>(rows, &scales, &lows),
+                    false => int8_rows::<false>(rows, &scales, &lows),
                 }
             }
             _ => {
                 let record = Side::Int4.record_words();
                 let first = groups + first * head_size / RECORD * record;
-                let (mut units, mut zs) = ([0f32; crate::kv::MAX_HEAD], [0f32; crate::kv::MAX_HEAD]);
+                let (mut units, mut zs) = ([0f32; MAX_HEAD], [0f32; MAX_HEAD]);
                 let records = words[first..].chunks_exact(record).take(head_size / RECORD);
                 for (i, of) in records.enumerate() {
                     for g in 0..RECORD {
@@ -344,14 +343,68 @@ impl Source<'_> {
                         zs[i * RECORD + g] = ((bits << 12) as i32 >> 21) as f32;
                     }
                 }
-                for (t, (to, row)) in rows.enumerate() {
-                    for (c, to) in to.iter_mut().enumerate() {
-                        let of = group(t, c);
-                        let i = c % 8;
-                        let code = (row[c / 8] >> (8 * (i % 4) + 4 * (i / 4))) & 15;
-                        *to = (8.0 * code as f32 + zs[of]) * units[of];
-                    }
+                match keys {
+                    true => int4_rows::<true>(rows, &units, &zs),
+                    false => int4_rows::<false>(rows, &units, &zs),
                 }
+            }
+        }
+    }
+}
+
+/// What 32 columns of a token have of their groups: keys a group each, values one of the token's own. An array in both cases, so that decoding is one loop of vectors.
+#[inline(always)]
+fn spread<const KEYS: bool>(of: &[f32; MAX_HEAD], t: usize, first: usize) -> [f32; GROUP] {
+    if !KEYS {
+        return [of[first + t]; GROUP];
+    }
+    let mut own = [0.0; GROUP];
+    own.copy_from_slice(&of[first..first + GROUP]);
+    own
+}
+
+/// Numbers of rows of codes of 8 bits.
+#[inline(always)]
+fn int8_rows<'a, const KEYS: bool>(
+    rows: impl Iterator<Item = (&'a mut [f32], &'a [u32])>,
+    scales: &[f32; MAX_HEAD],
+    lows: &[f32; MAX_HEAD],
+) {
+    for (t, (to, row)) in rows.enumerate() {
+        for (i, (to, words)) in to.as_chunks_mut::<GROUP>().0.iter_mut().zip(row.chunks_exact(8)).enumerate()
+        {
+            let mut codes = [0u8; GROUP];
+            for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+                *codes = word.to_le_bytes();
+            }
+            let scales = spread::<KEYS>(scales, t, i * GROUP);
+            let lows = spread::<KEYS>(lows, t, i * GROUP);
+            for c in 0..GROUP {
+                to[c] = f32::from(codes[c]) * scales[c] + lows[c];
+            }
+        }
+    }
+}
+
+/// Numbers of rows of codes of 4 bits.
+#[inline(always)]
+fn int4_rows<'a, const KEYS: bool>(
+    rows: impl Iterator<Item = (&'a mut [f32], &'a [u32])>,
+    units: &[f32; MAX_HEAD],
+    zs: &[f32; MAX_HEAD],
+) {
+    for (t, (to, row)) in rows.enumerate() {
+        for (i, (to, words)) in to.as_chunks_mut::<GROUP>().0.iter_mut().zip(row.chunks_exact(4)).enumerate()
+        {
+            let mut codes = [0u8; GROUP];
+            for (codes, word) in codes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                codes[..4].copy_from_slice(&(word & 0x0f0f_0f0f).to_le_bytes());
+                codes[4..].copy_from_slice(&((word >> 4) & 0x0f0f_0f0f).to_le_bytes());
+            }
+            let units = spread::<KEYS>(units, t, i * GROUP);
+            let zs = spread::<KEYS>(zs, t, i * GROUP);
+            for c in 0..GROUP {
+                to[c] = (8.0 * f32::from(codes[c]) + zs[c]) * units[c];
             }
         }
     }

@@ -13,7 +13,8 @@ use crate::Result;
 use crate::gpu::{Access, Binding, Buffer, Gpu, Target, fold_workgroups};
 use crate::scheme::codebook::Sorted;
 use crate::scheme::method::{
-    Form, HQQ_BETA, HQQ_FLOOR, HQQ_POWER, HQQ_ROUNDS, Method, ROUNDS, RUN, Range, SHARES, STEPS,
+    Form, HQQ_BETA, HQQ_FLOOR, HQQ_POWER, HQQ_ROUNDS, Method, ROUNDS, RUN, Range, SHARES, STEPS, TRIM,
+    TRIM_OUTSIDE,
 };
 use crate::scheme::{Encoder, Group};
 use bytemuck::{Pod, Zeroable};
@@ -27,6 +28,7 @@ enum Kind {
     Whole,
     Search,
     HalfQuadratic,
+    Trimmed,
 }
 
 /// Specialization, with the numbers of [`crate::scheme::method`].
@@ -41,6 +43,8 @@ pub struct Ranges {
     run: usize,
     steps: &'static [f32],
     shares: &'static [f32],
+    trim: f32,
+    outside: usize,
     hqq_rounds: usize,
     beta: [f32; 2],
     power: f32,
@@ -58,6 +62,7 @@ impl Ranges {
             Range::Whole => Kind::Whole,
             Range::Search => Kind::Search,
             Range::HalfQuadratic => Kind::HalfQuadratic,
+            Range::Trimmed => Kind::Trimmed,
         };
         let zeroed = matches!(scheme.encoder, Encoder::MinMax | Encoder::MinMaxBias | Encoder::MinMaxZero);
         Some(Self {
@@ -68,6 +73,8 @@ impl Ranges {
             run: RUN,
             steps: &STEPS,
             shares: &SHARES,
+            trim: TRIM,
+            outside: TRIM_OUTSIDE,
             hqq_rounds: HQQ_ROUNDS,
             beta: HQQ_BETA,
             power: HQQ_POWER,

@@ -11,6 +11,7 @@ use super::quantize::{
 };
 use crate::scheme::method::{
     CANDIDATES, EXP2, Form, HQQ_BETA, HQQ_FLOOR, HQQ_POWER, HQQ_ROUNDS, LOG2, RUN, Range, SHARES, STEPS,
+    TRIM, TRIM_OUTSIDE,
 };
 use crate::scheme::{Encoder, Scale, ScaleType};
 
@@ -54,7 +55,11 @@ pub(super) fn find(x: &[f32], k: usize, form: &Form, table: &[(f32, u32)], scale
         }
         Range::Search if amax < TINY => found(min, max),
         Range::Search => search(x, k, form, table, scales),
-        Range::HalfQuadratic if amax < TINY => found(min, max),
+        Range::HalfQuadratic | Range::Trimmed if amax < TINY => found(min, max),
+        Range::Trimmed => {
+            let (min, max) = trimmed(x, form, min, max);
+            found(min, max)
+        }
         Range::HalfQuadratic => {
             let (s, own) = numbers(form, table, min, max);
             let zero = (s > 0.0).then(|| half_quadratic(x, form, s, own, min)).flatten();
@@ -99,6 +104,18 @@ fn numbers(form: &Form, table: &[(f32, u32)], min: f32, max: f32) -> (f32, f32) 
 
 /// The squared error of x under a scale and zero, in f64: in steps of the scale, runs of a row in f32.
 fn squared_error(x: &[f32], k: usize, form: &Form, table: &[(f32, u32)], s: f32, zero: f32) -> f64 {
+    sum_of_errors(x, k, form, table, (s, zero), |d| d * d) * (f64::from(s) * f64::from(s))
+}
+
+/// What `of` says of each difference, in steps of the scale, summed.
+fn sum_of_errors(
+    x: &[f32],
+    k: usize,
+    form: &Form,
+    table: &[(f32, u32)],
+    (s, zero): (f32, f32),
+    of: impl Fn(f32) -> f32,
+) -> f64 {
     let half = (1i32 << form.scheme.bits) / 2;
     let (first, last) = match form.scheme.encoder {
         Encoder::Absmax => (-half, half - 1),
@@ -107,7 +124,7 @@ fn squared_error(x: &[f32], k: usize, form: &Form, table: &[(f32, u32)], s: f32,
         _ => (0, 2 * half - 1),
     };
     let inverse = 1.0 / s;
-    let square = |v: f32| {
+    let error = |v: f32| {
         let t = match form.scheme.encoder {
             Encoder::MinMaxBias => v * inverse - zero * inverse,
             Encoder::MinMaxZero => v * inverse + zero,
@@ -119,7 +136,7 @@ fn squared_error(x: &[f32], k: usize, form: &Form, table: &[(f32, u32)], s: f32,
             let above = table.windows(2).filter(|pair| t > (pair[0].0 + pair[1].0) * 0.5).count();
             table[above].0
         };
-        (t - q) * (t - q)
+        of(t - q)
     };
     let mut all = 0.0;
     for row in x.chunks(k) {
@@ -127,13 +144,27 @@ fn squared_error(x: &[f32], k: usize, form: &Form, table: &[(f32, u32)], s: f32,
         for run in row.chunks(RUN) {
             let mut sum = 0.0;
             for &v in run {
-                sum += square(v);
+                sum += error(v);
             }
             of_row += f64::from(sum);
         }
         all += of_row;
     }
-    all * (f64::from(s) * f64::from(s))
+    all
+}
+
+/// The range of least mean error among those with ends moved by less than a step.
+fn trimmed(x: &[f32], form: &Form, min: f32, max: f32) -> (f32, f32) {
+    let levels = (1i32 << form.scheme.bits) - 1;
+    let step = ((max - min) * reciprocal(levels as f32)) * TRIM;
+    let by = |i: usize| (i as f32 - TRIM_OUTSIDE as f32) * step;
+    let range = |c: usize| ((min + by(c / 8)).min(0.0), (max - by(c % 8)).max(0.0));
+    let errors = (0..CANDIDATES).map(|c| {
+        let (low, high) = range(c);
+        let (s, zero) = numbers(form, &[], low, high);
+        sum_of_errors(x, x.len(), form, &[], (s, zero), f32::abs) * f64::from(s)
+    });
+    best_of(errors, f64::INFINITY).map_or((min, max), |(c, _)| range(c))
 }
 
 /// The candidates of a round, the first of the least; one that is not less than `least` is none.
@@ -260,10 +291,7 @@ fn half_quadratic(x: &[f32], form: &Form, s: f32, own: f32, min: f32) -> Option<
         beta *= HQQ_BETA[1];
     }
     let best = best.max(0.0);
-    let stored = match form.scheme.encoder {
-        Encoder::MinMax => steps(best, 1.0, levels) as f32,
-        _ => round_to_type(best, kind(form)).1,
-    };
+    let stored = round_to_type(best, kind(form)).1;
     let mean = |z: f32| lanes(x.iter().map(|&v| error(v, z).abs()));
     (mean(stored) < mean(own)).then_some(stored)
 }

@@ -14,7 +14,7 @@
 //! | `minmax` | min to max; without a zero the scale that just holds both, `amax = max(high, -low * (q_max / (q_max + 1)))` |
 //! | `percentile` | with `cut = floor(n * (100 - P) / 100 + 10^-6)`: the magnitude that `cut` others exceed; with a zero the value that `cut / 2` (whole) are below, and that `cut / 2` are above |
 //! | `mse` | of many ranges the one whose squared error is least: below |
-//! | `hqq` | min to max, and the zero by half-quadratic optimization: below |
+//! | `hqq` | min to max, and a float zero by half-quadratic optimization; with an integer zero-point the range, trimmed by up to a step, of the least mean error: below |
 //! | `kmeans` | the table by k-means; its groups' ranges as ever, one scale of a whole tensor by `mse` |
 //!
 //! Without a zero (`Absmax`, `Ternary`, `Nearest`) ranges are symmetric. The word for what the scheme does by itself is `default`. Formats without a name
@@ -47,7 +47,18 @@
 //! Stored is the best z, rounded as the scheme stores it, if its codes have a smaller mean of |e| than the encoder's own zero. Sums are formed in 16 lanes, value
 //! j in lane j % 16, lanes in pairs (8 apart, then 4, 2, 1). `|e|^(p - 1) = 2^(-0.3 * log2 |e|)` by [`LOG2`] and [`EXP2`].
 //!
-//! Source of HQQ: Badri and Shaji 2023, `optimize_weights_proximal`. Differs: groups stop by themselves, and the error is that of the stored zero.
+//! **HQQ with an integer zero-point** ([`Range::Trimmed`]): the optimum above is rounded away, since under the scale of the extremes no other integer is better
+//! (another one wastes a code at one end and clips at the other). So both move, and the mean of |e|, by which HQQ's loop stops, decides: one round of ranges
+//!
+//! ```text
+//! u = ((high - low) * C(q)) * TRIM      low + (c / 8 - 2) * u, at most 0,      high - (c % 8 - 2) * u, at least 0
+//! ```
+//!
+//! with scale, zero-point and `d` as in a search. `|d|` is summed in sequence over runs, as squares are, times s in f64. Neither end moves by a whole step: the mean error
+//! would fall further (outliers are few), but the squared error would rise above that of the extremes.
+//!
+//! Source of HQQ: Badri and Shaji 2023, `optimize_weights_proximal`. Differs: groups stop by themselves, and the error is that of the stored zero. There zero-points are
+//! floats too, and integer ones are not optimized.
 
 use super::{Encoder, Ggml, Group, Scale, ScaleType, Scheme, Value, Zero};
 use crate::{Error, Result};
@@ -81,6 +92,9 @@ pub const HQQ_BETA: [f32; 2] = [10.0, 1.01];
 pub const HQQ_POWER: f32 = -0.3;
 /// Smaller errors are shrunk to 0 without looking: |e|^1.3 is below 1 / beta.
 pub const HQQ_FLOOR: f32 = 0.125;
+/// Steps of the extremes' scale by which candidates of [`Range::Trimmed`] lie apart, and how many of eight lie outside of the extremes.
+pub const TRIM: f32 = 0.1875;
+pub const TRIM_OUTSIDE: usize = 2;
 /// Coefficients of log2 on 1..2, within 2e-5, and of 2^v on -1/2..1/2, within 3e-6, from the constant on.
 pub const LOG2: [f32; 6] = [-2.794_153_7, 5.069_756_3, -3.520_218_8, 1.610_177_5, -0.409_475_6, 0.043_928_63];
 pub const EXP2: [f32; 5] = [1.0, 0.693_121, 0.240_221_1, 0.055_922_04, 0.009_676_04];
@@ -111,6 +125,15 @@ pub enum Range {
     Percentile(f64),
     Search,
     HalfQuadratic,
+    /// HQQ's for integer zero-points.
+    Trimmed,
+}
+
+impl Range {
+    /// Whether candidates are compared, of which a device may take another one near a tie.
+    pub fn compares(self) -> bool {
+        matches!(self, Self::Search | Self::HalfQuadratic | Self::Trimmed)
+    }
 }
 
 /// A scheme with the encoder whose rules a method goes by.
@@ -167,7 +190,8 @@ impl Method {
             (Self::Hqq, Encoder::MinMax | Encoder::MinMaxZero) if scheme.group == Group::Tensor => {
                 return no("one zero of a whole tensor is not optimized; take -row or -gN");
             }
-            (Self::Hqq, Encoder::MinMax | Encoder::MinMaxZero) => Range::HalfQuadratic,
+            (Self::Hqq, Encoder::MinMax) => Range::Trimmed,
+            (Self::Hqq, Encoder::MinMaxZero) => Range::HalfQuadratic,
             (Self::Hqq, _) => return no("it optimizes a zero; take a scheme with -fzero or -asym"),
             // The mean of magnitudes has the least squared error already.
             (Self::Mse, Encoder::MeanAbs) => Range::Own,

@@ -263,7 +263,12 @@ fn ways(engine: &crate::Engine) -> Vec<Way> {
 }
 
 /// y of an attention to k and v as they are decoded, and how far each number may be off.
-fn bounds(settings: &KvSettings, [q, k, v]: [&[f32]; 3], queries: usize, of: Roundings) -> Vec<[f64; 2]> {
+pub(crate) fn bounds(
+    settings: &KvSettings,
+    [q, k, v]: [&[f32]; 3],
+    queries: usize,
+    of: Roundings,
+) -> Vec<[f64; 2]> {
     let y = reference::kv::attention(settings, q, queries, k, v);
     let (size, width, q_width) = (settings.head_size, settings.width(), q.len() / queries);
     let length = k.len() / width;

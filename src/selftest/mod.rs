@@ -21,7 +21,7 @@ pub mod data;
 mod encoder;
 #[cfg(feature = "gpu")]
 mod int8;
-mod kv;
+pub(crate) mod kv;
 mod product;
 mod quantize;
 mod training;

@@ -9,7 +9,7 @@
 
 use super::data::{self, Random, divides};
 use super::{Options, Report, sizes_of_k};
-use crate::scheme::method::{Method, Range};
+use crate::scheme::method::Method;
 use crate::scheme::{Encoder, PlaneKind, Value};
 use crate::{Engine, Error, PackedTensor, Result, Scheme, Tensor, reference};
 
@@ -73,7 +73,7 @@ async fn encoded(
     };
     let form = method.form(scheme)?;
     let (range, encoder) = (form.range, form.scheme.encoder);
-    let searches = weighted || encoder.searches() || matches!(range, Range::Search | Range::HalfQuadratic);
+    let searches = weighted || encoder.searches() || range.compares();
     // What the device leaves to the CPU engine is compared as there.
     #[cfg(feature = "gpu")]
     let on_device = !engine.is_cpu() && crate::kernels::quantize::form_on_gpu(&form);

@@ -9,10 +9,12 @@
 use super::engine::RawEngine;
 use super::promise;
 use crate::bench::cases::{self, Call, Operation, Weight, parse_shape};
+use crate::bench::kv;
 use crate::bench::sample::Effort;
 use crate::clock::now;
 use crate::kernels::{self, choice};
 use crate::product::Accumulate;
+use crate::scheme::Method;
 use crate::selftest;
 use crate::{Error, Result, Scheme, bench};
 use js_sys::{Function, Promise};
@@ -71,7 +73,7 @@ impl Default for BenchOptions {
 }
 
 impl BenchOptions {
-    fn cases(&self) -> Result<Vec<cases::Case>> {
+    fn cases(&self) -> Result<(Vec<cases::Case>, Vec<kv::KvCase>)> {
         let mut operations = Vec::new();
         for name in &self.operations {
             operations.extend(Operation::named(name)?);
@@ -92,9 +94,12 @@ impl BenchOptions {
             let [m, n, k] = parse_shape(text, "shape")?;
             shapes.push((Weight::new(n, k), vec![m]));
         }
-        match cases::all(&operations, &schemes_named(&self.schemes)?, &shapes, call) {
-            none if none.is_empty() => Err(Error::Usage("no case is left to measure".into())),
-            all => Ok(all),
+        let caches = kv::all(&operations, if self.quick { &kv::TOKENS[..1] } else { &kv::TOKENS });
+        match cases::all(&operations, &schemes_named(&self.schemes)?, &shapes, call, &[Method::Own]) {
+            none if none.is_empty() && caches.is_empty() => {
+                Err(Error::Usage("no case is left to measure".into()))
+            }
+            all => Ok((all, caches)),
         }
     }
 }
@@ -126,7 +131,8 @@ impl RawEngine {
         promise(async move {
             let options = options?;
             let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
-            let file = bench::run(&engine, &options.cases()?, &effort, |what| tell(&progress, what)).await?;
+            let (cases, caches) = options.cases()?;
+            let file = bench::run(&engine, &cases, &caches, &effort, |what| tell(&progress, what)).await?;
             serde_json::to_string(&file).map_err(|e| Error::Check { what: e.to_string() })
         })
     }

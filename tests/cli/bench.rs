@@ -178,6 +178,11 @@ fn wrong_arguments_of_bench_are_one_line() {
         (&["--m", "x"], &["--m 'x'"]),
         (&["--m", "2", "--shape", "1x64x64"], &["--m"]),
         (&["matvec", "--m", "17"], &["no case is left"]),
+        (&["kv", "--scheme", "q4_0"], &["kv has caches of its own"]),
+        (&["matvec", "--method", "mse"], &["--method", "quantize"]),
+        (&["quantize", "--method", "gptq"], &["'gptq'", "percentile"]),
+        (&["quantize", "--method", "mse", "--scheme", "q4_k"], &["method mse for q4_k", "two levels"]),
+        (&["quantize", "--method", "default,hqq"], &["--method hqq", "takes", "--scheme"]),
         (&["--activation", "int7"], &["'int7'", "int8-g32"]),
         (&["--json", "x", "--svg", "x"], &["one file"]),
         (&["--diff", "a.json", "a.json", "--quick"], &["--diff"]),
@@ -188,6 +193,82 @@ fn wrong_arguments_of_bench_are_one_line() {
     folder.run(&["bench", "--diff", "a.json", "a.json"]).fails(1, &["a.json", "no result of lowbit bench"]);
     folder.run(&["bench", "--svg", "no/such/folder.svg"]).fails(1, &["no/such"]);
     assert_eq!(folder.names(), ["a.json"]);
+}
+
+#[test]
+fn methods_of_quantize_are_cases_of_their_own() {
+    let folder = Folder::new();
+    let args = [
+        "bench",
+        "quantize",
+        "--device",
+        "cpu",
+        "--quick",
+        "--shape",
+        "1x64x96",
+        "--scheme",
+        "int4-g32-asym",
+        "--method",
+        "default,mse,percentile:99",
+        "--method",
+        "hqq",
+        "--json",
+        "a.json",
+        "--svg",
+        "a.svg",
+    ];
+    let ran = folder.run(&args);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let file = read(&folder, "a.json");
+    check_file(&file, 4);
+    let methods: Vec<_> = file["cases"].as_array().unwrap().iter().map(|c| c["method"].clone()).collect();
+    assert_eq!(methods, ["default", "mse", "percentile:99", "hqq"]);
+    let svg = std::fs::read_to_string(folder.path("a.svg")).unwrap();
+    for name in ["int4-g32-asym by mse", "int4-g32-asym by percentile:99", "int4-g32-asym by hqq"] {
+        assert!(ran.stdout.contains(name), "{name}: {}", ran.stdout);
+        assert!(svg.contains(&format!("quantize {name} 64x96 cache")), "{name}");
+    }
+    // A method that runs in one file only is not compared with another one's times; files from before methods were measured are.
+    let mut old = file.clone();
+    old["cases"].as_array_mut().unwrap().truncate(1);
+    old["cases"][0].as_object_mut().unwrap().remove("method");
+    folder.write("old.json", old.to_string());
+    let list = folder.run(&["bench", "--diff", "old.json", "a.json", "--json", "-"]).json();
+    assert_eq!(list["cases"].as_array().unwrap().len(), 1);
+    assert_eq!(list["cases"][0]["what"], "quantize int4-g32-asym 64x96 cache");
+    assert_eq!(list["only_b"].as_array().unwrap().len(), 3, "{}", list["only_b"]);
+    folder.run(&["bench", "--diff", "a.json", "a.json", "--method", "mse"]).fails(2, &["--diff"]);
+}
+
+#[test]
+fn caches_of_keys_and_values_are_verified_and_timed() {
+    let folder = Folder::new();
+    let ran =
+        folder.run(&["bench", "kv", "--device", "cpu", "--quick", "--json", "a.json", "--svg", "a.svg"]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let file = read(&folder, "a.json");
+    assert_eq!((&file["left_out"], &file["failures"]), (&json!([]), &json!([])));
+    let cases = file["cases"].as_array().unwrap();
+    let count = |operation: &str| cases.iter().filter(|c| c["operation"] == operation).count();
+    // Three sides; as many heads of q and four times as many, in memory and in a cache.
+    assert_eq!((cases.len(), count("kv_append"), count("kv_attention")), (15, 3, 12));
+    for c in cases {
+        assert!(c["median_s"].as_f64().unwrap() > 0.0 && c["percent"].as_f64().unwrap() > 0.0, "{c}");
+        assert!(c["verified"].as_u64().unwrap() > 0 && c["worst_error"].as_f64().unwrap() <= 1.0, "{c}");
+    }
+    let bytes = |side: &str| {
+        let of = |c: &&Value| c["scheme"] == side && c["operation"] == "kv_attention" && c["m"] == 8;
+        cases.iter().find(of).unwrap()["bytes"].as_f64().unwrap()
+    };
+    assert!((bytes("int8") / bytes("f16") - 9.0 / 16.0).abs() < 0.01);
+    assert!((bytes("int4") / bytes("f16") - 4.625 / 16.0).abs() < 0.01);
+    for line in ["kv_attention int8 32x1024x1024 dram: ", "kv_append int4 1024x1024 cache: "] {
+        let at = ran.stdout.find(line).unwrap_or_else(|| panic!("{line}: {}", ran.stdout));
+        assert!(ran.stdout[at..].lines().next().unwrap().ends_with("of the time of f16"), "{}", ran.stdout);
+    }
+    // Files with caches compare as others do.
+    let list = folder.run(&["bench", "--diff", "a.json", "a.json", "--json", "-"]).json();
+    assert_eq!(list["cases"].as_array().unwrap().len(), 15);
 }
 
 /// A GPU's kernels and timestamps, on the software adapter that CI has.
@@ -203,6 +284,8 @@ fn an_adapter_is_timed_by_its_own_clock() {
         "q4_0",
         "--shape",
         "1x64x64",
+        "--method",
+        "default,mse",
         "--json",
         "-",
     ];
@@ -212,7 +295,7 @@ fn an_adapter_is_timed_by_its_own_clock() {
         return eprintln!("NOT COVERED: no lavapipe here, lowbit bench ran on the CPU only");
     }
     let file = ran.json();
-    check_file(&file, 3);
+    check_file(&file, 4);
     for of in ["ceilings", "cases"] {
         let all = file[of].as_array().unwrap();
         assert!(all.iter().all(|c| c["absent"].is_string() || c["clock"] == "gpu"), "{all:?}");
@@ -223,5 +306,8 @@ fn an_adapter_is_timed_by_its_own_clock() {
     assert!(has("f32") && has("f16") && has("int_dot"), "{}", file["ceilings"]);
     let kernels: Vec<_> =
         file["cases"].as_array().unwrap().iter().map(|c| c["kernel"].as_str().unwrap()).collect();
-    assert_eq!(kernels, ["direct", "quantize_scales, quantize_codes", "dequantize"]);
+    assert_eq!(
+        kernels,
+        ["direct", "quantize_scales, quantize_codes", "quantize_range, quantize_codes", "dequantize"]
+    );
 }

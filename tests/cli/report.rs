@@ -117,6 +117,67 @@ fn measures_are_those_of_compare() {
     assert_eq!(left, ["empty.w", "norm.b", "scalar", "thin.w"]);
 }
 
+/// What a file says of the inputs of its layers: a column, a line, JSON.
+#[test]
+fn activations_are_told_of_each_layer() {
+    let folder = Folder::new();
+    let weights = numbers(4 * 64, 8);
+    let halves: Vec<f32> = weights.iter().map(|v| v * 0.99).collect();
+    let tensors = |values: &[f32]| {
+        let layer = |name: &'static str, values: &[f32]| (name, "F32", &[4usize, 64][..], f32s(values));
+        [layer("a.w", values), layer("b.w", values), layer("c.w", values), layer("kept.w", &weights)]
+    };
+    let said = json!({"a.w": "int8-g32", "b.w": {"scale": 0.03125, "zero_point": -4}, "kept.w": "int8-g32"});
+    folder.write("m.safetensors", file(&tensors(&weights), Value::Null));
+    folder.write("q.safetensors", file(&tensors(&halves), json!({"lowbit.activations": said.to_string()})));
+    let told = report(&folder, &["q.safetensors", "--json", "-o", "r.html"]).json();
+    let takes = |name: &str| entry(&told["layers"], name)["activations"].clone();
+    assert_eq!(takes("a.w"), "int8-g32");
+    assert_eq!(takes("b.w"), json!({"scale": 0.03125, "zero_point": -4}));
+    assert_eq!(takes("c.w"), "f32");
+    assert_eq!(told["left"][0]["activations"], "int8-g32");
+    assert_eq!(told["activations"], json!({"int8-g32": 2, "int8-static": 1}));
+    let page = std::fs::read_to_string(folder.path("r.html")).unwrap();
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(&page, options).unwrap();
+    // Of each table that has the column: what stands in it, beside the layer's name.
+    let mut column = Vec::new();
+    for table in document.descendants().filter(|n| n.has_tag_name("table")) {
+        let of_row = |row: roxmltree::Node| -> Vec<String> {
+            let cells = row.children().filter(|n| n.has_tag_name("td") || n.has_tag_name("th"));
+            cells
+                .map(|n| n.descendants().filter_map(|t| t.text().filter(|_| t.is_text())).collect())
+                .collect()
+        };
+        let rows: Vec<Vec<String>> =
+            table.descendants().filter(|n| n.has_tag_name("tr")).map(of_row).collect();
+        let name = rows[0].iter().position(|head| head == "layer" || head == "tensor");
+        if let (Some(name), Some(at)) = (name, rows[0].iter().position(|head| head == "activations")) {
+            column.extend(rows[1..].iter().map(|row| (row[name].clone(), row[at].clone())));
+        }
+    }
+    column.sort();
+    let expected = [
+        ("a.w", "int8-g32"),
+        ("b.w", "int8, scale 3.1250e-2, zero-point -4"),
+        ("c.w", "f32"),
+        ("kept.w", "int8-g32"),
+    ];
+    assert_eq!(column, expected.map(|(name, takes)| (name.to_string(), takes.to_string())));
+    let line = "int8-g32 for 2 layers, int8-static for 1 layer";
+    assert!(page.contains(line), "{page}");
+    let ran = report(&folder, &["q.safetensors", "-o", "r.html", "--force"]);
+    assert!(ran.stdout.contains(&format!("activations: {line}")), "{}{}", ran.stdout, ran.stderr);
+
+    // A file that says nothing has no such column; one that says nonsense is refused.
+    folder.write("q.safetensors", file(&tensors(&halves), Value::Null));
+    let ran = report(&folder, &["q.safetensors", "-o", "r.html", "--force"]);
+    assert!(ran.code == Some(0) && !ran.stdout.contains("activations"), "{}{}", ran.stdout, ran.stderr);
+    assert!(!std::fs::read_to_string(folder.path("r.html")).unwrap().contains("activations"));
+    folder.write("q.safetensors", file(&tensors(&halves), json!({"lowbit.activations": "{\"a.w\": 3}"})));
+    report(&folder, &["q.safetensors", "--json"]).fails(1, &["lowbit.activations", "'a.w'"]);
+}
+
 #[test]
 fn tensors_without_a_counterpart_are_named() {
     let folder = with_model();

@@ -100,6 +100,23 @@ fn a_trained_network_is_a_file_that_the_demo_runs() {
     folder.run(&line).fails(1, &["net.safetensors exists"]);
 }
 
+/// Whatever comes before a scheme in the list, and after it.
+#[test]
+fn figures_do_not_depend_on_the_place_in_the_list() {
+    let folder = Folder::new();
+    let of = |schemes: &str| {
+        let line = ["train-digits", "--device", "cpu", "--seeds", "2", "--epochs", "2", "--qat-epochs", "2"];
+        folder.run(&[&line[..], &["--schemes", schemes, "--json"]].concat()).json()
+    };
+    let (both, turned) = (of("int3-row,int2-row"), of("int2-row,int3-row"));
+    let alone = of("int2-row");
+    for scheme in ["int2-row", "int3-row"] {
+        assert_eq!(row(&both, scheme), row(&turned, scheme));
+    }
+    assert_eq!(row(&both, "int2-row"), row(&alone, "int2-row"));
+    assert_ne!(row(&both, "int2-row")["qat"], row(&both, "int3-row")["qat"]);
+}
+
 #[test]
 fn bad_wishes_are_refused_in_a_line() {
     let folder = Folder::new();

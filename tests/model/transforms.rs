@@ -24,8 +24,8 @@ fn folder() -> Folder {
             let (_, values) = model.tensors.get_mut(&name).unwrap();
             values.iter_mut().skip(5).step_by(16).for_each(|v| *v *= by);
         };
-        times(format!("{norm}.LayerNorm.weight"), 100.0);
-        takers.iter().for_each(|name| times(format!("encoder.layer.{name}.weight"), 1.0 / 100.0));
+        times(format!("{norm}.LayerNorm.weight"), 20.0);
+        takers.iter().for_each(|name| times(format!("encoder.layer.{name}.weight"), 1.0 / 20.0));
     }
     model.write(&folder.path("m"));
     folder.write("t.txt", "the low\nlowbit the\nthe lowbit lowbits\nlow low the\nbits\nlows the lowbit\n");
@@ -153,7 +153,9 @@ fn weights_come_back() {
     // Weights of this encoder are uniform, which a row's scale suits best; sums of them are not.
     assert!(turned > plain - 6.0 && turned > 40.0, "{plain} {turned}");
     let report = run(&folder, "report m t.safetensors -o r.html --json");
-    assert_eq!(report.code, Some(0), "{}", report.stderr);
+    assert_eq!(report.json()["transforms"], serde_json::json!({"scaled": 0, "rotated": 12}));
+    assert_eq!(report.json()["only_in_quantized"], serde_json::json!([]));
+    assert!(std::fs::read_to_string(folder.path("r.html")).unwrap().contains("rotated for 12 layers"));
     for dtype in ["f32", "f16", "bf16"] {
         let ran = run(&folder, &format!("dequantize t.safetensors -o d.safetensors --dtype {dtype} --force"));
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);

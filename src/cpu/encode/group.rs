@@ -337,7 +337,7 @@ impl GroupEncoder<'_> {
         let amax = stats.amax();
         let symmetric = |amax: f32| Stats { low: -amax, high: amax, sum: 0.0 };
         match self.range {
-            Range::Own | Range::HalfQuadratic => self.choose(stats, n),
+            Range::Own | Range::HalfQuadratic | Range::Trimmed => self.choose(stats, n),
             Range::Symmetric => self.choose(&symmetric(amax), n),
             Range::Whole => {
                 let half = (1u32 << (self.bits - 1)) as f32;
@@ -388,6 +388,7 @@ impl GroupEncoder<'_> {
                 let chosen = self.find(&stats, x.len(), &x);
                 match self.range {
                     Range::HalfQuadratic => hqq::optimize(self, x, stats.low, chosen),
+                    Range::Trimmed if !chosen.tiny => range::trim(self, x, &stats, chosen),
                     _ => chosen,
                 }
             }

@@ -1,4 +1,4 @@
-//! Half-quadratic optimization of a group's zero: the text of [`crate::scheme::method`].
+//! Half-quadratic optimization of a group's float zero: the text of [`crate::scheme::method`].
 //!
 //! ```text
 //! x --extremes--> scale, zero --20 times: codes -> error -> shrunk -> zero that centres the rest--> the zero of the least mean |error|
@@ -6,9 +6,8 @@
 //!
 //! Sixteen lanes of a group side by side; their sums meet at the end of a round.
 
-use super::group::{Chosen, GroupEncoder, steps};
+use super::group::{Chosen, GroupEncoder};
 use super::search::{NO_FRACTION, rint, whole};
-use crate::scheme::Encoder;
 use crate::scheme::method::{EXP2, HQQ_BETA, HQQ_FLOOR, HQQ_POWER, HQQ_ROUNDS, LOG2};
 
 const LANES: usize = 16;
@@ -88,13 +87,7 @@ pub fn optimize(e: &GroupEncoder, x: &[f32], low: f32, start: Chosen) -> Chosen 
         beta *= HQQ_BETA[1];
     }
     let best = if best > 0.0 { best } else { 0.0 };
-    let (zero_bytes, zero) = match e.encoder {
-        Encoder::MinMax => {
-            let z = steps(best, 1.0, 1.0, levels);
-            ([z as u8, 0, 0, 0], z)
-        }
-        _ => e.store(best),
-    };
+    let (zero_bytes, zero) = e.store(best);
     let mean = |z: f32| sums(x, |v| [error(v, z).2.abs()])[0];
     if mean(zero) < mean(start.zero) { Chosen { zero_bytes, zero, ..start } } else { start }
 }

@@ -1,4 +1,4 @@
-//! Ranges of values that scales are made from: percentiles, and the search for the range of least squared error.
+//! Ranges of values that scales are made from: percentiles, and the searches for the range of least squared error and of least mean error.
 //!
 //! ```text
 //! extremes --round: 64 candidates (a * low, b * high)--> scale, zero of each, as stored --every value meets all 64, a lane each--> squares --> the best
@@ -12,7 +12,7 @@ use super::search::whole;
 use crate::cpu::decode::byte_scale;
 use crate::cpu::half_float::{bf16_to_f32, f16_saturating, f16_to_f32, f32_to_bf16};
 use crate::scheme::codebook::Sorted;
-use crate::scheme::method::{CANDIDATES, ROUNDS, RUN, SHARES, STEPS};
+use crate::scheme::method::{CANDIDATES, ROUNDS, RUN, SHARES, STEPS, TRIM, TRIM_OUTSIDE};
 use crate::scheme::{Encoder, ScaleType};
 
 /// Candidates that meet a value together.
@@ -49,9 +49,9 @@ impl Candidates {
                     Some(table) if table.values.len() <= WALKED => self.table_squares(table, run, at),
                     Some(table) => self.long_table_squares(table, run, at),
                     None if matches!(e.encoder, Encoder::MinMaxBias | Encoder::MinMaxZero) => {
-                        self.linear_squares::<true>(run, at)
+                        self.linear_errors::<true, false>(run, at)
                     }
-                    None => self.linear_squares::<false>(run, at),
+                    None => self.linear_errors::<false, false>(run, at),
                 };
                 for l in 0..LANES {
                     totals[at + l] += f64::from(squares[l]);
@@ -65,11 +65,31 @@ impl Candidates {
         std::array::from_fn(|l| of[at + l])
     }
 
+    /// The sums of the errors' magnitudes of `x`, in steps of each candidate's scale; of candidates with an integer zero-point.
     #[inline(always)]
-    fn linear_squares<const SHIFTED: bool>(&self, x: &[f32], at: usize) -> [f32; LANES] {
+    fn magnitudes(&self, x: &[f32]) -> [f64; CANDIDATES] {
+        let mut totals = [0.0; CANDIDATES];
+        for run in x.chunks(RUN) {
+            for at in (0..CANDIDATES).step_by(LANES) {
+                let sums = self.linear_errors::<false, true>(run, at);
+                for l in 0..LANES {
+                    totals[at + l] += f64::from(sums[l]);
+                }
+            }
+        }
+        totals
+    }
+
+    /// Squares, or magnitudes.
+    #[inline(always)]
+    fn linear_errors<const SHIFTED: bool, const MAGNITUDES: bool>(
+        &self,
+        x: &[f32],
+        at: usize,
+    ) -> [f32; LANES] {
         let [inverse, shift, first, last] =
             [&self.inverse, &self.shift, &self.first, &self.last].map(|of| Self::lanes(of, at));
-        let mut squares = [0.0; LANES];
+        let mut sums = [0.0; LANES];
         for &v in x {
             for l in 0..LANES {
                 let t = v * inverse[l];
@@ -77,10 +97,10 @@ impl Candidates {
                 let above = if t > first[l] { t } else { first[l] };
                 let within = if above < last[l] { above } else { last[l] };
                 let d = t - whole(within);
-                squares[l] += d * d;
+                sums[l] += if MAGNITUDES { d.abs() } else { d * d };
             }
         }
-        squares
+        sums
     }
 
     #[inline(always)]
@@ -201,11 +221,39 @@ fn better(e: &GroupEncoder, values: &impl Values, all: &Candidates, least: &mut 
         let s = f64::from(all.scale[c]);
         squares[c] * (s * s)
     });
-    // A scale of 0 has NaN, which is not less.
+    first_of_the_least(&errors, least)
+}
+
+/// A scale of 0 has NaN, which is not less.
+#[inline(always)]
+fn first_of_the_least(errors: &[f64; CANDIDATES], least: &mut f64) -> Option<usize> {
     let lowest = errors.iter().fold(f64::INFINITY, |m, &error| if error < m { error } else { m });
     let found = (lowest < *least).then(|| errors.iter().position(|&error| error == lowest))?;
     *least = lowest;
     found
+}
+
+/// The scale and zero-point of least mean error for a group with these extremes, whose own are `start`.
+#[inline(always)]
+pub fn trim(e: &GroupEncoder, x: &[f32], stats: &Stats, start: Chosen) -> Chosen {
+    let step = ((stats.high - stats.low) * e.factor()) * TRIM;
+    let by = |i: usize| (i as f32 - TRIM_OUTSIDE as f32) * step;
+    let lows: Each = std::array::from_fn(|c| {
+        let low = stats.low + by(c / 8);
+        if low < 0.0 { low } else { 0.0 }
+    });
+    let highs: Each = std::array::from_fn(|c| {
+        let high = stats.high - by(c % 8);
+        if high > 0.0 { high } else { 0.0 }
+    });
+    let all = candidates(e, &lows, &highs);
+    let sums = all.magnitudes(x);
+    let errors: [f64; CANDIDATES] = std::array::from_fn(|c| sums[c] * f64::from(all.scale[c]));
+    let mut least = f64::INFINITY;
+    match first_of_the_least(&errors, &mut least) {
+        Some(c) => e.choose_range(lows[c], highs[c]),
+        None => start,
+    }
 }
 
 /// The scale and zero of least squared error for values with these extremes.
