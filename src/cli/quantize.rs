@@ -262,7 +262,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
     job.calibrated = calibrated.transpose()?;
     job.activations = activations::resolved(&model, &wanted, job.calibrated.as_ref())?;
     let Sorted { chosen, copied, unfit, passed_over } = sorted;
-    if chosen.is_empty() {
+    // What goes into products may change alone.
+    if chosen.is_empty() && job.activations == file::Activations::of(model.metadata(), &args.input)? {
         // The most telling example: one that was asked for and does not fit.
         let why = unfit.first().cloned().or(passed_over);
         let why = why.map_or(String::new(), |example| format!("; for example {example}"));
@@ -590,7 +591,7 @@ impl Job<'_> {
                 .collect();
             let mut whole = json!({
                 "input": args.input, "output": args.output, "files": summary.names, "scheme": self.chooser.to_string(),
-                "device": device, "quantized": quantized, "copied": copied, "bits_per_weight": mean(&all)?,
+                "device": device, "quantized": quantized, "copied": copied, "bits_per_weight": if all.is_empty() { Value::Null } else { mean(&all)?.into() },
                 "bytes_before": before, "bytes_after": bytes, "resumed": summary.resumed, "seconds": seconds,
             });
             let activations =
@@ -633,7 +634,7 @@ impl Job<'_> {
         table.row(vec!["copied".into(), copied.len().to_string(), kept.clone(), kept]);
         table.rule();
         let mixed = match schemes.len() {
-            1 => String::new(),
+            0 | 1 => String::new(),
             _ => format!("{}, {:.3} bits per weight; ", self.chooser, mean(&all)?),
         };
         let files = match summary.names.len() {

@@ -153,6 +153,25 @@ fn gguf_has_the_activations_under_its_own_names() {
 }
 
 #[test]
+fn activations_alone_may_change() {
+    let folder = folder();
+    let ran = run(&folder, "quantize m -o q.safetensors --config w8a8-dynamic");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    folder.write("a.toml", "exclude = ['pooler']\ndefault = { activations = \"int8-g32\" }\n");
+    for (model, rest) in [("m", "m"), ("q.safetensors", "q.safetensors")] {
+        let ran = run(&folder, &format!("quantize {model} -o a.safetensors --config a.toml --force"));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains("int8-g32 for 12 layers"), "{}", ran.stdout);
+        let (before, after) = (folder.path(rest), folder.path("a.safetensors"));
+        let (before, after) = (Model::open(before).unwrap(), Model::open(after).unwrap());
+        assert!(before.entries().iter().all(|e| before.raw(e) == after.raw(after.entry(&e.name).unwrap())));
+        assert_eq!(eval(&folder, "a.safetensors", "").1, json!({"int8-g32": 12}));
+    }
+    let again = run(&folder, "quantize a.safetensors -o b.safetensors --config a.toml");
+    again.fails(1, &["no tensor to quantize"]);
+}
+
+#[test]
 fn what_is_wrong_is_refused_by_name_and_line() {
     let folder = folder();
     let quantize = |more: &str| run(&folder, &format!("quantize m -o x.safetensors {more}"));
