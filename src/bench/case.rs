@@ -453,15 +453,14 @@ impl<'a> Subject<'a> {
         let (n, k) = packed.matrix();
         let scheme = packed.scheme();
         let dense = x.to_f32();
-        let table = (scheme.value == Value::Learned).then(|| packed.codebook());
         // A scale of all rows can only be found with all of them.
         let is_whole = scheme.group == Group::Tensor || scheme.encoder == Encoder::GlobalScale;
         let samples = if is_whole { threads::ranges(n, n) } else { self.samples() };
         let (mut off, mut noise, mut allowed, mut verified) = (0, 0.0, 0.0, Verified::default());
         for rows in samples {
             let part = &dense[rows.start * k..rows.end * k];
-            let want = reference::quantize(part, rows.len(), k, *scheme, table.as_deref())?;
             let got = packed.slice_rows(rows.clone());
+            let want = reference::quantize(part, rows.len(), k, *scheme, got.learned_tables().as_deref())?;
             verified.values += part.len();
             if got == want {
                 continue;
