@@ -7,14 +7,16 @@
 //!
 //! Least squared error is most *explained* squares: a cluster explains `(sum of w x)^2 / (sum of w)`, and its squares are the same in every cut. `best[c][b]`, what c clusters
 //! explain of the first b points, is the most of `best[c - 1][a] + explained(a, b)` over the place a where the last cluster begins. The best a only
-//! grows with b and with c, so that rows of b are halved: a row between two known ones looks between their cuts.
+//! grows with b and with c, so that rows of b are halved: a row between two known ones looks between their cuts. Lanes are cuts until eight rows are between two
+//! known ones; those look at the same few cuts, and lanes are rows.
 //!
-//! Deterministic: eight lanes look at eight cuts at a time on every machine, nothing is fused, and of equal cuts the lowest is taken. Buffers are kept from one group to
+//! Deterministic: there are eight lanes on every machine, nothing is fused, and of equal cuts the lowest is taken. Buffers are kept from one group to
 //! the next.
 
 use crate::scheme::LONGEST_EXACT;
+use std::ops::Range;
 
-/// Cuts that are looked at side by side.
+/// Cuts, or rows, that are looked at side by side.
 const LANES: usize = 8;
 /// Rounds of Lloyd's iteration after runs, which move a cut by less than a run each.
 const ROUNDS: usize = 100;
@@ -29,6 +31,8 @@ pub(super) struct Clusters {
     /// What the clusters so far explain of the points up to each place, and with one more.
     best: Vec<f64>,
     next: Vec<f64>,
+    /// `1 / i` from LANES on, minus infinity before; and the same from the end to the beginning.
+    inverses: [Vec<f64>; 2],
     /// Where the last of c + 2 clusters of the first b points begins, `[clusters - 2, n + 1]`.
     cuts: Vec<u16>,
     /// The places where clusters begin, and where the last one ends.
@@ -107,7 +111,7 @@ impl Clusters {
         }
         let count = means.len().min(n);
         if n <= LONGEST_EXACT {
-            self.cut(count, false);
+            self.cut(count, weights.is_some(), false);
         } else {
             self.cut_in_runs(count, centre);
         }
@@ -123,27 +127,44 @@ impl Clusters {
 
     /// Finds the edges of `count` clusters of the points, or of the runs.
     #[inline(always)]
-    fn cut(&mut self, count: usize, in_runs: bool) {
-        let Self { points, runs, best, next, cuts, edges, .. } = self;
+    fn cut(&mut self, count: usize, weighted: bool, in_runs: bool) {
+        let Self { points, runs, best, next, inverses, cuts, edges, .. } = self;
         let points = if in_runs { runs } else { points };
         let n = points.len();
-        let (weight, first) = (&points.weight, &points.first);
+        let (weight, first) = (&mut points.weight, &mut points.first);
         best.clear();
-        best.extend(weight.iter().zip(first).map(|(w, f)| if *w > 0.0 { f * f / w } else { 0.0 }));
+        best.extend(weight.iter().zip(&*first).map(|(w, f)| if *w > 0.0 { f * f / w } else { 0.0 }));
         let width = n + 1;
         next.clear();
-        next.resize(width, 0.0);
+        // Lanes reach beyond the last point.
+        for padded in [&mut *weight, &mut *first, &mut *best, &mut *next] {
+            padded.resize(width + LANES, 0.0);
+        }
+        let [up, down] = inverses;
+        if !weighted && up.len() != width + 2 * LANES {
+            up.clear();
+            up.resize(LANES + 1, f64::NEG_INFINITY);
+            up.extend((1..width + LANES).map(|i| 1.0 / i as f64));
+            down.clear();
+            down.extend(up.iter().rev());
+        }
         cuts.clear();
         cuts.resize(count.saturating_sub(1) * width, 0);
         for c in 2..=count {
             let (before, own) = cuts.split_at_mut((c - 2) * width);
             // Nothing begins earlier than it did with a cluster less.
             let before = before.len().checked_sub(width).map(|at| &before[at..]);
-            let search = Search { weight, first, best, before, fewest: c - 1 };
+            let search = Search { first, best, before, fewest: c - 1 };
             // Each of the clusters behind has a point.
             let rows = if c == count { n..n + 1 } else { c..n + 1 - (count - c) };
-            search.rows(rows, next, &mut own[..width]);
+            match weighted {
+                true => search.rows(&Weighed(weight), rows, next, &mut own[..width]),
+                false => search.rows(&Counted { up, down }, rows, next, &mut own[..width]),
+            }
             std::mem::swap(best, next);
+        }
+        for padded in [weight, first] {
+            padded.truncate(width);
         }
         edges.clear();
         edges.resize(count + 1, 0);
@@ -163,7 +184,7 @@ impl Clusters {
             self.runs.weight.push(self.points.weight[place(run)]);
             self.runs.first.push(self.points.first[place(run)]);
         }
-        self.cut(count, true);
+        self.cut(count, true, true);
         self.edges.iter_mut().for_each(|edge| *edge = place(*edge));
         let Self { keys, points, edges, .. } = self;
         for _ in 0..ROUNDS {
@@ -190,9 +211,69 @@ impl Clusters {
     }
 }
 
+/// One through the weight of the points between two places; minus infinity where there is none between them.
+trait Inverse {
+    /// From a to b, b + 1, ...
+    fn rising(&self, a: usize, b: usize) -> [f64; LANES];
+    /// From a, a + 1, ... to b.
+    fn falling(&self, a: usize, b: usize) -> [f64; LANES];
+}
+
+/// Points that all weigh 1.
+struct Counted<'a> {
+    up: &'a [f64],
+    down: &'a [f64],
+}
+
+/// Points by the sums of their weights.
+struct Weighed<'a>(&'a [f64]);
+
+#[inline(always)]
+fn lanes(all: &[f64], at: usize) -> [f64; LANES] {
+    let all: &[f64; LANES] = all[at..at + LANES].try_into().expect("a slice of LANES");
+    *all
+}
+
+impl Inverse for Counted<'_> {
+    #[inline(always)]
+    fn rising(&self, a: usize, b: usize) -> [f64; LANES] {
+        lanes(self.up, LANES + b - a)
+    }
+
+    #[inline(always)]
+    fn falling(&self, a: usize, b: usize) -> [f64; LANES] {
+        lanes(self.down, self.down.len() - 1 - LANES + a - b)
+    }
+}
+
+impl Weighed<'_> {
+    #[inline(always)]
+    fn inverse(weight: f64, between: bool) -> f64 {
+        match weight > 0.0 {
+            true if between => 1.0 / weight,
+            // Weights that are lost in the sum explain nothing.
+            _ if between => 0.0,
+            _ => f64::NEG_INFINITY,
+        }
+    }
+}
+
+impl Inverse for Weighed<'_> {
+    #[inline(always)]
+    fn rising(&self, a: usize, b: usize) -> [f64; LANES] {
+        let to = lanes(self.0, b);
+        std::array::from_fn(|l| Self::inverse(to[l] - self.0[a], a < b + l))
+    }
+
+    #[inline(always)]
+    fn falling(&self, a: usize, b: usize) -> [f64; LANES] {
+        let from = lanes(self.0, a);
+        std::array::from_fn(|l| Self::inverse(self.0[b] - from[l], a + l < b))
+    }
+}
+
 /// The search for where the last cluster begins.
 struct Search<'a> {
-    weight: &'a [f64],
     first: &'a [f64],
     best: &'a [f64],
     /// Where it begins with a cluster less.
@@ -204,63 +285,86 @@ struct Search<'a> {
 impl Search<'_> {
     /// Fills `next` and `cuts` for the first b points, b in `rows`.
     #[inline(always)]
-    fn rows(&self, rows: std::ops::Range<usize>, next: &mut [f64], cuts: &mut [u16]) {
+    fn rows(&self, inverse: &impl Inverse, rows: Range<usize>, next: &mut [f64], cuts: &mut [u16]) {
+        if rows.len() == 1 {
+            let b = rows.start;
+            let (most, cut) = self.row(inverse, b, self.fewest, b - 1);
+            (next[b], cuts[b]) = (most, cut as u16);
+            return;
+        }
         // Rows whose number is an odd multiple of the step lie between two that are known.
         let mut step = rows.len().next_power_of_two();
-        while step > 0 {
+        while step >= LANES {
             for b in (rows.start + step - 1..rows.end).step_by(2 * step) {
                 let from = if b - rows.start >= step { usize::from(cuts[b - step]) } else { self.fewest };
                 let to = if b + step < rows.end { usize::from(cuts[b + step]) } else { b - 1 };
-                let from = from.max(self.before.map_or(0, |before| usize::from(before[b])));
-                let (most, cut) = self.row(b, from, to.min(b - 1));
+                let (most, cut) = self.row(inverse, b, self.not_before(from, b), to.min(b - 1));
                 (next[b], cuts[b]) = (most, cut as u16);
             }
             step /= 2;
         }
+        for b in rows.clone().step_by(LANES) {
+            let from = if b > rows.start { usize::from(cuts[b - 1]) } else { self.fewest };
+            let known = b + LANES - 1;
+            let to = if known < rows.end { usize::from(cuts[known]) } else { rows.end - 2 };
+            let (most, at) = self.block(inverse, b, self.not_before(from, b), to);
+            let unknown = b..known.min(rows.end);
+            next[unknown.clone()].copy_from_slice(&most[..unknown.len()]);
+            cuts[unknown].iter_mut().zip(at).for_each(|(cut, at)| *cut = at as u16);
+        }
+    }
+
+    /// `from`, or the cut with a cluster less.
+    #[inline(always)]
+    fn not_before(&self, from: usize, b: usize) -> usize {
+        from.max(self.before.map_or(0, |before| usize::from(before[b])))
     }
 
     /// The cut from `from` to `to` with which the first b points are explained best, the lowest of equals.
     #[inline(always)]
-    fn row(&self, b: usize, from: usize, to: usize) -> (f64, usize) {
-        let (weight_b, first_b) = (self.weight[b], self.first[b]);
-        let explained = |weight: f64, first: f64, best: f64| {
-            let (weight, first) = (weight_b - weight, first_b - first);
-            // Weights that are lost in the sum explain nothing.
-            best + if weight > 0.0 { first * first / weight } else { 0.0 }
-        };
+    fn row(&self, inverse: &impl Inverse, b: usize, from: usize, to: usize) -> (f64, usize) {
         // Rounding may leave the cuts of neighbours in disorder.
         let from = from.min(to);
         let (mut most, mut at) = ([f64::NEG_INFINITY; LANES], [from as f64; LANES]);
-        let len = to + 1 - from;
-                let [weight, first, best] =
-            [self.weight, self.first, self.best].map(|all| all[from..=to].as_chunks::<LANES>().0);
-        let whole = weight.iter().zip(first).zip(best);
-        let mut start = from;
-        for ((weight, first), best) in whole {
+        // What lies between `to` and b may be looked at, too.
+        for start in (from..=to).step_by(LANES) {
+            let inverse = inverse.falling(start, b);
+            let (first, best) = (lanes(self.first, start), lanes(self.best, start));
             for l in 0..LANES {
-                let e = explained(weight[l], first[l], best[l]);
+                let first = self.first[b] - first[l];
+                let e = best[l] + first * first * inverse[l];
                 let better = e > most[l];
                 most[l] = if better { e } else { most[l] };
                 at[l] = if better { start as f64 } else { at[l] };
             }
-            start += LANES;
         }
-        let (mut found, mut cut) = (f64::NEG_INFINITY, from);
-        if len >= LANES {
+        let (mut found, mut cut) = (f64::NEG_INFINITY, from as f64);
+        for l in 0..LANES {
+            let place = at[l] + l as f64;
+            if most[l] > found || most[l] == found && place < cut {
+                (found, cut) = (most[l], place);
+            }
+        }
+        (found, cut as usize)
+    }
+
+    /// The same for the first b, b + 1, ... points.
+    #[inline(always)]
+    fn block(&self, inverse: &impl Inverse, b: usize, from: usize, to: usize) -> ([f64; LANES], [f64; LANES]) {
+        let from = from.min(to);
+        let (mut most, mut at) = ([f64::NEG_INFINITY; LANES], [from as f64; LANES]);
+        let first_b = lanes(self.first, b);
+        for a in from..=to {
+            let inverse = inverse.rising(a, b);
             for l in 0..LANES {
-                let place = at[l] as usize + l;
-                if most[l] > found || most[l] == found && place < cut {
-                    (found, cut) = (most[l], place);
-                }
+                let first = first_b[l] - self.first[a];
+                let e = self.best[a] + first * first * inverse[l];
+                let better = e > most[l];
+                most[l] = if better { e } else { most[l] };
+                at[l] = if better { a as f64 } else { at[l] };
             }
         }
-        for a in start..=to {
-            let e = explained(self.weight[a], self.first[a], self.best[a]);
-            if e > found {
-                (found, cut) = (e, a);
-            }
-        }
-        (found, cut)
+        (most, at)
     }
 }
 
@@ -387,7 +491,7 @@ mod tests {
             let mut means = vec![0.0; 8];
             clusters.find(&x, Some(&weights), &mut means);
             let got = nearest_error(&points(&x, Some(&weights)), &means);
-            clusters.cut(8, false);
+            clusters.cut(8, true, false);
             let exact: Vec<f64> = clusters.edges.windows(2).filter_map(|e| clusters.points.mean(e[0], e[1])).collect();
             let centre = f64::from(value((clusters.keys[clusters.keys.len() / 2] >> 32) as u32));
             let exact: Vec<f32> = exact.iter().map(|mean| (mean + centre) as f32).collect();
