@@ -64,7 +64,13 @@ fn scheme_and_weights(fits: fn(&Scheme) -> bool) -> impl Strategy<Value = (Schem
 /// The tables given to schemes that learn theirs: not sorted, with a repeated entry; those of groups turn from one to the next.
 fn table(scheme: &Scheme, rows: usize, k: usize) -> Option<Vec<f32>> {
     let n = 1usize << scheme.bits.min(8);
-    let mut one: Vec<f32> = (0..n).map(|i| ((i * 7 + 3) % n.max(2)) as f32 * 0.75 - n as f32 * 0.25).collect();
+    let place = |i: usize| ((i * 7 + 3) % n.max(2)) as f32;
+    // Numbers of f16, 0 among them, where there is no scale.
+    let entry = |i| match scheme.value {
+        Value::Tables => (place(i) - (n / 2) as f32) * 0.75,
+        _ => place(i) * 0.75 - n as f32 * 0.3,
+    };
+    let mut one: Vec<f32> = (0..n).map(entry).collect();
     if n > 4 {
         one[4] = one[1];
     }
