@@ -208,7 +208,11 @@ fn gptq_takes_every_grid() {
             let outcome = gptq::quantize(&w, "w", &scheme, Method::Own, &hessian, &settings).unwrap();
             let got = loss(&hessian, &w, &outcome.packed);
             assert!(got < own, "{scheme}, {order}: {got} of {own}");
-            println!("{scheme:>20}, {order}, {underway}: {:.4}, {:.4} of the scheme's own", got / nearest, got / own);
+            println!(
+                "{scheme:>20}, {order}, {underway}: {:.4}, {:.4} of the scheme's own",
+                got / nearest,
+                got / own
+            );
             let got = got / nearest;
             // A fifth of the loss is what is new in a column; one bit for plus or minus a whole tensor's or row's mean leaves errors that
             // grow beyond what later columns can take.

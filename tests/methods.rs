@@ -123,7 +123,8 @@ fn clusters_of_groups() {
     for (bits, lloyd_max) in [(2, 9.300), (3, 14.616), (4, 20.222)] {
         let mut before = lloyd_max - 0.02;
         for group in ["row", "g1024", "g256"] {
-            let w = quantize(&Engine::cpu(), &x, 4096, &format!("codebook{bits}-{group}-tables"), Method::Kmeans);
+            let w =
+                quantize(&Engine::cpu(), &x, 4096, &format!("codebook{bits}-{group}-tables"), Method::Kmeans);
             let db = sqnr(&x, &w);
             println!("{bits} bits, {group}: {db:.3} dB, Lloyd and Max {lloyd_max}");
             assert!(db >= before, "{bits} bits, {group}: {db} dB, {before} at least");
@@ -148,7 +149,11 @@ fn clusters_by_importance() {
             let both = errors.enumerate().map(|(i, e)| (e, e * f64::from(importance[i % k])));
             both.fold((0.0, 0.0), |sum, e| (sum.0 + e.0, sum.1 + e.1))
         });
-        println!("{scheme}: weighed {:.4}, alike {:.4} of what they are without importance", a.1 / b.1, a.0 / b.0);
+        println!(
+            "{scheme}: weighed {:.4}, alike {:.4} of what they are without importance",
+            a.1 / b.1,
+            a.0 / b.0
+        );
         assert!(a.1 < 0.95 * b.1 && a.0 > b.0, "{scheme}: {a:?} {b:?}");
         let alike = lowbit::cpu::quantize_weighted(&tensor, "x", &scheme, &vec![0.25; k]).unwrap();
         assert_eq!(alike, plain, "{scheme}");

@@ -272,6 +272,13 @@ impl Inverse for Weighed<'_> {
     }
 }
 
+/// A place as an integer: added to 2^52 it is in the last bits. Conversions by `as` saturate, for which compilers leave vectors.
+#[inline(always)]
+fn place(at: f64) -> u16 {
+    const INTEGERS: f64 = 4_503_599_627_370_496.0;
+    (at + INTEGERS).to_bits() as u16
+}
+
 /// The search for where the last cluster begins.
 struct Search<'a> {
     first: &'a [f64],
@@ -310,7 +317,7 @@ impl Search<'_> {
             let (most, at) = self.block(inverse, b, self.not_before(from, b), to);
             let unknown = b..known.min(rows.end);
             next[unknown.clone()].copy_from_slice(&most[..unknown.len()]);
-            cuts[unknown].iter_mut().zip(at).for_each(|(cut, at)| *cut = at as u16);
+            cuts[unknown].iter_mut().zip(at).for_each(|(cut, at)| *cut = place(at));
         }
     }
 
@@ -350,7 +357,13 @@ impl Search<'_> {
 
     /// The same for the first b, b + 1, ... points.
     #[inline(always)]
-    fn block(&self, inverse: &impl Inverse, b: usize, from: usize, to: usize) -> ([f64; LANES], [f64; LANES]) {
+    fn block(
+        &self,
+        inverse: &impl Inverse,
+        b: usize,
+        from: usize,
+        to: usize,
+    ) -> ([f64; LANES], [f64; LANES]) {
         let from = from.min(to);
         let (mut most, mut at) = ([f64::NEG_INFINITY; LANES], [from as f64; LANES]);
         let first_b = lanes(self.first, b);
@@ -393,7 +406,8 @@ mod tests {
     }
 
     fn nearest_error(points: &[(f64, f64)], means: &[f32]) -> f64 {
-        let squared = |v: f64| means.iter().map(|m| (v - f64::from(*m)).powi(2)).fold(f64::INFINITY, f64::min);
+        let squared =
+            |v: f64| means.iter().map(|m| (v - f64::from(*m)).powi(2)).fold(f64::INFINITY, f64::min);
         points.iter().map(|&(v, w)| w * squared(v)).sum()
     }
 
@@ -420,7 +434,8 @@ mod tests {
                     _ => -rng.normal().abs(),
                 })
                 .collect();
-            let weights: Vec<f32> = (0..n).map(|_| rng.normal().powi(2) * rng.pick(&[0.0, 1.0, 40.0])).collect();
+            let weights: Vec<f32> =
+                (0..n).map(|_| rng.normal().powi(2) * rng.pick(&[0.0, 1.0, 40.0])).collect();
             for weights in [None, Some(weights.as_slice())] {
                 let points = points(&x, weights);
                 if points.is_empty() {
@@ -455,9 +470,7 @@ mod tests {
         };
         let mut cost: Vec<f64> = (0..=n).map(|b| if b == 0 { 0.0 } else { error(0, b) }).collect();
         for _ in 1..clusters {
-            cost = (0..=n)
-                .map(|b| (0..b).map(|a| cost[a] + error(a, b)).fold(cost[b], f64::min))
-                .collect();
+            cost = (0..=n).map(|b| (0..b).map(|a| cost[a] + error(a, b)).fold(cost[b], f64::min)).collect();
         }
         cost[n]
     }
@@ -487,12 +500,14 @@ mod tests {
         let n = LONGEST_EXACT + 1500;
         for weighted in [false, true] {
             let x: Vec<f32> = (0..n).map(|_| rng.normal()).collect();
-            let weights: Vec<f32> = (0..n).map(|_| if weighted { rng.normal().powi(2) } else { 1.0 }).collect();
+            let weights: Vec<f32> =
+                (0..n).map(|_| if weighted { rng.normal().powi(2) } else { 1.0 }).collect();
             let mut means = vec![0.0; 8];
             clusters.find(&x, Some(&weights), &mut means);
             let got = nearest_error(&points(&x, Some(&weights)), &means);
             clusters.cut(8, true, false);
-            let exact: Vec<f64> = clusters.edges.windows(2).filter_map(|e| clusters.points.mean(e[0], e[1])).collect();
+            let exact: Vec<f64> =
+                clusters.edges.windows(2).filter_map(|e| clusters.points.mean(e[0], e[1])).collect();
             let centre = f64::from(value((clusters.keys[clusters.keys.len() / 2] >> 32) as u32));
             let exact: Vec<f32> = exact.iter().map(|mean| (mean + centre) as f32).collect();
             let want = nearest_error(&points(&x, Some(&weights)), &exact);

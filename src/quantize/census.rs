@@ -47,7 +47,8 @@ impl Codes {
             planes.codes(row, &mut of_row);
             planes.scales(row, &mut scales);
             let of_row: &[u8] = bytemuck::cast_slice(&of_row);
-            for (g, (codes_of_group, scale)) in of_row[..k].chunks(planes.group_len).zip(&scales).enumerate() {
+            for (g, (codes_of_group, scale)) in of_row[..k].chunks(planes.group_len).zip(&scales).enumerate()
+            {
                 if !of_groups.is_empty() {
                     let first = (row * planes.groups_per_row + g) << scheme.bits;
                     of_group = ends(scheme, &of_groups[first..][..1 << scheme.bits]);

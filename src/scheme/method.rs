@@ -149,7 +149,9 @@ impl Method {
         if scheme.has_group_tables() {
             return match self {
                 Self::Kmeans => Ok(Form { scheme: *scheme, range: Range::Own }),
-                _ => no("each group has a table of least squared error (k-means) and no scale that a range would be for; leave --method out"),
+                _ => no(
+                    "each group has a table of least squared error (k-means) and no scale that a range would be for; leave --method out",
+                ),
             };
         }
         let Some(encoder) = grid(scheme) else {

@@ -261,10 +261,7 @@ const fn table(bits: u8, value: Value, group: Group, scale: ScaleType, encoder: 
 
 /// A table for each group.
 const fn group_tables(bits: u8, group: Group) -> Scheme {
-    Scheme {
-        scale: Scale::None,
-        ..table(bits, Value::Tables, group, ScaleType::F16, Encoder::Clusters)
-    }
+    Scheme { scale: Scale::None, ..table(bits, Value::Tables, group, ScaleType::F16, Encoder::Clusters) }
 }
 
 /// What a family name may say after the group, in this order; see the file's text.
@@ -402,12 +399,16 @@ impl FromStr for Scheme {
             return match (kind, digit, group) {
                 ("codebook", _, _) if zero != Zero::None => bad("a table has no zeros"),
                 ("codebook", _, _) if scale.is_some() => bad("a group's own table has no scale beside it"),
-                ("codebook", 1..=6 | 8, Group::Tensor) => {
-                    bad("a table of the whole tensor is learned in codebookN-tensor; tables are of rows (-row) or groups (-gN)")
-                }
+                ("codebook", 1..=6 | 8, Group::Tensor) => bad(
+                    "a table of the whole tensor is learned in codebookN-tensor; tables are of rows (-row) or groups (-gN)",
+                ),
                 // 2^bits entries of 16 bits beside g codes: with fewer values a group would be no smaller than in f16.
-                ("codebook", bits @ (1..=6 | 8), Group::Cols(g)) if g * (16 - u32::from(bits)) <= 16 << bits => {
-                    bad("the table of such a group would take more than its codes save; take a larger group or fewer bits")
+                ("codebook", bits @ (1..=6 | 8), Group::Cols(g))
+                    if g * (16 - u32::from(bits)) <= 16 << bits =>
+                {
+                    bad(
+                        "the table of such a group would take more than its codes save; take a larger group or fewer bits",
+                    )
                 }
                 ("codebook", bits @ (1..=6 | 8), _) => Ok(Scheme { order, ..group_tables(bits, group) }),
                 ("codebook", ..) => bad("the bits must be 1, 2, 3, 4, 5, 6 or 8"),
@@ -449,7 +450,9 @@ impl FromStr for Scheme {
             ("int", 1..=8, Zero::Float) => Ok(linear(0, Encoder::MinMaxZero)),
             ("int", ..) => bad("the bits must be 1 to 8"),
             ("codebook", _, Zero::Point | Zero::Bias | Zero::Float) => bad("a table has no zeros"),
-            ("codebook", ..) if group == Group::Row => bad("the group must be gN or tensor; -row-tables gives each row a table"),
+            ("codebook", ..) if group == Group::Row => {
+                bad("the group must be gN or tensor; -row-tables gives each row a table")
+            }
             ("codebook", 1..=6 | 8, _) => {
                 Ok(Scheme { order, ..table(bits, Value::Learned, group, scale, Encoder::Nearest) })
             }

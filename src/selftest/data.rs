@@ -63,7 +63,11 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
     }
     // Of each group in an order of its own, as a file may hold it.
     fill(p.plane_mut(PlaneKind::Tables), TABLE_ENTRY, || {
-        half_bytes(if exact { rng.below(17) as f32 * 0.5 - 4.0 } else { rng.normal() * rng.pick(&[0.03, 1.0]) })
+        half_bytes(if exact {
+            rng.below(17) as f32 * 0.5 - 4.0
+        } else {
+            rng.normal() * rng.pick(&[0.03, 1.0])
+        })
     });
     let entries = p.codebook();
     let levels = 1usize << scheme.bits;

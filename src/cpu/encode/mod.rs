@@ -25,7 +25,9 @@ use super::{half_float, kmeans};
 use crate::packed::RowsMut;
 use crate::scheme::codebook::Sorted;
 use crate::scheme::method::{CANDIDATES, Form, Method};
-use crate::scheme::{Codebook, Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes, layout};
+use crate::scheme::{
+    Codebook, Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes, layout,
+};
 use crate::threads;
 use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};

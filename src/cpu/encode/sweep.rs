@@ -29,13 +29,8 @@ const BLOCK: usize = 128;
 /// Rows of a task: they stay in a core's cache, and T is read once for all of them.
 const ROWS: usize = 96;
 /// Planes that an encoder fills besides the codes.
-const NUMBERS: [PlaneKind; 5] = [
-    PlaneKind::Scales,
-    PlaneKind::Zeros,
-    PlaneKind::SuperScales,
-    PlaneKind::SuperMins,
-    PlaneKind::Tables,
-];
+const NUMBERS: [PlaneKind; 5] =
+    [PlaneKind::Scales, PlaneKind::Zeros, PlaneKind::SuperScales, PlaneKind::SuperMins, PlaneKind::Tables];
 
 /// Encodes `tensor` `[.., N, K]` column by column: `order` names them as the sweep takes them, `factor` is that of H with rows and columns in this order. A
 /// permuted scheme stores the columns in this order, others leave them where they are.
@@ -363,8 +358,10 @@ impl Work for SweepRows<'_> {
             u: vec![0.0; n * stride],
             stride,
             codes: vec![0; n * k],
-            levels: found.map_or_else(|| vec![Levels::default(); n * plan.groups], |(levels, _)| levels.to_vec()),
-            tables: found.map_or_else(|| vec![0.0; n * plan.groups * plan.entries], |(_, tables)| tables.to_vec()),
+            levels: found
+                .map_or_else(|| vec![Levels::default(); n * plan.groups], |(levels, _)| levels.to_vec()),
+            tables: found
+                .map_or_else(|| vec![0.0; n * plan.groups * plan.entries], |(_, tables)| tables.to_vec()),
             errors: vec![0.0; n * BLOCK],
         };
         let mut scratch = Vec::new();
@@ -447,7 +444,9 @@ impl Rows {
         }
         let (found, entries) = (sub.group_tables(), plan.entries);
         if entries > 0 {
-            for (tables, found) in self.tables.chunks_mut(plan.groups * entries).zip(found.chunks(len * entries)) {
+            for (tables, found) in
+                self.tables.chunks_mut(plan.groups * entries).zip(found.chunks(len * entries))
+            {
                 tables[first * entries..][..found.len()].copy_from_slice(found);
             }
         }

@@ -92,7 +92,8 @@ impl TableEncoder {
         let mut entries = [0f32; 256];
         let entries = &mut entries[..1 << scheme.bits];
         let group = scheme.group_len(x.len());
-        let groups = x.chunks(group).zip(codes.chunks_mut(group)).zip(tables.chunks_mut(entries.len() * TABLE_ENTRY));
+        let groups =
+            x.chunks(group).zip(codes.chunks_mut(group)).zip(tables.chunks_mut(entries.len() * TABLE_ENTRY));
         for (g, ((x, codes), table)) in groups.enumerate() {
             let stored = table.as_chunks_mut::<TABLE_ENTRY>().0;
             if !given {
@@ -104,7 +105,10 @@ impl TableEncoder {
                     *to = if bits == 1 << 15 { 0u16 } else { bits }.to_le_bytes();
                 }
             }
-            entries.iter_mut().zip(&*stored).for_each(|(entry, from)| *entry = f16_to_f32(u16::from_le_bytes(*from)));
+            entries
+                .iter_mut()
+                .zip(&*stored)
+                .for_each(|(entry, from)| *entry = f16_to_f32(u16::from_le_bytes(*from)));
             Ordered::new(entries).nearest(x, codes);
         }
     }
