@@ -72,7 +72,7 @@ impl Points {
 #[inline(always)]
 fn order(v: f32) -> u32 {
     let bits = (v + 0.0).to_bits();
-    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
+    if bits >> 31 == 0 { bits | (1 << 31) } else { !bits }
 }
 
 /// The reverse of [`order`].
@@ -93,7 +93,7 @@ impl Clusters {
             None => self.keys.extend(x.iter().map(|&v| u64::from(order(v)) << 32)),
             Some(weights) => {
                 let keys = x.iter().zip(weights).enumerate().filter(|(_, (_, w))| **w > 0.0);
-                self.keys.extend(keys.map(|(i, (&v, _))| u64::from(order(v)) << 32 | i as u64));
+                self.keys.extend(keys.map(|(i, (&v, _))| (u64::from(order(v)) << 32) | i as u64));
             }
         }
         self.keys.sort_unstable();
@@ -348,7 +348,7 @@ impl Search<'_> {
         let (mut found, mut cut) = (f64::NEG_INFINITY, from as f64);
         for l in 0..LANES {
             let place = at[l] + l as f64;
-            if most[l] > found || most[l] == found && place < cut {
+            if most[l] > found || (most[l] == found && place < cut) {
                 (found, cut) = (most[l], place);
             }
         }

@@ -158,7 +158,7 @@ impl Layout {
             }
         }
         if scheme.has_group_tables() {
-            layout.push_rows(Tables, rows, groups * TABLE_ENTRY << scheme.bits);
+            layout.push_rows(Tables, rows, (groups * TABLE_ENTRY) << scheme.bits);
         }
         if scheme.has_table() {
             layout.push(Codebook, 4 << scheme.bits, 0, 0);
