@@ -8,7 +8,7 @@
 //! again. A permutation of columns is checked to be one, too, and cannot be changed afterwards: kernels index with it. This file does not
 //! encode or decode: engines and the reference do.
 
-use crate::scheme::{Layout, PlaneKind, Scheme, layout};
+use crate::scheme::{Layout, PlaneKind, Scheme, Value, layout};
 use crate::{Error, Result, threads};
 use std::ops::Range;
 
@@ -267,6 +267,22 @@ impl PackedTensor {
     pub fn codebook(&self) -> Vec<f32> {
         let (entries, _) = self.plane(PlaneKind::Codebook).as_chunks::<4>();
         entries.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    }
+
+    /// The tables of groups, `[rows, groups, 2^bits]` in code order; empty for other schemes.
+    pub fn group_tables(&self) -> Vec<f32> {
+        let (entries, _) = self.plane(PlaneKind::Tables).as_chunks::<{ layout::TABLE_ENTRY }>();
+        entries.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect()
+    }
+
+    /// What an encoder chose besides scales and codes, and takes where it is given: the table of a learned scheme, or those of all groups. None for other
+    /// schemes.
+    pub fn learned_tables(&self) -> Option<Vec<f32>> {
+        match self.scheme.value {
+            Value::Learned => Some(self.codebook()),
+            Value::Tables => Some(self.group_tables()),
+            _ => None,
+        }
     }
 
     /// Stores a codebook.

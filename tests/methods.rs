@@ -3,7 +3,7 @@
 //! | test | figure |
 //! |---|---|
 //! | `best_steps_*`, `best_tables` | the optimal uniform quantizer of N(0, 1), and the optimal scale of a table, by numerical integration: step and SQNR |
-//! | `clusters` | Lloyd and Max's quantizer |
+//! | `clusters`, `clusters_of_groups` | Lloyd and Max's quantizer |
 //! | `searched_groups` | simulations of block-wise search over 71 scales from 0.4 to 1.1 of the absmax one: floors, since a wider search finds more |
 //! | `half_quadratic` | HQQ's own loop in NumPy: mean error and SQNR beside round-to-nearest; with integer zero-points what a search over all of them and 32 scales leaves |
 //!
@@ -112,6 +112,51 @@ fn clusters() {
             let within = db >= lloyd_max - 0.02 && db <= lloyd_max + 0.02;
             assert!(within, "{bits} bits: {db} dB, Lloyd and Max {lloyd_max}");
         }
+    }
+}
+
+/// A table for each row or group: no worse than the best table of the distribution, and better by what a table of its own makes of so few values, which is why
+/// there is no bound above.
+#[test]
+fn clusters_of_groups() {
+    let x = normals(20_261_122, 64 * 4096);
+    for (bits, lloyd_max) in [(2, 9.300), (3, 14.616), (4, 20.222)] {
+        let mut before = lloyd_max - 0.02;
+        for group in ["row", "g1024", "g256"] {
+            let w =
+                quantize(&Engine::cpu(), &x, 4096, &format!("codebook{bits}-{group}-tables"), Method::Kmeans);
+            let db = sqnr(&x, &w);
+            println!("{bits} bits, {group}: {db:.3} dB, Lloyd and Max {lloyd_max}");
+            assert!(db >= before, "{bits} bits, {group}: {db} dB, {before} at least");
+            before = db;
+        }
+    }
+}
+
+/// The importance of columns chooses tables: errors weighed by it fall, and those of all columns alike rise.
+#[test]
+fn clusters_by_importance() {
+    let (rows, k) = (16, 1024);
+    let x = normals(20_261_123, rows * k);
+    let importance: Vec<f32> = normals(3, k).iter().map(|v| v.powi(4)).collect();
+    let tensor = Tensor::from_f32([rows, k], x.clone()).unwrap();
+    for scheme in ["codebook3-row-tables", "codebook2-g256-tables"] {
+        let scheme: lowbit::Scheme = scheme.parse().unwrap();
+        let weighed = lowbit::cpu::quantize_weighted(&tensor, "x", &scheme, &importance).unwrap();
+        let plain = lowbit::cpu::quantize(&tensor, "x", &scheme, None).unwrap();
+        let [a, b] = [&weighed, &plain].map(|w| {
+            let errors = x.iter().zip(dequantize(w)).map(|(x, w)| f64::from(x - w).powi(2));
+            let both = errors.enumerate().map(|(i, e)| (e, e * f64::from(importance[i % k])));
+            both.fold((0.0, 0.0), |sum, e| (sum.0 + e.0, sum.1 + e.1))
+        });
+        println!(
+            "{scheme}: weighed {:.4}, alike {:.4} of what they are without importance",
+            a.1 / b.1,
+            a.0 / b.0
+        );
+        assert!(a.1 < 0.95 * b.1 && a.0 > b.0, "{scheme}: {a:?} {b:?}");
+        let alike = lowbit::cpu::quantize_weighted(&tensor, "x", &scheme, &vec![0.25; k]).unwrap();
+        assert_eq!(alike, plain, "{scheme}");
     }
 }
 

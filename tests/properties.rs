@@ -61,17 +61,27 @@ fn scheme_and_weights(fits: fn(&Scheme) -> bool) -> impl Strategy<Value = (Schem
     })
 }
 
-/// The table given to learned schemes: not sorted, with a repeated entry.
-fn table(scheme: &Scheme) -> Option<Vec<f32>> {
+/// The tables given to schemes that learn theirs: not sorted, with a repeated entry; those of groups turn from one to the next.
+fn table(scheme: &Scheme, rows: usize, k: usize) -> Option<Vec<f32>> {
     let n = 1usize << scheme.bits.min(8);
-    let learned: Vec<f32> = (0..n).map(|i| ((i * 7 + 3) % n.max(2)) as f32 * 0.75 - n as f32 * 0.3).collect();
-    (scheme.value == Value::Learned).then(|| {
-        let mut t = learned;
-        if n > 4 {
-            t[4] = t[1];
+    let place = |i: usize| ((i * 7 + 3) % n.max(2)) as f32;
+    // Numbers of f16, 0 among them, where there is no scale.
+    let entry = |i| match scheme.value {
+        Value::Tables => (place(i) - (n / 2) as f32) * 0.75,
+        _ => place(i) * 0.75 - n as f32 * 0.3,
+    };
+    let mut one: Vec<f32> = (0..n).map(entry).collect();
+    if n > 4 {
+        one[4] = one[1];
+    }
+    match scheme.value {
+        Value::Learned => Some(one),
+        Value::Tables => {
+            let turned = |g: usize| (0..n).map(move |i| (i + g) % n);
+            Some((0..rows * scheme.groups_per_row(k)).flat_map(turned).map(|i| one[i]).collect())
         }
-        t
-    })
+        _ => None,
+    }
 }
 
 /// The CPU engine's weights.
@@ -81,7 +91,7 @@ fn cpu_dequantize(t: &PackedTensor) -> Vec<f32> {
 
 /// `quantize` with the table above.
 fn encode(x: &[f32], rows: usize, k: usize, scheme: Scheme) -> PackedTensor {
-    quantize(x, rows, k, scheme, table(&scheme).as_deref()).unwrap()
+    quantize(x, rows, k, scheme, table(&scheme, rows, k).as_deref()).unwrap()
 }
 
 fn f16_at(plane: &[u8], i: usize) -> f64 {
@@ -151,13 +161,14 @@ proptest! {
             (1..2_000u32).prop_map(|g| format!("g{}", 4 * g)),
         ],
         zero in select(vec!["", "-asym", "-bias", "-fzero"]),
+        tables in select(vec!["", "", "", "-tables"]),
         scale in select(vec!["", "-f32", "-f16", "-bf16", "-e8m0"]),
         order in select(vec!["", "-perm"]),
         upper in any::<bool>(),
     ) {
         let default = if group.starts_with('g') || zero == "-bias" { "-f16" } else { "-f32" };
-        let name = format!("{family}{bits}-{group}{zero}{scale}{order}");
-        let printed = format!("{family}{bits}-{group}{zero}{}{order}", if scale == default { "" } else { scale });
+        let name = format!("{family}{bits}-{group}{zero}{tables}{scale}{order}");
+        let printed = format!("{family}{bits}-{group}{zero}{tables}{}{order}", if scale == default { "" } else { scale });
         let typed = if upper { name.to_ascii_uppercase() } else { name.clone() };
         match typed.parse::<Scheme>() {
             Ok(s) => {
@@ -171,6 +182,14 @@ proptest! {
                 let g: Option<u32> = group.strip_prefix('g').and_then(|g| g.parse().ok());
                 let group_fits = g.is_none_or(|g| g > 0 && g % 4 == 0);
                 let fits = match family {
+                    "codebook" if !tables.is_empty() => {
+                        let saves = |g: u32| g * (16 - u32::from(bits)) > 16 << bits;
+                        matches!(bits, 1..=6 | 8)
+                            && (group == "row" || g.is_some_and(saves))
+                            && zero.is_empty()
+                            && scale.is_empty()
+                    }
+                    _ if !tables.is_empty() => false,
                     "int" => {
                         matches!(bits, 1..=8)
                             && !(bits == 1 && zero == "-asym")
@@ -363,7 +382,7 @@ proptest! {
             columns.swap(j, (state >> 33) as usize % (j + 1));
         }
         let x: Vec<f32> = (0..rows * k).map(|i| ((i * 37 + 11) % 101) as f32 / 32.0 - 1.5).collect();
-        let mut t = quantize(&x, rows, k, scheme, None).unwrap();
+        let mut t = encode(&x, rows, k, scheme);
         let natural = dequantize(&t);
         t.set_permutation(&columns).unwrap();
         let (moved, engine) = (dequantize(&t), cpu_dequantize(&t));
@@ -402,6 +421,38 @@ proptest! {
         }
     }
 
+    /// Tables that are found: codes are the nearest entries, and moving any one entry to another f16 beside it gains nothing that its rounding did not lose.
+    #[test]
+    fn tables_of_groups_are_the_means_of_their_codes(
+        (scheme, rows, k, x) in scheme_and_weights(|s| s.has_group_tables())
+    ) {
+        let tensor = Tensor::from_f32([rows, k], x.clone()).unwrap();
+        let t = cpu::quantize(&tensor, "x", &scheme, None).unwrap();
+        let (w, tables) = (dequantize(&t), t.group_tables());
+        for (g, range) in groups(&scheme, rows, k).into_iter().enumerate() {
+            let table = &tables[g << scheme.bits..(g + 1) << scheme.bits];
+            prop_assert!(table.windows(2).all(|pair| pair[0] <= pair[1]), "{scheme} {table:?}");
+            let (mut squares, mut of_means, mut rounding) = (0.0, 0.0, 0.0);
+            for (code, &entry) in table.iter().enumerate() {
+                let of_code: Vec<f64> =
+                    range.clone().filter(|&i| t.code(i / k, i % k) == code as u32).map(|i| x[i].into()).collect();
+                let n = of_code.len() as f64;
+                let mean = of_code.iter().sum::<f64>() / n.max(1.0);
+                squares += of_code.iter().map(|v| (v - f64::from(entry)).powi(2)).sum::<f64>();
+                of_means += of_code.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
+                // Half a unit of f16, and of its subnormals.
+                rounding += n * (f64::from(entry).abs() * 2f64.powi(-10) + 2f64.powi(-24)).powi(2);
+            }
+            // A value between two clusters may have changed sides with the rounding.
+            prop_assert!(squares <= of_means * 1.01 + 4.0 * rounding, "{scheme}: {squares}, {of_means}, {rounding}");
+            for i in range {
+                let best = table.iter().map(|e| (f64::from(x[i]) - f64::from(*e)).abs()).fold(f64::INFINITY, f64::min);
+                let error = (f64::from(x[i]) - f64::from(w[i])).abs();
+                prop_assert!(error <= best * SLACK, "{scheme} x {} w {}", x[i], w[i]);
+            }
+        }
+    }
+
     /// Whatever scales a search has chosen, no other code of the group would be nearer.
     #[test]
     fn codes_of_searched_super_scales_are_the_nearest(
@@ -433,7 +484,7 @@ proptest! {
 
     #[test]
     fn importance_that_is_equal_everywhere_has_no_unit(
-        (scheme, rows, k, x) in scheme_and_weights(|s| s.encoder.weighs()),
+        (scheme, rows, k, x) in scheme_and_weights(|s| s.encoder.weighs() && !s.has_group_tables()),
         power in -20..20i32,
     ) {
         let weighted = |c: f32| quantize_weighted(&x, rows, k, scheme, &vec![c; k]).unwrap();
@@ -448,7 +499,8 @@ proptest! {
         (scheme, rows, k, x) in scheme_and_weights(|_| true),
         importance in prop::collection::vec(prop_oneof![4 => 0.0f32..4.0, 1 => Just(0.0f32), 1 => 0.0f32..1e4], 768),
     ) {
-        prop_assume!(scheme.value != Value::Learned);
+        // The reference learns no tables.
+        prop_assume!(!matches!(scheme.value, Value::Learned | Value::Tables));
         let importance: Vec<f32> = importance.into_iter().cycle().take(k).collect();
         let tensor = Tensor::from_f32([rows, k], x.clone()).unwrap();
         let got = cpu::quantize_weighted(&tensor, "x", &scheme, &importance).unwrap();
@@ -467,7 +519,7 @@ proptest! {
         let methods: Vec<Method> = Method::of(&scheme).collect();
         let method = methods[choice.index(methods.len())];
         let tensor = Tensor::from_f32([rows, k], x.clone()).unwrap();
-        let table = table(&scheme);
+        let table = table(&scheme, rows, k);
         let got = cpu::quantize_by(&tensor, "x", &scheme, method, table.as_deref()).unwrap();
         let want = quantize_by(&x, rows, k, scheme, method, table.as_deref()).unwrap();
         prop_assert!(got == want, "{scheme} by {method}");
@@ -493,7 +545,7 @@ proptest! {
     ) {
         let i = at.index(x.len());
         x[i] = bad;
-        match quantize(&x, rows, k, scheme, table(&scheme).as_deref()) {
+        match quantize(&x, rows, k, scheme, table(&scheme, rows, k).as_deref()) {
             Err(Error::NotRepresentable { index, .. }) => prop_assert_eq!(index, i as u64),
             other => prop_assert!(false, "{scheme}: {other:?}"),
         }

@@ -3,7 +3,8 @@
 // A team of `lanes` threads owns `team_rows` weight rows; lane l takes chunks l, l + lanes, ... of 32 values, neighbours beside each
 // other; `wide`: its codes in one or two loads of 16 bytes. The team's sums are then added, by the subgroup or through workgroup memory.
 //
-//   F32          acc += scale * (sum value * x - zero * sum x) + bias * sum x, once per `sub` values that share a group
+//   F32          acc += scale * (sum value * x - zero * sum x) + bias * sum x, once per `sub` values that share a group; `whole`: of values
+//                that are weights already
 //   F16          weights decoded and rounded to f16, products and sums in f16
 //   F16Chunked   the same within `sub` (at most 32) values, f32 between
 //
@@ -28,6 +29,7 @@ struct Params {
 //% include "lib/activations.wgsl"
 //% include "lib/epilogue.wgsl"
 //% set half = accumulate != "f32"
+//% set whole = s.float or s.kind == "tables"
 //% set vector = "vec4<f16>" if half else "vec4<f32>"
 //% set acc_type = "f16" if accumulate == "f16" else "f32"
 //% set teams = workgroup // lanes
@@ -120,12 +122,12 @@ fn sum4(v: vec4<f32>) -> f32 {
                     //% else
                     let codes = quad_codes(row{{ r }}, q);
                     //% endif
-                    //% if not half
+                    //% if not half and not whole
                     let v = quad_values(codes);
                     //% elif s.group
-                    let v = vec4<f16>(weights_of(group_of(row{{ r }}, g), codes));
+                    let v = {{ vector }}(weights_of(group_of(row{{ r }}, g), codes));
                     //% else
-                    let v = vec4<f16>(weights_of(g{{ r }}, codes));
+                    let v = {{ vector }}(weights_of(g{{ r }}, codes));
                     //% endif
                     //% endif
                     //% for i in range(m)
@@ -148,14 +150,14 @@ fn sum4(v: vec4<f32>) -> f32 {
             //% endfor
             //% elif not half
             {
-                //% if s.float
+                //% if whole
                 //% elif s.group
                 let d = group_of(row{{ r }}, g);
                 //% else
                 let d = g{{ r }};
                 //% endif
                 //% for i in range(m)
-                //% if s.float
+                //% if whole
                 acc{{ r }}_{{ i }} += part{{ r }}_{{ i }};
                 //% elif s.biased
                 acc{{ r }}_{{ i }} += d.scale * (part{{ r }}_{{ i }} - d.zero * sx{{ i }}) + d.bias * sx{{ i }};

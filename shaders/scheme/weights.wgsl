@@ -4,11 +4,12 @@
 //
 //   lut_load(tid)            once per workgroup, followed by a barrier, if `s.table`
 //   quad_codes(row, q)       codes 4q .. 4q+3 of a row                                    (not for plain floats)
-//   quad_values(codes)       numbers before offset, zero-point and scale
-//   group_of(row, g)         scale, zero (what to subtract from a value), bias
+//   quad_values(codes)       numbers before offset, zero-point and scale                 (not for tables of groups)
+//   group_of(row, g)         scale, zero (what to subtract from a value), bias; or where the group's table begins
 //   weights_of(group, codes) the four weights of such codes, by the exact rule of `scheme`  (not for plain floats)
 //   quad_weights(row, q)     the weights 4q .. 4q+3 of a row, by the same rule
-//   sorted out by the template: `s.kind` linear | table | f32 | f16 | bf16
+//   sorted out by the template: `s.kind` linear | table | tables | f32 | f16 | bf16. `tables`: each group has one of f16, and no
+//   scale. They are read where they lie: a few words that the next lanes want too
 //% if s.table
 var<workgroup> lut: array<f32, {{ s.table }}>;
 
@@ -25,6 +26,10 @@ struct Group {
     zero: f32,
     // Added after scaling.
     bias: f32,
+    //% if s.kind == "tables"
+    // Its first entry, counted in f16.
+    table: u32,
+    //% endif
 }
 
 fn byte_at(plane: u32, i: u32) -> u32 {
@@ -56,6 +61,9 @@ fn group_of(row: u32, g: u32) -> Group {
     r.scale = 1.0;
     r.zero = {{ s.offset }}.0;
     r.bias = 0.0;
+    //% if s.kind == "tables"
+    r.table = i << {{ s.bits }}u;
+    //% endif
     //% if s.scale in ["f32", "f16", "bf16"]
     r.scale = {{ s.scale }}_at(p.scales, i);
     //% elif s.scale == "table"
@@ -87,7 +95,7 @@ fn group_of(row: u32, g: u32) -> Group {
     return r;
 }
 
-//% if s.kind in ["linear", "table"]
+//% if s.kind in ["linear", "table", "tables"]
 //% macro plane_bytes(plane, stride, width)
 //% if width == 8
 w[p.{{ plane }} + row * p.{{ stride }} + q]
@@ -109,6 +117,12 @@ fn quad_codes(row: u32, q: u32) -> vec4<u32> {
     return unpack4xU8(quad_bytes(row, q));
 }
 
+//% if s.kind == "tables"
+fn weights_of(g: Group, c: vec4<u32>) -> vec4<f32> {
+    let i = vec4<u32>(g.table) + c;
+    return vec4<f32>(f16_at(p.table, i.x), f16_at(p.table, i.y), f16_at(p.table, i.z), f16_at(p.table, i.w));
+}
+//% else
 fn quad_values(c: vec4<u32>) -> vec4<f32> {
     //% if s.kind == "table"
     return vec4<f32>(lut[c.x], lut[c.y], lut[c.z], lut[c.w]);
@@ -127,6 +141,7 @@ fn weights_of(g: Group, c: vec4<u32>) -> vec4<f32> {
     return g.scale * v;
     //% endif
 }
+//% endif
 
 fn quad_weights(row: u32, q: u32) -> vec4<f32> {
     //% if s.group

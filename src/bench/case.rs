@@ -465,7 +465,6 @@ impl<'a> Subject<'a> {
         let (n, k) = packed.matrix();
         let scheme = packed.scheme();
         let dense = x.to_f32();
-        let table = (scheme.value == Value::Learned).then(|| packed.codebook());
         // A scale of all rows can only be found with all of them.
         let is_whole = scheme.group == Group::Tensor || scheme.encoder == Encoder::GlobalScale;
         let on_device = matches!(self.operands, Operands::DeviceEncode(_));
@@ -474,9 +473,10 @@ impl<'a> Subject<'a> {
         let (mut off, mut noise, mut right, mut verified) = (0, 0.0, 0.0, Verified::default());
         for rows in samples {
             let part = &dense[rows.start * k..rows.end * k];
-            let want =
-                reference::quantize_by(part, rows.len(), k, *scheme, self.case.method, table.as_deref())?;
             let got = packed.slice_rows(rows.clone());
+            let tables = got.learned_tables();
+            let want =
+                reference::quantize_by(part, rows.len(), k, *scheme, self.case.method, tables.as_deref())?;
             verified.values += part.len();
             if got == want {
                 continue;

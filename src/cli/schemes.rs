@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut table = Table::new(&[
         ("scheme", Align::Left),
         ("bits/weight", Align::Right),
-        ("one scale per", Align::Left),
+        ("one scale or table per", Align::Left),
         ("K a multiple of", Align::Right),
         ("methods", Align::Left),
     ]);
@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
         ]);
     }
     let families = "\nThe families are open: int{1..8}-{tensor,row,gN}[-asym|-bias|-fzero], {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN},\n\
-codebook{1..6,8}-{tensor,gN} (a learned table), with any group size N that is a multiple of 4; then the type of the scales if it is not the usual one,\n\
+codebook{1..6,8}-{tensor,gN} (a learned table), codebook{1..6,8}-{row,gN}-tables (one for each row or group, and no scale), with any group size N that is a multiple of 4; then the type of the scales if it is not the usual one,\n\
 -f32, -f16, -bf16 (-e8m0 for fp4, e4m3, e5m2), and -perm for columns in an order of their own. Bits per weight are those of a large matrix.\n";
     let mut mixes =
         Table::new(&[("mix", Align::Left), ("most weights", Align::Left), ("GGUF file type", Align::Right)]);

@@ -1,14 +1,15 @@
 //! Rows of a packed tensor to f32.
 //!
 //! ```text
-//! planes --Weights::groups--> per group: scale, offset, bias (f32)
+//! planes --Weights::groups--> per group: scale, offset, bias, or table (f32)
 //! planes --codes::unpack----> codes (u8) --Values--> v --scale * v (+ bias)--> w
 //! ```
 //!
 //! The order of single f32 operations is that of [`crate::scheme`]. One row at a time, in stored order; threads and products are not here.
 
-use super::half_float::{widen_bf16, widen_f16, widen_f32};
+use super::half_float::{f16_to_f32, widen_bf16, widen_f16, widen_f32};
 use crate::PackedTensor;
+use crate::scheme::layout::TABLE_ENTRY;
 use crate::scheme::{Float, PlaneKind, Scale, ScaleType, Scheme, SubScale, Value, Zero, codes};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -31,6 +32,7 @@ pub struct Weights<'a> {
     zeros: Rows<'a>,
     super_scales: Rows<'a>,
     super_mins: Rows<'a>,
+    tables: Rows<'a>,
 }
 
 /// One plane cut in rows. A stride of 0 is a plane that all rows share.
@@ -56,6 +58,8 @@ pub struct Groups {
     pub float_zero: Vec<f32>,
     /// Empty for schemes without a bias or minimum.
     pub bias: Vec<f32>,
+    /// `[groups, 2^bits]`, the groups' own tables; empty for schemes without.
+    pub table: Vec<f32>,
 }
 
 /// Decodes stored numbers: scales that are not two-level, float zeros, biases. `table` is that of table-coded scales.
@@ -105,6 +109,7 @@ impl<'a> Weights<'a> {
             zeros: rows(PlaneKind::Zeros),
             super_scales: rows(PlaneKind::SuperScales),
             super_mins: rows(PlaneKind::SuperMins),
+            tables: rows(PlaneKind::Tables),
         }
     }
 
@@ -179,6 +184,16 @@ impl<'a> Weights<'a> {
             out.float_zero.resize(n, 0.0);
             self.float_zeros(row, &mut out.float_zero);
         }
+        if self.scheme.has_group_tables() {
+            out.table.resize(n << self.scheme.bits, 0.0);
+            self.tables(row, &mut out.table);
+        }
+    }
+
+    /// The tables of a row's groups, `[groups, 2^bits]`, of a scheme that has them.
+    #[inline(always)]
+    pub fn tables(&self, row: usize, out: &mut [f32]) {
+        widen_f16(self.tables.row(row), out);
     }
 
     /// The scales of a row's groups.
@@ -229,6 +244,20 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// The one table of a row, of at most 16 entries, repeated up to 16.
+    pub fn table_of_16(&self, row: usize) -> [f32; 16] {
+        let entries = self.tables.row(row).as_chunks::<TABLE_ENTRY>().0;
+        std::array::from_fn(|i| f16_to_f32(u16::from_le_bytes(entries[i & (entries.len() - 1)])))
+    }
+
+    /// Whether code 0 stands for a finite number in the one table of each row: times 0, as in the padding of rows, it is 0 then.
+    pub fn first_entries_are_finite(&self, mut rows: Range<usize>) -> bool {
+        rows.all(|row| {
+            let table = self.tables.row(row);
+            f16_to_f32(u16::from_le_bytes([table[0], table[1]])).is_finite()
+        })
+    }
+
     /// `f(super, sub)` for each group of a row.
     #[inline(always)]
     fn each(&self, supers: &[u8], sub: &[u8], out: &mut [f32], f: impl Fn(f32, u8) -> f32) {
@@ -266,23 +295,27 @@ impl<'a> Weights<'a> {
                         None => linear(codes, step, offset, |v| scale * v, out),
                     }
                 }
-                _ => self.look_up(codes, scale, out),
+                Value::Tables => {
+                    let entries = 1 << self.scheme.bits;
+                    look_up(&groups.table[g * entries..][..entries], codes, scale, out);
+                }
+                _ => look_up(&self.table, codes, scale, out),
             }
             if let Some(&bias) = groups.bias.get(g) {
                 out.iter_mut().for_each(|w| *w += bias);
             }
         }
     }
+}
 
-    #[inline(always)]
-    fn look_up(&self, codes: &[u8], scale: f32, out: &mut [f32]) {
-        if let Ok(table) = <&[f32; 16]>::try_from(self.table.as_slice()) {
-            out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c & 15)]);
-        } else if let Ok(table) = <&[f32; 256]>::try_from(self.table.as_slice()) {
-            out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c)]);
-        } else {
-            out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * self.table[usize::from(c)]);
-        }
+#[inline(always)]
+fn look_up(table: &[f32], codes: &[u8], scale: f32, out: &mut [f32]) {
+    if let Ok(table) = <&[f32; 16]>::try_from(table) {
+        out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c & 15)]);
+    } else if let Ok(table) = <&[f32; 256]>::try_from(table) {
+        out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c)]);
+    } else {
+        out.iter_mut().zip(codes).for_each(|(o, &c)| *o = scale * table[usize::from(c)]);
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn sums(level: Level, w: &Weights, x: &[f32], m: usize, rows: Range<u
     if let Some(Tile { nr, mr }) = direct_tile(level, w) {
         threads::for_each(tasks, work, |(out, rows)| direct(level, w, x, (nr, mr), rows, out));
     } else if m <= FEW_ROWS
-        && let Some(codes) = Codes::of(w)
+        && let Some(codes) = Codes::of(w, rows.clone())
     {
         let few = Few::new(level, w, codes, x, m);
         let scratch = <(RowBlock, Vec<u32>)>::default;
@@ -108,27 +108,33 @@ fn columns<'a>(rows: &[&'a [f32]], range: &Range<usize>) -> Vec<&'a [f32]> {
 /// What codes stand for, where a word of them is decoded in registers.
 struct Codes {
     table: Option<[f32; 16]>,
+    /// Every row has a table of its own, which takes the place of `table`.
+    per_row: bool,
     /// Offset and zero are subtracted from the table's values or the codes.
     minus: bool,
 }
 
 impl Codes {
-    /// None for plain floats and for tables of more than 16 entries.
-    fn of(w: &Weights) -> Option<Self> {
+    /// None for plain floats, for tables of more than 16 entries, and for several in a row.
+    fn of(w: &Weights, rows: Range<usize>) -> Option<Self> {
         let bits = u32::from(w.scheme.bits);
+        let own = |table, minus| Some(Self { table, per_row: false, minus });
         // A float zero stands beside no offset.
         let zero = matches!(w.scheme.zero, Zero::Point | Zero::Float);
         match w.scheme.value {
-            Value::Linear { step: 1, .. } if bits > 4 => Some(Self { table: None, minus: true }),
+            Value::Linear { step: 1, .. } if bits > 4 => own(None, true),
             Value::Linear { step, .. } if bits <= 4 => {
                 let mask = (1 << bits) - 1;
                 let value = |i: i32| step * (i & mask) - if zero { 0 } else { w.offset() };
-                Some(Self { table: Some(std::array::from_fn(|i| value(i as i32) as f32)), minus: zero })
+                own(Some(std::array::from_fn(|i| value(i as i32) as f32)), zero)
             }
             // Padding is code 0 times 0, which has to be 0.
             Value::Codebook(_) | Value::Learned if bits <= 4 && w.table[0].is_finite() => {
                 let mask = (1 << bits) - 1;
-                Some(Self { table: Some(std::array::from_fn(|i| w.table[i & mask])), minus: false })
+                own(Some(std::array::from_fn(|i| w.table[i & mask])), false)
+            }
+            Value::Tables if bits <= 4 && w.groups_per_row == 1 && w.first_entries_are_finite(rows) => {
+                Some(Self { table: None, per_row: true, minus: false })
             }
             _ => None,
         }
@@ -170,10 +176,11 @@ impl<'a> Few<'a> {
         let size = self.x.len() / m;
         for (n, row) in rows.enumerate() {
             let own = n * entries..(n + 1) * entries;
+            let table = if self.codes.per_row { Some(w.table_of_16(row)) } else { self.codes.table };
             let code_row = CodeRow {
                 codes: lanes.codes(level, w, row..row + 1, codes),
                 fields: lanes.fields,
-                table: self.codes.table.as_ref(),
+                table: table.as_ref(),
                 lanes_per_scale: lanes.lanes_per_scale,
                 scale: &of_rows.scale[own.clone()],
                 minus: of_rows.minus.get(own.clone()).unwrap_or_default(),

@@ -15,7 +15,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `decode` | packed rows -> f32 |
-//! | `encode/`, `kmeans` | f32 rows -> scales and codes |
+//! | `encode/`, `kmeans`, `clusters` | f32 rows -> scales and codes |
 //! | `matmul` | checks, choice of a path |
 //! | `encoder`, `attention` | the other operations of a transformer encoder |
 //! | `dense`, `gram`, `factor` | products of dense matrices; second moments of columns; H = T D T^T |
@@ -34,6 +34,7 @@ compile_error!("planes are little-endian words, which the CPU engine reads in pl
 
 mod activations;
 mod attention;
+mod clusters;
 mod decode;
 mod dense;
 mod dequantize;

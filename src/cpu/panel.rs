@@ -30,6 +30,9 @@ pub(super) struct Panel {
     pub zero: Vec<i32>,
     pub float_zero: Vec<f32>,
     pub bias: Vec<f32>,
+    /// `[nr, groups, 2^bits]`, and where in it the table of a group begins, `[groups, nr]`; empty where groups have no tables.
+    tables: Vec<f32>,
+    table_at: Vec<u32>,
     row: Groups,
     lines: [Vec<u32>; 4],
 }
@@ -45,6 +48,8 @@ impl Panel {
             zero: Vec::new(),
             float_zero: Vec::new(),
             bias: Vec::new(),
+            tables: Vec::new(),
+            table_at: Vec::new(),
             row: Groups::default(),
             lines: Default::default(),
         }
@@ -82,6 +87,7 @@ impl Panel {
         for line in &mut self.lines {
             line.clear();
         }
+        self.tables.clear();
         let [scale, zero, float_zero, bias] = &mut self.lines;
         for i in 0..nr {
             vectorized_at(level, ReadGroups { w, row: row(i), out: &mut self.row });
@@ -89,6 +95,13 @@ impl Panel {
             zero.extend(self.row.zero.iter().map(|v| *v as u32));
             float_zero.extend(self.row.float_zero.iter().map(|v| v.to_bits()));
             bias.extend(self.row.bias.iter().map(|v| v.to_bits()));
+            self.tables.extend(&self.row.table);
+        }
+        if w.scheme.has_group_tables() {
+            self.table_at.clear();
+            let places = (0..groups).flat_map(|g| (0..nr).map(move |n| (n * groups + g) << w.scheme.bits));
+            // A row's tables take less room than its codes could, whose offsets fit.
+            self.table_at.extend(places.map(|at| at as u32));
         }
         let turn = |lines: &[u32], out: &mut [u32]| {
             let lines: Vec<&[u8]> = lines.chunks(groups).map(bytemuck::cast_slice).collect();
@@ -182,11 +195,15 @@ impl<const NR: usize> Work for Values<'_, NR> {
                 table[..w.table.len()].copy_from_slice(&w.table);
                 each_word(panel, w, range, out, &[], |u, _: i32| table[u as usize & 255]);
             }
+            Value::Tables => {
+                let at = panel.table_at.as_chunks::<NR>().0;
+                each_word(panel, w, range, out, at, |u, at: u32| panel.tables[(at + u) as usize]);
+            }
         }
     }
 }
 
-/// `scale * value(code, zero) (+ bias)` for the four codes of each word. `zeros` `[groups, NR]`, or empty for zeros of 0.
+/// `scale * value(code, zero) (+ bias)` for the four codes of each word. `zeros` `[groups, NR]`, or empty for zeros of 0; of tables where they begin.
 #[inline(always)]
 fn each_word<const NR: usize, Z: Copy + Default>(
     panel: &Panel,

@@ -12,10 +12,10 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Debug, Serialize)]
 pub struct SchemeContext {
     pub bits: u8,
-    /// `linear`, `table`, or the float's name.
+    /// `linear`, `table` (of the tensor), `tables` (of groups), or the float's name.
     pub kind: &'static str,
     pub float: bool,
-    /// Entries of the table, 0 if there is none.
+    /// Entries of the tensor's table, 0 if there is none.
     pub table: usize,
     pub step: i32,
     pub offset: i32,
@@ -79,6 +79,7 @@ impl From<&Scheme> for SchemeContext {
             kind: match s.value {
                 Value::Linear { .. } => "linear",
                 Value::Codebook(_) | Value::Learned => "table",
+                Value::Tables => "tables",
                 Value::Float(Float::F32) => "f32",
                 Value::Float(Float::F16) => "f16",
                 Value::Float(Float::Bf16) => "bf16",
@@ -131,6 +132,7 @@ fn encoder_name(encoder: Encoder) -> &'static str {
         Encoder::MinMaxZero => "minmax_zero",
         Encoder::MeanAbs => "meanabs",
         Encoder::Nearest => "nearest",
+        Encoder::Clusters => "clusters",
         Encoder::SharedExponent { .. } => "shared_exponent",
         Encoder::GlobalScale => "global_scale",
         Encoder::GgmlExtreme => "ggml_extreme",
@@ -188,7 +190,7 @@ impl WeightParams {
             zeros: at(PlaneKind::Zeros),
             supers: at(PlaneKind::SuperScales),
             mins: at(PlaneKind::SuperMins),
-            table: at(PlaneKind::Codebook),
+            table: at(if scheme.has_group_tables() { PlaneKind::Tables } else { PlaneKind::Codebook }),
             groups: scheme.groups_per_row(k) as u32,
             supers_per_row: layout.plane(PlaneKind::SuperScales).map_or(0, |p| (p.row_stride / 2) as u32),
             scale_table: at(PlaneKind::ScaleTable),

@@ -484,7 +484,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "quantize_search",
         operation: Operation::Quantize { reference: reference::quantize },
-        takes: |s| s.encoder.weighs(),
+        takes: |s| s.encoder.weighs() && quantize::on_gpu(s),
         runs: |_| true,
         shaders: quantize::search_shaders,
     },

@@ -267,7 +267,7 @@ pub struct CodesParams {
 
 /// Whether the device quantizes to this scheme.
 pub fn on_gpu(scheme: &Scheme) -> bool {
-    scheme.encoder != Encoder::GlobalScale
+    !matches!(scheme.encoder, Encoder::GlobalScale | Encoder::Clusters)
 }
 
 /// Whether the device quantizes by this form: the others are the CPU engine's.

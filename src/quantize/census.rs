@@ -9,7 +9,7 @@
 //! error has no bound but its own size.
 
 use crate::scheme::{Encoder, Value};
-use crate::{PackedTensor, cpu};
+use crate::{PackedTensor, Scheme, cpu};
 
 /// The codes of a tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,7 +37,8 @@ impl Codes {
         if scheme.is_float() {
             return Self::default();
         }
-        let ends = ends(packed);
+        let mut of_group = ends(scheme, &packed.codebook());
+        let of_groups = packed.group_tables();
         let mut codes = Self { counts: vec![0; 1 << scheme.bits], ..Self::default() };
         let planes = cpu::Weights::new(packed);
         let mut of_row = vec![0u32; k.div_ceil(4)];
@@ -46,11 +47,16 @@ impl Codes {
             planes.codes(row, &mut of_row);
             planes.scales(row, &mut scales);
             let of_row: &[u8] = bytemuck::cast_slice(&of_row);
-            for (g, (of_group, scale)) in of_row[..k].chunks(planes.group_len).zip(&scales).enumerate() {
-                for (i, &code) in of_group.iter().enumerate() {
+            for (g, (codes_of_group, scale)) in of_row[..k].chunks(planes.group_len).zip(&scales).enumerate()
+            {
+                if !of_groups.is_empty() {
+                    let first = (row * planes.groups_per_row + g) << scheme.bits;
+                    of_group = ends(scheme, &of_groups[first..][..1 << scheme.bits]);
+                }
+                for (i, &code) in codes_of_group.iter().enumerate() {
                     let (position, code) = (g * planes.group_len + i, u32::from(code));
                     codes.counts[code as usize] += 1;
-                    let Some((_, half)) = ends.iter().find(|(end, _)| *end == code) else { continue };
+                    let Some((_, half)) = of_group.iter().find(|(end, _)| *end == code) else { continue };
                     let column = planes.permutation.as_ref().map_or(position, |c| c[position] as usize);
                     let at = row * k + column;
                     let beyond = (weights[at] - decoded[at]) / (half * scale);
@@ -72,8 +78,8 @@ impl Codes {
     }
 }
 
-fn ends(packed: &PackedTensor) -> Ends {
-    let scheme = packed.scheme();
+/// `table` is that of the tensor or the group.
+fn ends(scheme: &Scheme, table: &[f32]) -> Ends {
     if let Value::Linear { step, .. } = scheme.value {
         // Three values in two bits.
         let ternary = matches!(scheme.encoder, Encoder::Ternary | Encoder::GgmlTernary);
@@ -81,7 +87,7 @@ fn ends(packed: &PackedTensor) -> Ends {
         let half = step as f32 / 2.0;
         return [(0, -half), (top, half)];
     }
-    let mut entries: Vec<(u32, f32)> = (0..).zip(packed.codebook()).filter(|e| e.1.is_finite()).collect();
+    let mut entries: Vec<(u32, f32)> = (0..).zip(table.iter().copied()).filter(|e| e.1.is_finite()).collect();
     entries.sort_by(|a, b| a.1.total_cmp(&b.1));
     entries.dedup_by_key(|e| e.1);
     let half = |end: (u32, f32), next: (u32, f32)| (end.0, (end.1 - next.1) / 2.0);
@@ -99,7 +105,7 @@ fn ends(packed: &PackedTensor) -> Ends {
 mod tests {
     use super::*;
     use crate::scheme::Method;
-    use crate::{DType, Scheme, Tensor};
+    use crate::{DType, Tensor};
 
     fn codes(scheme: &str, method: Method, k: usize, weights: &[f32]) -> (Codes, Vec<f32>) {
         let scheme: Scheme = scheme.parse().unwrap();

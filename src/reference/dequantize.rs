@@ -62,13 +62,20 @@ fn has_bias(w: &PackedTensor) -> bool {
 /// What belongs to the whole tensor.
 struct Tables {
     codebook: Vec<f32>,
+    /// `[rows, groups, 2^bits]`
+    of_groups: Vec<f32>,
     scales: Vec<f32>,
     permutation: Option<Vec<u32>>,
 }
 
 impl Tables {
     fn of(w: &PackedTensor) -> Self {
-        Self { codebook: w.codebook(), scales: w.scale_table(), permutation: w.permutation() }
+        Self {
+            codebook: w.codebook(),
+            of_groups: w.group_tables(),
+            scales: w.scale_table(),
+            permutation: w.permutation(),
+        }
     }
 
     /// The column that a position holds.
@@ -99,6 +106,10 @@ fn parts(w: &PackedTensor, tables: &Tables, row: usize, col: usize) -> Parts {
         }
         Value::Codebook(_) | Value::Learned => {
             let entry = tables.codebook[code as usize];
+            (entry, f64::from(entry.abs()))
+        }
+        Value::Tables => {
+            let entry = tables.of_groups[(group << scheme.bits) + code as usize];
             (entry, f64::from(entry.abs()))
         }
         Value::Linear { step, offset } => {

@@ -23,7 +23,8 @@ const ENTRIES: std::ops::RangeInclusive<f32> =
 /// Below this, magnitudes count as zero: 2^-100.
 pub(super) const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
-/// Encodes x `[rows, k]` by the scheme's own encoder. `codebook` is the table, `2^bits` entries, of a learned scheme.
+/// Encodes x `[rows, k]` by the scheme's own encoder. `codebook` is the table, `2^bits` entries, of a learned scheme, or those of all groups,
+/// `[rows, groups, 2^bits]`.
 ///
 /// # Errors
 /// As [`Scheme::check_shape`]; [`Error::Shape`] if x has another length than `rows * k`, or a learned scheme has no table that
@@ -106,6 +107,10 @@ fn encode(
     if scheme.value == Value::Learned {
         out.set_codebook(check_table(&scheme, codebook)?);
     }
+    if scheme.value == Value::Tables {
+        encode_by_tables(x, k, &mut out, codebook.unwrap_or(&[]))?;
+        return Ok(out);
+    }
     let table = sorted_table(&out.codebook());
     let mut scales = Vec::new();
     if scheme.encoder == Encoder::GlobalScale {
@@ -167,6 +172,33 @@ struct EncodedGroup {
 
 fn put(plane: &mut [u8], index: usize, bytes: &[u8]) {
     plane[index * bytes.len()..(index + 1) * bytes.len()].copy_from_slice(bytes);
+}
+
+/// Stores the tables of groups, each number of which has to be a finite f16, and the codes of their nearest entries.
+fn encode_by_tables(x: &[f32], k: usize, out: &mut PackedTensor, tables: &[f32]) -> Result<()> {
+    let scheme = *out.scheme();
+    let (entries, group) = (1usize << scheme.bits, scheme.group_len(k));
+    let groups = k.div_ceil(group);
+    let expected = x.len() / k * groups * entries;
+    if tables.len() != expected {
+        return Err(Error::shape(format!("entries of the tables of {scheme}"), expected, tables.len()));
+    }
+    for (i, &entry) in tables.iter().enumerate() {
+        if !entry.is_finite() || f16::from_f32(entry).to_f32() != entry {
+            return Err(Error::shape(format!("entry {i} of the tables of {scheme}"), "a finite f16", entry));
+        }
+        put(out.plane_mut(PlaneKind::Tables), i, &f16::from_f32(entry).to_le_bytes());
+    }
+    for (row, x) in x.chunks(k).enumerate() {
+        for (g, x) in x.chunks(group).enumerate() {
+            let first = (row * groups + g) * entries;
+            let table = sorted_table(&tables[first..first + entries]);
+            for (i, &value) in x.iter().enumerate() {
+                store_code(out, row, g * group + i, nearest(value, 1.0, &table));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A learned table is usable when it has `2^bits` entries and a largest finite magnitude with a reciprocal.
@@ -455,6 +487,7 @@ fn encode_group(x: &[f32], k: usize, form: &Form, table: &[(f32, u32)], scales: 
             x.iter().map(code).collect()
         }
         Encoder::Round
+        | Encoder::Clusters
         | Encoder::GgmlIq4
         | Encoder::GgmlAffine
         | Encoder::GgmlDescent

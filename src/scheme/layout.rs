@@ -1,7 +1,7 @@
 //! Planes: where codes, scales and zeros of a packed tensor lie in memory.
 //!
 //! ```text
-//! one buffer:  | codes low | codes high | scales | zeros | super-scales | super-minima | codebook | scale table | permutation |
+//! one buffer:  | codes low | codes high | scales | zeros | super-scales | super-minima | tables | codebook | scale table | permutation |
 //!              each plane starts on a multiple of 256 bytes; absent planes take no room
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! two per word, the first in the low half.
 //!
 //! **Scales, zeros** `[rows, groups]`, super-scales and super-minima `[rows, super-groups]`: row-major without row padding. A
-//! per-tensor scale is one entry. **Codebook**: `2^bits` f32, present for fixed and learned tables alike. **Scale table**: 256 f32, what
+//! per-tensor scale is one entry. **Tables** `[rows, groups, 2^bits]` f16, those of groups. **Codebook**: `2^bits` f32, present for fixed and learned tables alike. **Scale table**: 256 f32, what
 //! the bytes of the scales stand for. **Permutation**: K u32, the column that each stored position holds.
 
 use super::{Group, Scale, ScaleType, Scheme, SubScale};
@@ -27,6 +27,7 @@ pub enum PlaneKind {
     Zeros,
     SuperScales,
     SuperMins,
+    Tables,
     Codebook,
     ScaleTable,
     Permutation,
@@ -34,13 +35,14 @@ pub enum PlaneKind {
 
 impl PlaneKind {
     /// All kinds in buffer order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::CodesLow,
         Self::CodesHigh,
         Self::Scales,
         Self::Zeros,
         Self::SuperScales,
         Self::SuperMins,
+        Self::Tables,
         Self::Codebook,
         Self::ScaleTable,
         Self::Permutation,
@@ -55,6 +57,7 @@ impl PlaneKind {
             Self::Zeros => "zeros",
             Self::SuperScales => "super_scales",
             Self::SuperMins => "super_mins",
+            Self::Tables => "tables",
             Self::Codebook => "codebook",
             Self::ScaleTable => "scale_table",
             Self::Permutation => "permutation",
@@ -89,6 +92,9 @@ pub const PLANE_ALIGN: usize = 256;
 pub const ROW_VALUES: usize = 32;
 /// Code rows start on multiples of this many bytes.
 pub const ROW_ALIGN: usize = 16;
+
+/// Bytes of an entry of a group's table.
+pub const TABLE_ENTRY: usize = 2;
 
 /// Entries of a scale table.
 pub const SCALE_TABLE: usize = 256;
@@ -150,6 +156,9 @@ impl Layout {
             if sub != SubScale::I8 {
                 layout.push_rows(SuperMins, rows, stride);
             }
+        }
+        if scheme.has_group_tables() {
+            layout.push_rows(Tables, rows, (groups * TABLE_ENTRY) << scheme.bits);
         }
         if scheme.has_table() {
             layout.push(Codebook, 4 << scheme.bits, 0, 0);

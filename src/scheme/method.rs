@@ -15,7 +15,7 @@
 //! | `percentile` | with `cut = floor(n * (100 - P) / 100 + 10^-6)`: the magnitude that `cut` others exceed; with a zero the value that `cut / 2` (whole) are below, and that `cut / 2` are above |
 //! | `mse` | of many ranges the one whose squared error is least: below |
 //! | `hqq` | min to max, and a float zero by half-quadratic optimization; with an integer zero-point the range, trimmed by up to a step, of the least mean error: below |
-//! | `kmeans` | the table by k-means; its groups' ranges as ever, one scale of a whole tensor by `mse` |
+//! | `kmeans` | the table by k-means; its groups' ranges as ever, one scale of a whole tensor by `mse`. Tables of groups are found by nothing else |
 //!
 //! Without a zero (`Absmax`, `Ternary`, `Nearest`) ranges are symmetric. The word for what the scheme does by itself is `default`. Formats without a name
 //! for their own method here (GGUF's one-level types) are encoded by the rule that fits their grid, with scales that are not negative.
@@ -169,6 +169,14 @@ impl Method {
             return Ok(Form { scheme: *scheme, range: Range::Own });
         }
         let no = |why: &str| Err(Error::unsupported(format!("method {self} for {scheme}"), why));
+        if scheme.has_group_tables() {
+            return match self {
+                Self::Kmeans => Ok(Form { scheme: *scheme, range: Range::Own }),
+                _ => no(
+                    "each group has a table of least squared error (k-means) and no scale that a range would be for; leave --method out",
+                ),
+            };
+        }
         let Some(encoder) = grid(scheme) else {
             return match scheme.is_float() {
                 true => no("plain floats have no scales; leave --method out"),
@@ -222,7 +230,7 @@ impl Method {
 fn grid(scheme: &Scheme) -> Option<Encoder> {
     let Scale::Direct(scale) = scheme.scale else { return None };
     Some(match (scheme.value, scheme.zero, scale) {
-        (Value::Float(_), ..) => return None,
+        (Value::Float(_) | Value::Tables, ..) => return None,
         (Value::Linear { step: 2, .. }, ..) => Encoder::MeanAbs,
         (Value::Linear { .. }, Zero::Point, _) => Encoder::MinMax,
         (Value::Linear { .. }, Zero::Bias, _) => Encoder::MinMaxBias,
@@ -315,6 +323,7 @@ mod tests {
             ("mxfp4", "absmax mse percentile"),
             ("nvfp4-global", "absmax mse percentile"),
             ("codebook4-g64", "absmax mse percentile kmeans"),
+            ("codebook4-g64-tables", "kmeans"),
         ] {
             assert_eq!(all(name), methods, "{name}");
         }

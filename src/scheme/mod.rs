@@ -12,7 +12,7 @@
 //!
 //! **Decoding** is a fixed list of single f32 operations, so that every engine gives the same bits:
 //!
-//! 1. `v` = the codebook entry, or `step * code - offset - zero_point` (integers, exact in f32);
+//! 1. `v` = the entry of the tensor's or the group's table, or `step * code - offset - zero_point` (integers, exact in f32);
 //! 2. with a float zero: `v = v - zero`, the zero widened to f32;
 //! 3. `s` = the scale, widened to f32 or looked up; two-level: `super_scale * sub_scale`;
 //! 4. `w = s * v`;
@@ -42,6 +42,9 @@ pub use preset::PRESETS;
 
 use crate::{Error, Result};
 
+/// Values of the longest group whose clusters are those of least error among all there are; see [`Encoder::Clusters`].
+pub const LONGEST_EXACT: usize = 4096;
+
 /// How a code becomes a number before the scale is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
@@ -51,6 +54,10 @@ pub enum Value {
     Codebook(Codebook),
     /// An entry of a table of `2^bits` f32 that belongs to the tensor.
     Learned,
+    /// An entry of a table of `2^bits` f16 that belongs to the group, or with [`Group::Row`] to the row, which has no scale beside it. f16 and not f32, because a
+    /// table is of a few weights and would weigh twice as much: the entries lie in the middle of their weights, so that the rounding of 2^-12 of an
+    /// entry is lost in the distance of the weights from it.
+    Tables,
     /// The code is the number, an IEEE or brain float of `bits` bits; no scale.
     Float(Float),
 }
@@ -117,7 +124,7 @@ pub enum SubScale {
 /// Where a group's scale comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scale {
-    /// Plain floats have none.
+    /// Plain floats have none, nor have tables of groups.
     None,
     /// One number per group.
     Direct(ScaleType),
@@ -247,6 +254,12 @@ pub enum Encoder {
     /// NaN and infinite entries are never chosen. `Learned`: as here, the table given, whose largest finite magnitude must lie in
     /// `2^-20..=2^20`, so that scales stay within f32; one scale of a whole tensor is searched for ([`method`]).
     Nearest,
+    /// A table for each group ([`Value::Tables`]): the `2^bits` clusters of least squared error of the group's values, errors weighing as much as the
+    /// importance of their columns where there is one, exactly, by dynamic programming over the values in order. Groups of more than
+    /// [`LONGEST_EXACT`] values are put together in as many runs first, and clusters of runs then follow Lloyd's iteration over the values. Entries are the means,
+    /// rounded to f32 and then to f16, in ascending order; fewer values than entries leave entries that repeat the last. Codes as `Nearest` with a
+    /// scale of 1, from the rounded entries; so also with tables that are given.
+    Clusters,
     /// As `Nearest`, with a shared exponent: `e = floor(log2(amax)) - emax + 127`, clamped to `1..=254` and stored as the scale byte
     /// (0 for a tiny group), `emax` = floor(log2) of the largest entry of the OCP element type: 2 for E2M1, 8 for E4M3, 15 for E5M2. The
     /// scale in `mid * scale` is the byte's decoded value, `2^(e - 127)` or `2^(e - 128)`. `floor(log2(amax))` is amax's exponent: the
@@ -290,7 +303,7 @@ impl Encoder {
 
     /// Whether the importance of columns changes anything.
     pub const fn weighs(self) -> bool {
-        self.searches() || matches!(self, Self::GgmlExtreme | Self::GgmlMinMax)
+        self.searches() || matches!(self, Self::GgmlExtreme | Self::GgmlMinMax | Self::Clusters)
     }
 }
 
@@ -343,9 +356,14 @@ impl Scheme {
         }
     }
 
-    /// Whether decoding looks codes up in a table (fixed or learned).
+    /// Whether decoding looks codes up in a table of the whole tensor (fixed or learned).
     pub fn has_table(&self) -> bool {
         matches!(self.value, Value::Codebook(_) | Value::Learned)
+    }
+
+    /// Whether decoding looks codes up in a table of each group.
+    pub fn has_group_tables(&self) -> bool {
+        self.value == Value::Tables
     }
 
     /// What all values (before zero, scale and bias) are small integers of, so that products with int8 activations are summed in integers; None
@@ -404,15 +422,15 @@ impl Scheme {
         Ok((rows, k))
     }
 
-    /// Magnitudes above this are refused by quantization, as NaN is: 65504 where the scale is f16 (so that no scheme's scale
-    /// saturates), what the largest scale times the largest entry holds for E4M3 scales, and 2^100 elsewhere, so that no
+    /// Magnitudes above this are refused by quantization, as NaN is: 65504 where the scale or a group's table is f16 (so that
+    /// nothing saturates), what the largest scale times the largest entry holds for E4M3 scales, and 2^100 elsewhere, so that no
     /// product overflows.
     pub fn limit(&self) -> f32 {
         match (self.value, self.scale) {
             (Value::Float(Float::F32), _) => f32::MAX,
             (Value::Float(Float::Bf16), _) => f32::from_bits(0x7f7f_0000),
             (Value::Float(Float::F16), _) => 65504.0,
-            (_, Scale::Direct(ScaleType::F16)) | (_, Scale::TwoLevel { .. }) => 65504.0,
+            (Value::Tables, _) | (_, Scale::Direct(ScaleType::F16)) | (_, Scale::TwoLevel { .. }) => 65504.0,
             (_, Scale::Direct(ScaleType::Ue4M3)) => 448.0 * 6.0,
             _ => f32::from_bits((127 + 100) << 23),
         }

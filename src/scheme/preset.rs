@@ -3,6 +3,7 @@
 //! ```text
 //! int{1..8}-{tensor,row,gN}[-asym|-bias|-fzero][-SCALE][-perm]
 //! {nf4,fp4,bnbfp4,e4m3,e5m2}-{tensor,row,gN}[-SCALE][-perm]    codebook{1..6,8}-{tensor,gN}[-SCALE][-perm]
+//! codebook{1..6,8}-{row,gN}-tables[-perm]
 //! mxfp4   mxfp8   nvfp4   nvfp4-global   f32   f16   bf16
 //! q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs tq1_0 tq2_0 q1_0 q2_0
 //! ```
@@ -12,6 +13,7 @@
 //! | `-asym` | a zero-point, an integer of 8 bits |
 //! | `-bias` | a bias added after scaling, of the scale's type (f16 or bf16) |
 //! | `-fzero` | a zero of the scale's type, subtracted from the code before scaling |
+//! | `-tables` | a table of f16 for each row or group, and no scale |
 //! | `SCALE` | `f32`, `f16`, `bf16`, or for fp4, e4m3 and e5m2 in groups `e8m0`; f16 per group (always beside a bias) and f32 per row or tensor are not written |
 //! | `-perm` | the columns are stored in an order of their own |
 //!
@@ -209,6 +211,10 @@ pub const FAMILY_SAMPLES: &[&str] = &[
     "codebook5-g64",
     "codebook6-g128",
     "codebook8-g128",
+    "codebook4-row-tables",
+    "codebook3-g256-tables",
+    "codebook2-g32-tables",
+    "codebook4-g64-tables-perm",
     "int7-g32",
     "int4-g128-bf16",
     "nf4-g64-f32",
@@ -253,10 +259,16 @@ const fn table(bits: u8, value: Value, group: Group, scale: ScaleType, encoder: 
     }
 }
 
+/// A table for each group.
+const fn group_tables(bits: u8, group: Group) -> Scheme {
+    Scheme { scale: Scale::None, ..table(bits, Value::Tables, group, ScaleType::F16, Encoder::Clusters) }
+}
+
 /// What a family name may say after the group, in this order; see the file's text.
 const ZEROS: [(&str, Zero); 3] = [("asym", Zero::Point), ("bias", Zero::Bias), ("fzero", Zero::Float)];
 const SCALES: [(&str, ScaleType); 4] =
     [("f32", ScaleType::F32), ("f16", ScaleType::F16), ("bf16", ScaleType::Bf16), ("e8m0", ScaleType::E8M0)];
+const TABLE_WORDS: [(&str, Value); 1] = [("tables", Value::Tables)];
 const ORDERS: [(&str, Order); 1] = [("perm", Order::Permuted)];
 
 /// Families of a fixed table: name, bits, table, `emax` of its element type in microscaling formats.
@@ -305,15 +317,16 @@ impl fmt::Display for Scheme {
             Value::Codebook(Codebook::Iq4Nl) => "iq4".into(),
             Value::Codebook(Codebook::E4M3) => "e4m3".into(),
             Value::Codebook(Codebook::E5M2) => "e5m2".into(),
-            Value::Learned => format!("codebook{bits}"),
+            Value::Learned | Value::Tables => format!("codebook{bits}"),
             Value::Float(_) => format!("float{bits}"),
         };
         let scale = match self.scale {
             Scale::Direct(t) if t != default_scale(group, self.zero) => word(&SCALES, &t),
             _ => String::new(),
         };
+        let tables = word(&TABLE_WORDS, &self.value);
         let (zero, order) = (word(&ZEROS, &self.zero), word(&ORDERS, &self.order));
-        f.pad(&format!("{family}-{group}{zero}{scale}{order}"))
+        f.pad(&format!("{family}-{group}{zero}{tables}{scale}{order}"))
     }
 }
 
@@ -371,6 +384,7 @@ impl FromStr for Scheme {
         let [family, group, rest @ ..] = parts.as_slice() else { return Err(unknown(&name)) };
         let mut rest = rest;
         let zero = take(&mut rest, &ZEROS).unwrap_or(Zero::None);
+        let tables = take(&mut rest, &TABLE_WORDS);
         let scale = take(&mut rest, &SCALES);
         let order = take(&mut rest, &ORDERS).unwrap_or(Order::Natural);
         let fixed = TABLES.iter().find(|t| t.0 == *family);
@@ -380,6 +394,27 @@ impl FromStr for Scheme {
             return Err(unknown(&name));
         }
         let group = parse_group(&name, group)?;
+        if tables.is_some() {
+            let digit = digits.bytes().next().map_or(0, |d| d - b'0');
+            return match (kind, digit, group) {
+                ("codebook", _, _) if zero != Zero::None => bad("a table has no zeros"),
+                ("codebook", _, _) if scale.is_some() => bad("a group's own table has no scale beside it"),
+                ("codebook", 1..=6 | 8, Group::Tensor) => bad(
+                    "a table of the whole tensor is learned in codebookN-tensor; tables are of rows (-row) or groups (-gN)",
+                ),
+                // 2^bits entries of 16 bits beside g codes: with fewer values a group would be no smaller than in f16.
+                ("codebook", bits @ (1..=6 | 8), Group::Cols(g))
+                    if g * (16 - u32::from(bits)) <= 16 << bits =>
+                {
+                    bad(
+                        "the table of such a group would take more than its codes save; take a larger group or fewer bits",
+                    )
+                }
+                ("codebook", bits @ (1..=6 | 8), _) => Ok(Scheme { order, ..group_tables(bits, group) }),
+                ("codebook", ..) => bad("the bits must be 1, 2, 3, 4, 5, 6 or 8"),
+                _ => bad("tables of groups are learned: codebookN-gN-tables or codebookN-row-tables"),
+            };
+        }
         let scale = scale.unwrap_or(default_scale(group, zero));
         if let Some(&(_, bits, codebook, emax)) = fixed {
             let encoder = match (scale, emax, group) {
@@ -415,7 +450,9 @@ impl FromStr for Scheme {
             ("int", 1..=8, Zero::Float) => Ok(linear(0, Encoder::MinMaxZero)),
             ("int", ..) => bad("the bits must be 1 to 8"),
             ("codebook", _, Zero::Point | Zero::Bias | Zero::Float) => bad("a table has no zeros"),
-            ("codebook", ..) if group == Group::Row => bad("the group must be gN or tensor"),
+            ("codebook", ..) if group == Group::Row => {
+                bad("the group must be gN or tensor; -row-tables gives each row a table")
+            }
             ("codebook", 1..=6 | 8, _) => {
                 Ok(Scheme { order, ..table(bits, Value::Learned, group, scale, Encoder::Nearest) })
             }
@@ -451,6 +488,9 @@ mod tests {
             ("e4m3-g32-e8m0", "mxfp8"),
             ("int1-g32-fzero-f32", "int1-g32-fzero-f32"),
             ("codebook4-g64-f32-perm", "codebook4-g64-f32-perm"),
+            ("codebook8-row-tables-perm", "codebook8-row-tables-perm"),
+            ("codebook4-g24-tables", "codebook4-g24-tables"),
+            ("codebook1-g4-tables", "codebook1-g4-tables"),
         ] {
             assert_eq!(typed.parse::<Scheme>().unwrap().to_string(), name);
         }
@@ -505,6 +545,14 @@ mod tests {
             "codebook7-g32",
             "codebook4-row",
             "codebook4-g32-bias",
+            "codebook7-g512-tables",
+            "codebook4-tensor-tables",
+            "codebook4-g64-tables-f16",
+            "codebook4-g64-asym-tables",
+            "codebook4-g20-tables",
+            "codebook8-g256-tables",
+            "int4-g64-tables",
+            "nf4-g64-tables",
             "int4-g32-bias-f32",
             "int4-g32-e8m0",
             "nf4-g32-e8m0",
@@ -536,6 +584,9 @@ mod tests {
             ("int4-g64-bias-bf16", 4096, 4.5),
             ("int4-g64-fzero-f32", 4096, 5.0),
             ("int4-g128-perm", 4096, 6.125),
+            ("codebook4-row-tables", 4096, 4.0625),
+            ("codebook4-g256-tables", 4096, 5.0),
+            ("codebook3-g256-tables", 4096, 3.5),
         ] {
             let s: Scheme = name.parse().unwrap();
             assert_eq!(s.bits_per_weight(16, k), bits, "{name}");

@@ -5,6 +5,7 @@
 //! Fixed seeds: the same inputs on every device.
 
 pub use crate::random::Random;
+use crate::scheme::layout::TABLE_ENTRY;
 use crate::scheme::{Encoder, PlaneKind, Scale, ScaleType, SubScale, Value, Zero};
 use crate::{PackedTensor, Result, Scheme, reference};
 use half::{bf16, f16};
@@ -60,6 +61,14 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
     if scheme.value == Value::Learned {
         p.set_codebook(&table(scheme, exact, rng));
     }
+    // Of each group in an order of its own, as a file may hold it.
+    fill(p.plane_mut(PlaneKind::Tables), TABLE_ENTRY, || {
+        half_bytes(if exact {
+            rng.below(17) as f32 * 0.5 - 4.0
+        } else {
+            rng.normal() * rng.pick(&[0.03, 1.0])
+        })
+    });
     let entries = p.codebook();
     let levels = 1usize << scheme.bits;
     let allowed: Vec<u8> = (0..levels)
@@ -91,7 +100,7 @@ pub fn packed(scheme: &Scheme, shape: &[usize], exact: bool, rng: &mut Random) -
     let (groups, group) = (scheme.groups_per_row(k), scheme.group_len(k));
     for row in 0..rows {
         for col in 0..k {
-            let code = if exact && entries.is_empty() {
+            let code = if exact && entries.is_empty() && !scheme.has_group_tables() {
                 let centre = zeros[(row * groups + col / group).min(zeros.len() - 1)];
                 (i64::from(centre) + rng.below(9) as i64 - 4).clamp(0, levels as i64 - 1) as u8
             } else {

@@ -10,7 +10,7 @@
 use super::data::{self, Random, divides};
 use super::{Options, Report, sizes_of_k};
 use crate::scheme::method::Method;
-use crate::scheme::{Encoder, PlaneKind, Value};
+use crate::scheme::{Encoder, PlaneKind};
 use crate::{Engine, Error, PackedTensor, Result, Scheme, Tensor, reference};
 
 pub(super) async fn run(
@@ -95,7 +95,7 @@ async fn encoded(
                 (How::By(method), _) => {
                     let tensor = Tensor::from_f32([rows, k], x.clone())?;
                     let got = engine.quantize_by(&tensor, "weight", scheme, method).await?.read().await?;
-                    let table = (scheme.value == Value::Learned).then(|| got.codebook());
+                    let table = got.learned_tables();
                     let want = reference::quantize_by(&x, rows, k, *scheme, method, table.as_deref())?;
                     (got, want)
                 }
@@ -106,7 +106,12 @@ async fn encoded(
                     let got = engine.quantize_weighted(&tensor, "weight", scheme, c).await?.read().await?;
                     let mut want = PackedTensor::zeroed(*scheme, [matrices, n, k])?;
                     for (i, (x, c)) in x.chunks(n * k).zip(c.chunks(k)).enumerate() {
-                        want.write_rows(i * n, &reference::quantize_weighted(x, n, k, *scheme, c)?);
+                        // Importance chooses tables, which are given; codes are the nearest whatever it says.
+                        let of_matrix = match got.slice_rows(i * n..(i + 1) * n).learned_tables() {
+                            Some(tables) => reference::quantize(x, n, k, *scheme, Some(&tables))?,
+                            None => reference::quantize_weighted(x, n, k, *scheme, c)?,
+                        };
+                        want.write_rows(i * n, &of_matrix);
                     }
                     (got, want)
                 }

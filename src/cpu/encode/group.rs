@@ -464,6 +464,7 @@ impl GroupEncoder<'_> {
                 out.for_each(|(c, &v)| *c = last_byte(steps_from(v, scale, inverse, zero, levels)));
             }
             Encoder::Round
+            | Encoder::Clusters
             | Encoder::GgmlIq4
             | Encoder::GgmlAffine
             | Encoder::GgmlDescent

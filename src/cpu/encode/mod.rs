@@ -7,7 +7,7 @@
 //!
 //! `sweep` chooses the codes of a row one after the other, errors carried to those that come later, instead of each by itself.
 //!
-//! The arithmetic is in `group`; methods besides the schemes' own are in `range` and `hqq`; GGUF's searches are in `search`, with what becomes of the scales in
+//! The arithmetic is in `group`, that of groups with a table of their own in `tables`; methods besides the schemes' own are in `range` and `hqq`; GGUF's searches are in `search`, with what becomes of the scales in
 //! `one_level` and `two_level`.
 
 mod group;
@@ -16,6 +16,7 @@ mod one_level;
 mod range;
 mod search;
 mod sweep;
+mod tables;
 mod two_level;
 
 use super::level::{Work, vectorized};
@@ -24,13 +25,16 @@ use super::{half_float, kmeans};
 use crate::packed::RowsMut;
 use crate::scheme::codebook::Sorted;
 use crate::scheme::method::{CANDIDATES, Form, Method};
-use crate::scheme::{Codebook, Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes};
+use crate::scheme::{
+    Codebook, Encoder, Float, Group, PlaneKind, Scale, ScaleType, Scheme, Value, codes, layout,
+};
 use crate::threads;
 use crate::{Error, PackedTensor, Result, Tensor};
 use group::{Chosen, GroupEncoder, Stats};
 pub(super) use group::{TINY, last_byte, magnitude, steps};
 use range::{Candidates, Values};
 pub use sweep::quantize_sweeping;
+use tables::TableEncoder;
 use two_level::SuperOut;
 
 /// Values encoded by one task.
@@ -41,11 +45,13 @@ const ENTRIES: std::ops::RangeInclusive<u32> = (127 - 20) << 23..=(127 + 20) << 
 const SEQUENCE: u32 = 256;
 
 /// Encodes `tensor` `[.., N, K]` as `scheme` says. `name` is for errors. `codebook` is the table of a learned scheme, `2^bits`
-/// entries; None lets k-means choose it from the tensor ([`kmeans`]). Other schemes have no use for it.
+/// entries, or those of all groups, `[rows, groups, 2^bits]` numbers that f16 holds; None lets k-means choose them from the tensor ([`kmeans`],
+/// [`clusters`](super::clusters)). Other schemes have no use for it.
 ///
 /// # Errors
 /// As [`Scheme::check_shape`]; [`Error::NotRepresentable`] with the first value that is NaN, infinite or beyond
-/// [`Scheme::limit`]; [`Error::Shape`] for a codebook of another length, or whose largest finite magnitude is not within 2^-20..=2^20.
+/// [`Scheme::limit`]; [`Error::Shape`] for a codebook of another length, or whose largest finite magnitude is not within 2^-20..=2^20, and for an
+/// entry of a group's table that is no finite f16.
 pub fn quantize(
     tensor: &Tensor,
     name: &str,
@@ -153,6 +159,8 @@ struct Ready<'a> {
     scale_table: Vec<f32>,
     /// The scale of a per-tensor scheme.
     whole: Option<Chosen>,
+    /// Whether the tables of groups were given.
+    given: bool,
 }
 
 impl<'a> Ready<'a> {
@@ -184,12 +192,16 @@ impl<'a> Ready<'a> {
             }
             packed.set_codebook(entries);
         }
+        let given = codebook.filter(|_| scheme.has_group_tables());
+        if let Some(entries) = given {
+            give_tables(&mut packed, entries)?;
+        }
         let table = scheme.has_table().then(|| Sorted::new(&packed.codebook()));
         let scale_table =
             if form.scheme.encoder == Encoder::GlobalScale { global_scales(&x) } else { Vec::new() };
         let entries = packed.plane_mut(PlaneKind::ScaleTable).as_chunks_mut::<4>().0;
         entries.iter_mut().zip(&scale_table).for_each(|(to, from)| *to = from.to_le_bytes());
-        let mut ready = Self { x, form: *form, table, scale_table, whole: None };
+        let mut ready = Self { x, form: *form, table, scale_table, whole: None, given: given.is_some() };
         if scheme.group == Group::Tensor {
             let chosen = tensor_scale(&ready.x, &ready.encoder());
             for (kind, bytes) in
@@ -225,9 +237,27 @@ impl<'a> Ready<'a> {
         let parts = packed.rows_mut((TASK_VALUES / x.k).max(1));
         threads::for_each(parts, x.rows * x.k, |part| {
             let (scheme, whole) = (&self.form.scheme, self.whole.as_ref());
-            vectorized(EncodeRows { x, scheme, encoder: &encoder, whole, importance, part })
+            let given = self.given;
+            vectorized(EncodeRows { x, scheme, encoder: &encoder, whole, given, importance, part })
         });
     }
+}
+
+/// Stores the tables of groups.
+fn give_tables(packed: &mut PackedTensor, entries: &[f32]) -> Result<()> {
+    let scheme = *packed.scheme();
+    let plane = packed.plane_mut(PlaneKind::Tables).as_chunks_mut::<{ layout::TABLE_ENTRY }>().0;
+    if entries.len() != plane.len() {
+        return Err(Error::shape(format!("entries of the tables of {scheme}"), plane.len(), entries.len()));
+    }
+    for (i, (to, &entry)) in plane.iter_mut().zip(entries).enumerate() {
+        let bits = half_float::f32_to_f16(entry);
+        if !entry.is_finite() || half_float::f16_to_f32(bits) != entry {
+            return Err(Error::shape(format!("entry {i} of the tables of {scheme}"), "a finite f16", entry));
+        }
+        *to = bits.to_le_bytes();
+    }
+    Ok(())
 }
 
 /// The table, `2^bits` entries, that k-means chooses for `tensor` in a learned scheme.
@@ -339,6 +369,7 @@ struct EncodeRows<'a> {
     encoder: &'a GroupEncoder<'a>,
     /// The scale of a per-tensor scheme.
     whole: Option<&'a Chosen>,
+    given: bool,
     importance: Option<&'a Importance<'a>>,
     part: RowsMut<'a>,
 }
@@ -348,11 +379,11 @@ impl Work for EncodeRows<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { x, scheme, encoder, whole, importance, part } = self;
-        let mut scratch = Vec::new();
+        let Self { x, scheme, encoder, whole, given, importance, part } = self;
+        let (mut scratch, mut of_tables) = (Vec::new(), TableEncoder::default());
         let mut row_codes = vec![0u8; x.k];
         for (row, planes) in part.range().zip(part) {
-            let [low, high, scales, zeros, super_scales, super_mins, ..] = planes;
+            let [low, high, scales, zeros, super_scales, super_mins, tables, ..] = planes;
             let x = x.row(row, &mut scratch);
             if let Value::Float(kind) = scheme.value {
                 store_floats(kind, x, low);
@@ -361,6 +392,7 @@ impl Work for EncodeRows<'_> {
             let importance = importance.map(|all| all.of_row(row));
             match (whole, scheme.scale) {
                 (Some(chosen), _) => encoder.codes(chosen, x, &mut row_codes),
+                (None, Scale::None) => of_tables.row(scheme, x, importance, given, &mut row_codes, tables),
                 (None, Scale::TwoLevel { .. }) => {
                     let out =
                         SuperOut { scales, mins: zeros, super_scales, super_mins, codes: &mut row_codes };

@@ -29,8 +29,8 @@ const BLOCK: usize = 128;
 /// Rows of a task: they stay in a core's cache, and T is read once for all of them.
 const ROWS: usize = 96;
 /// Planes that an encoder fills besides the codes.
-const NUMBERS: [PlaneKind; 4] =
-    [PlaneKind::Scales, PlaneKind::Zeros, PlaneKind::SuperScales, PlaneKind::SuperMins];
+const NUMBERS: [PlaneKind; 5] =
+    [PlaneKind::Scales, PlaneKind::Zeros, PlaneKind::SuperScales, PlaneKind::SuperMins, PlaneKind::Tables];
 
 /// Encodes `tensor` `[.., N, K]` column by column: `order` names them as the sweep takes them, `factor` is that of H with rows and columns in this order. A
 /// permuted scheme stores the columns in this order, others leave them where they are.
@@ -80,7 +80,7 @@ pub fn quantize_sweeping(
             // Groups are of the columns in their order.
             Order::Permuted => ready.rows(&DenseRows::new(&in_order(&ready.x, order)?), None, &mut packed),
         }
-        found = Some(levels(&packed));
+        found = Some((levels(&packed), packed.group_tables()));
     }
     let rule = Rule::new(&ready, &packed);
     // What units share with the tensor: its tables.
@@ -89,7 +89,9 @@ pub fn quantize_sweeping(
     let (ready, rule, plan, shared, blank) = (&ready, &rule, &plan, &shared, &blank);
     threads::for_each(packed.rows_mut(ROWS), rows.saturating_mul(k).saturating_mul(k), |part| {
         let range = part.range().start * plan.groups..part.range().end * plan.groups;
-        let found = found.as_ref().map(|all: &Vec<Levels>| &all[range]);
+        let found = found.as_ref().map(|(levels, tables): &(Vec<Levels>, Vec<f32>)| {
+            (&levels[range.clone()], &tables[range.start * plan.entries..range.end * plan.entries])
+        });
         vectorized(SweepRows { ready, rule, plan, factor, found, shared, blank, part });
     });
     Ok(packed)
@@ -150,6 +152,8 @@ enum Nearest {
     /// Whole steps from the first code to this one.
     Steps(f32),
     Table(&'static Iq4Table),
+    /// The group's own table.
+    OwnTable,
 }
 
 impl<'a> Rule<'a> {
@@ -165,6 +169,7 @@ impl<'a> Rule<'a> {
         }
         let nearest = match scheme.encoder {
             Encoder::GgmlIq4 => Nearest::Table(Iq4Table::shared()),
+            Encoder::Clusters => Nearest::OwnTable,
             Encoder::GgmlTernary => Nearest::Steps(2.0),
             Encoder::GgmlExtreme
             | Encoder::GgmlMinMax
@@ -177,11 +182,12 @@ impl<'a> Rule<'a> {
         Self { encoder: ready.encoder(), nearest, biased: scheme.zero == Zero::Bias, values }
     }
 
+    /// The code of `v` and what it stands for. `table` is the group's own, empty for other schemes.
     #[inline(always)]
-    fn code(&self, levels: &Levels, v: f32) -> u8 {
+    fn choose(&self, levels: &Levels, table: &[f32], v: f32) -> (u8, f32) {
         let Levels { scale, zero, bias } = *levels;
         let t = quotient(v - bias, scale);
-        match self.nearest {
+        let code = match self.nearest {
             Nearest::Encoder => {
                 // A scale that a device may take for 0 counts as one.
                 let tiny = scale.abs() < f32::MIN_POSITIVE;
@@ -193,13 +199,27 @@ impl<'a> Rule<'a> {
             }
             Nearest::Steps(last) => last_byte(rint(t, -zero, last - zero) + zero),
             Nearest::Table(table) => table.nearest(t),
-        }
+            Nearest::OwnTable => nearest_in_order(table, v),
+        };
+        let value = match self.nearest {
+            Nearest::OwnTable => table[usize::from(code)],
+            _ => scale * (self.values[usize::from(code)] - zero) + bias,
+        };
+        (code, value)
     }
+}
 
-    #[inline(always)]
-    fn value(&self, levels: &Levels, code: u8) -> f32 {
-        levels.scale * (self.values[usize::from(code)] - levels.zero) + levels.bias
+/// The code of the entry of an ascending table that is nearest to `v`, as [`super::tables`] chooses it.
+#[inline(always)]
+fn nearest_in_order(table: &[f32], v: f32) -> u8 {
+    let mut code = 0;
+    for (i, pair) in table.windows(2).enumerate() {
+        let middle = (pair[0] + pair[1]) * 0.5;
+        let above = if middle > 0.0 { v > middle } else { v >= middle };
+        // Of equal entries the lowest code.
+        code = if above && pair[0] < pair[1] { i as u8 + 1 } else { code };
     }
+    code
 }
 
 /// What of the columns is done when.
@@ -211,6 +231,8 @@ struct Plan<'a> {
     group_len: usize,
     /// Groups of a row.
     groups: usize,
+    /// Entries of a group's own table, 0 without.
+    entries: usize,
     /// Columns whose scales are found together.
     unit: usize,
     blocks: Vec<Vec<Segment>>,
@@ -232,8 +254,9 @@ impl<'a> Plan<'a> {
         };
         let group_len = scheme.group_len(k);
         let unit = scheme.unit_len(k);
-        let mut plan =
-            Self { order, stored, group_len, groups: scheme.groups_per_row(k), unit, blocks: Vec::new() };
+        let groups = scheme.groups_per_row(k);
+        let entries = if scheme.has_group_tables() { 1 << scheme.bits } else { 0 };
+        let mut plan = Self { order, stored, group_len, groups, entries, unit, blocks: Vec::new() };
         let units = plan.units(k).filter(|_| underway && scheme.group != Group::Tensor);
         match units {
             None => {
@@ -291,7 +314,7 @@ struct SweepRows<'a> {
     plan: &'a Plan<'a>,
     factor: &'a Factor,
     /// Of these rows, where they are known.
-    found: Option<&'a [Levels]>,
+    found: Option<(&'a [Levels], &'a [f32])>,
     shared: &'a [Vec<u8>; 2],
     /// A row of a unit.
     blank: &'a PackedTensor,
@@ -311,6 +334,8 @@ struct Rows {
     codes: Vec<u8>,
     /// `[n, groups]`
     levels: Vec<Levels>,
+    /// `[n, groups, 2^bits]`, the tables of groups, in order; empty for schemes without.
+    tables: Vec<f32>,
     /// w less its stored value, `[n, block]`.
     errors: Vec<f32>,
 }
@@ -333,7 +358,10 @@ impl Work for SweepRows<'_> {
             u: vec![0.0; n * stride],
             stride,
             codes: vec![0; n * k],
-            levels: found.map_or_else(|| vec![Levels::default(); n * plan.groups], <[Levels]>::to_vec),
+            levels: found
+                .map_or_else(|| vec![Levels::default(); n * plan.groups], |(levels, _)| levels.to_vec()),
+            tables: found
+                .map_or_else(|| vec![0.0; n * plan.groups * plan.entries], |(_, tables)| tables.to_vec()),
             errors: vec![0.0; n * BLOCK],
         };
         let mut scratch = Vec::new();
@@ -414,6 +442,14 @@ impl Rows {
         for (levels, found) in self.levels.chunks_mut(plan.groups).zip(found.chunks(len)) {
             levels[first..first + len].copy_from_slice(found);
         }
+        let (found, entries) = (sub.group_tables(), plan.entries);
+        if entries > 0 {
+            for (tables, found) in
+                self.tables.chunks_mut(plan.groups * entries).zip(found.chunks(len * entries))
+            {
+                tables[first * entries..][..found.len()].copy_from_slice(found);
+            }
+        }
     }
 
     /// Chooses the codes of row `i` at these positions of a block.
@@ -430,14 +466,16 @@ impl Rows {
         let w = &self.w[i * self.k..][..self.k];
         let u = &mut self.u[i * self.stride..][..block.end];
         let levels = &self.levels[i * plan.groups..][..plan.groups];
+        let (groups, entries) = (plan.groups, plan.entries);
+        let tables = &self.tables[i * groups * entries..][..groups * entries];
         let codes = &mut self.codes[i * self.k..][..self.k];
         let errors = &mut self.errors[i * BLOCK..][..BLOCK];
         for p in positions {
             let stored = plan.stored[p];
-            let levels = &levels[stored / plan.group_len];
-            let code = rule.code(levels, u[p]);
+            let group = stored / plan.group_len;
+            let (code, value) = rule.choose(&levels[group], &tables[group * entries..][..entries], u[p]);
             codes[stored] = code;
-            let error = w[p] - rule.value(levels, code);
+            let error = w[p] - value;
             errors[p - block.start] = error;
             let t = &factor.upper[p * self.k + p + 1..][..block.end - p - 1];
             u[p + 1..].iter_mut().zip(t).for_each(|(u, t)| *u += error * t);
