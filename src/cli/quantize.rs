@@ -433,10 +433,10 @@ impl Job<'_> {
         if let Some(by) = self.transforms.of(entry) {
             tensor = cpu::transform_weight(&tensor, by)?;
         }
-        if let Some(calibrated) = &self.calibrated {
-            if let Some(packed) = calibrated.quantize(chosen, &tensor)? {
-                return Ok(packed);
-            }
+        if let Some(calibrated) = &self.calibrated
+            && let Some(packed) = calibrated.quantize(chosen, &tensor)?
+        {
+            return Ok(packed);
         }
         let importance = self.weights.as_ref().map_or(Ok(None), |w| w.of(entry))?;
         let packed = pollster::block_on(async {

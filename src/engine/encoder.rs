@@ -359,7 +359,11 @@ impl Step<'_> {
                 let counts = cpu::histogram(&on_host(x)?, onto.as_deref());
                 counts.into_iter().map(f32::from_bits).collect()
             }
-            Self::Transform { x, by } => cpu::transform(&on_host(x)?, &by.by),
+            Self::Transform { x, by } => {
+                // Of this engine, as x.
+                on_host(&by.v)?;
+                cpu::transform(&on_host(x)?, &by.by)
+            }
             Self::Training(step) => step.on_cpu()?,
         })
     }

@@ -12,7 +12,7 @@ pub fn transform(x: &[f32], by: &[f32], block: usize) -> Vec<f64> {
             let first = j / block * block;
             let mut sum = 0.0;
             for i in 0..block {
-                let sign = if (i & (j - first)).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                let sign = if (i & (j - first)).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
                 sum += sign * f64::from(row[first + i]) * f64::from(by[first + i]);
             }
             y.push(sum / (block as f64).sqrt());

@@ -154,7 +154,7 @@ fn a_plan_beats_one_scheme_for_all() {
 
 /// Calibrated on other texts than those that are compared.
 #[test]
-fn gptq_and_awq_lower_the_error_of_rounding() {
+fn calibrated_methods_and_transforms_lower_the_error_of_rounding() {
     let Some(model) = real_model() else { return };
     let real = model.parent().unwrap().to_str().unwrap();
     let folder = Folder::new();
@@ -188,4 +188,27 @@ fn gptq_and_awq_lower_the_error_of_rounding() {
         [0, 1, 2].map(|i| 1.0 - found["models"][i]["cosine"]["mean"].as_f64().unwrap());
     println!("1 - cosine: rounded {rounded:.4}, gptq {gptq:.4}, awq {awq:.4}");
     assert!(gptq < 0.7 * rounded && awq < 0.8 * rounded, "{rounded} {gptq} {awq}");
+    for transform in ["none", "smooth", "hadamard"] {
+        folder.write(
+            "t.toml",
+            format!("preset = \"w8a8-static\"\ndefault = {{ transform = \"{transform}\" }}\n"),
+        );
+        let output = format!("{transform}.safetensors");
+        run(&["quantize", real, "-o", &output, "--config", "t.toml", "--calibration", "s.safetensors"]);
+    }
+    let args = [
+        "eval",
+        "none.safetensors",
+        "smooth.safetensors",
+        "hadamard.safetensors",
+        real,
+        "--runs",
+        "0",
+        "--json",
+    ];
+    let found = folder.run(&[&args[..], &cpu].concat()).json();
+    let [plain, smooth, rotated] =
+        [0, 1, 2].map(|i| 1.0 - found["models"][i]["cosine"]["mean"].as_f64().unwrap());
+    println!("static int8: {plain:.5}, smooth {smooth:.5}, rotated {rotated:.5}");
+    assert!(smooth < 0.9 * plain && rotated < 0.25 * plain, "{plain} {smooth} {rotated}");
 }
