@@ -54,7 +54,8 @@ impl Transform {
     /// # Errors
     /// [`Error::Shape`] for no column.
     pub fn rotation(k: usize, seed: u64) -> Result<Self> {
-        let sign = |i: usize| if mixed(seed.wrapping_add(i as u64)) >> 63 == 0 { 1.0 } else { -1.0 };
+        let start = mixed(seed);
+        let sign = |i: usize| if mixed(start.wrapping_add(i as u64)) >> 63 == 0 { 1.0 } else { -1.0 };
         let block = 1 << k.trailing_zeros().min(MOST.ilog2());
         Self::new((0..k).map(sign).collect(), block)
     }

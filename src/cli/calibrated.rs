@@ -10,7 +10,7 @@
 use super::assign::Chosen;
 use super::calibration::{self, Calibration};
 use super::print;
-use super::transforms::Transforms;
+use super::transforms::{Read, Transforms};
 use crate::calibrate::Inputs;
 use crate::file::{Entry, Model};
 use crate::quantize::gptq::{self, Settings};
@@ -61,6 +61,7 @@ impl Calibrated {
         settings: Settings,
         model: &Model,
         chosen: &[Chosen],
+        read: Read,
     ) -> Result<Self> {
         let of = |c: &&Chosen| c.recipe.calibrates();
         let mut known = false;
@@ -75,7 +76,7 @@ impl Calibrated {
         let mut made = Self { calibration, transforms: transforms.clone(), settings, factors, notes };
         let pairs: Vec<_> = chosen
             .iter()
-            .filter(|c| c.recipe.algorithm == Algorithm::Awq && transforms.of(c.entry).is_none())
+            .filter(|c| c.recipe.algorithm == Algorithm::Awq && transforms.met(c.entry).is_none())
             .filter_map(|c| Some((c, calibration::before(model, c.entry)?)))
             // The layer before is written anew only if it is quantized itself; its bias has to be of plain numbers.
             .filter(|(_, (weight, bias))| {
@@ -85,7 +86,7 @@ impl Calibrated {
         let bar = print::progress(pairs.len() as u64, "layers");
         for (c, (weight, bias)) in pairs {
             print::at(&bar, &c.entry.name);
-            made.search(model, c, weight, bias)?;
+            made.search((model, read), c, weight, bias)?;
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -93,9 +94,15 @@ impl Calibrated {
     }
 
     /// The scales of a layer, and what they do to the one before.
-    fn search(&mut self, model: &Model, c: &Chosen, weight: &Entry, bias: Option<&Entry>) -> Result<()> {
+    fn search(
+        &mut self,
+        (model, read): (&Model, Read),
+        c: &Chosen,
+        weight: &Entry,
+        bias: Option<&Entry>,
+    ) -> Result<()> {
         let Some(hessian) = self.calibration.of(c.entry)? else { return Ok(()) };
-        let tensor = model.tensor(c.entry)?;
+        let tensor = read(c.entry)?;
         let name = &c.entry.name;
         let layer = Layer { name, tensor: &tensor, scheme: &c.scheme, method: c.recipe.method };
         let found = awq::search(&[layer], &hessian)?;
@@ -189,9 +196,9 @@ impl Calibrated {
         }
     }
 
-    /// What a layer's inputs will have met: the transform that its file says, or what AWQ did to the layer before.
+    /// What a layer's inputs will have met: the transform that the file will say, or what AWQ did to the layer before.
     fn before(&self, entry: &Entry) -> Result<Option<Cow<'_, Transform>>> {
-        if let Some(by) = self.transforms.of(entry) {
+        if let Some(by) = self.transforms.met(entry) {
             return Ok(Some(Cow::Borrowed(by)));
         }
         let columns = self.factors.get(&entry.name).and_then(|f| f.columns.as_ref());

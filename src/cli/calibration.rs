@@ -124,6 +124,10 @@ impl Calibration {
                 Some((found, false)) => {
                     let tensor = model.tensor(found).map_err(|e| e.in_tensor(&found.name))?;
                     let k = entry.shape.last().copied().unwrap_or(0);
+                    if found.shape.len() != 2 || found.shape[1] != k {
+                        let got = format!("{:?}", found.shape);
+                        return Err(Error::shape("inputs", format!("[T, {k}]"), got).in_tensor(&entry.name));
+                    }
                     // The same checks as for X^T X.
                     Hessian::of_rows(&entry.name, k, &tensor.to_f32())?;
                     let rows: Vec<f32> = tensor.to_f32().chunks(k).take(ROWS).flatten().copied().collect();

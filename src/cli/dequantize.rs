@@ -61,7 +61,8 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
             Content::Dense(_) | Content::Listed { .. } => plan_copy(&mut plan, entry)?,
         }
     }
-    if packed == 0 {
+    let carries = Activations::of(model.metadata(), &args.input)? != Activations::default();
+    if packed == 0 && transforms.is_empty() && !carries {
         return Err(Error::Nothing { path: args.input.clone(), what: "no packed tensor in it".into() });
     }
     let inputs: Vec<_> = model.paths().collect();

@@ -105,7 +105,7 @@ pub struct Args {
     /// What the inputs of linear layers are transformed by before their products, and the weights with them, so that the products stay and lose less: smooth (SmoothQuant, the best alpha
     /// for each input), smooth:ALPHA, awq (AWQ's scales), both with --calibration; hadamard or hadamard:SEED (a randomized rotation). The vectors are kept in the file (safetensors
     /// or GGUF); lowbit's embed, search and eval go by them, other programs do not
-    #[arg(long, value_name = "TRANSFORM", conflicts_with = "config")]
+    #[arg(long, value_name = "TRANSFORM", conflicts_with_all = ["config", "imatrix"])]
     transform: Option<TransformRecipe>,
     /// A preset, or a TOML file that says which tensors get which scheme and what goes into their products, see below
     #[arg(long, value_name = "PRESET|FILE", visible_alias = "scheme-file")]
@@ -190,13 +190,23 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         sorted.chosen.iter().try_for_each(|c| weights.of(c.entry).map(|_| ()))?;
     }
     let wanted = assignment.activations(&model);
-    let transform = |entry: &Entry| match args.transform {
-        Some(by) => Some(by).filter(|_| multiplies(&entry.name)),
-        None => assignment.transform(entry),
-    };
-    let chosen = sorted.chosen.iter().filter(|c| c.entry.shape.len() == 2 && !c.scheme.is_float());
+    let transform = |entry: &Entry| args.transform.or_else(|| assignment.transform(entry));
+    let takes = |c: &&Chosen| c.entry.shape.len() == 2 && !c.scheme.is_float() && multiplies(&c.entry.name);
+    let chosen = sorted.chosen.iter().filter(takes);
     let transformed: Vec<(String, TransformRecipe)> =
         chosen.filter_map(|c| Some((c.entry.name.clone(), transform(c.entry)?))).collect();
+    if args.transform.is_none() {
+        let left = model.entries().iter().filter(|entry| entry.shape.len() > 1 && transform(entry).is_some());
+        let left = left.filter(|entry| !transformed.iter().any(|(name, _)| *name == entry.name));
+        let left: Vec<String> = left.map(|entry| format!("'{}'", entry.name)).collect();
+        if let Some(first) = left.first() {
+            let more = if left.len() > 1 { format!(" and {} more", left.len() - 1) } else { String::new() };
+            let why = "only weights [N, K] of linear layers that are quantized now are transformed";
+            print::note(&format!(
+                "lowbit: without the transform that the configuration wants: {first}{more}; {why}"
+            ));
+        }
+    }
     if let (Some(by), []) = (args.transform, transformed.as_slice()) {
         let what = format!("no linear layer whose inputs are transformed by {by}");
         return Err(Error::Nothing { path: args.input.clone(), what });
@@ -256,9 +266,21 @@ pub fn run(args: &Args, device: Option<&str>) -> Result<()> {
         Some(Wanted { chosen, by: *by, activations: of.map(|(_, activations)| *activations) })
     });
     let ways: Vec<Wanted> = ways.collect();
-    job.transforms = Rc::new(Transforms::find(&model, &ways, calibration.as_deref())?);
-    let calibrated =
-        calibration.map(|c| Calibrated::new(c, job.transforms.clone(), settings, &model, &sorted.chosen));
+    let read = |entry: &Entry| job.read(entry).map(|(tensor, _)| tensor);
+    let found = Transforms::find(&model, &ways, calibration.as_deref(), &read)?;
+    job.transforms = Rc::new(found.clone());
+    if args.nonfinite == NonFinite::Copy && !ways.is_empty() {
+        // A transform may make numbers too large for the scheme.
+        let before: Vec<String> = sorted.chosen.iter().map(|c| c.entry.name.clone()).collect();
+        job.try_all(&mut sorted)?;
+        let mut left = found;
+        let gone = |name: &&String| !sorted.chosen.iter().any(|c| c.entry.name == **name);
+        before.iter().filter(gone).for_each(|name| left.forget(name));
+        job.transforms = Rc::new(left);
+    }
+    let read = |entry: &Entry| job.read(entry).map(|(tensor, _)| tensor);
+    let calibrated = calibration
+        .map(|c| Calibrated::new(c, job.transforms.clone(), settings, &model, &sorted.chosen, &read));
     job.calibrated = calibrated.transpose()?;
     job.activations = activations::resolved(&model, &wanted, job.calibrated.as_ref())?;
     let Sorted { chosen, copied, unfit, passed_over } = sorted;
@@ -418,19 +440,27 @@ impl Job<'_> {
         files.write(&self.args.output, "quantize", partial, &bytes, &mut put)
     }
 
+    /// A weight, NaN and infinities replaced by 0 where that is wanted, and how many were.
+    fn read(&self, entry: &Entry) -> Result<(Tensor, usize)> {
+        let tensor = self.model.tensor(entry)?;
+        if self.args.nonfinite == NonFinite::Zero { zero_nonfinite(tensor) } else { Ok((tensor, 0)) }
+    }
+
     /// Quantizes a tensor, by importance or by what is known of its inputs where there is that.
     fn quantize(&self, chosen: &Chosen, zeroed: &mut usize) -> Result<PackedTensor> {
         let Chosen { entry, scheme, recipe, .. } = chosen;
-        let mut tensor = self.model.tensor(entry)?;
-        if self.args.nonfinite == NonFinite::Zero {
-            let (finite, n) = zero_nonfinite(tensor)?;
-            tensor = finite;
-            *zeroed += n;
-        }
+        let (mut tensor, n) = self.read(entry)?;
+        *zeroed += n;
         if let Some(calibrated) = &self.calibrated {
             tensor = calibrated.prepared(entry, tensor)?;
         }
         if let Some(by) = self.transforms.of(entry) {
+            // A NaN is in all of a row when it has been rotated.
+            if let Some(index) = tensor.to_f32().iter().position(|v| !v.is_finite()) {
+                let (tensor, value) = (entry.name.clone(), tensor.to_f32()[index]);
+                let (scheme, limit) = (scheme.to_string(), f32::MAX);
+                return Err(Error::NotRepresentable { tensor, index: index as u64, value, scheme, limit });
+            }
             tensor = cpu::transform_weight(&tensor, by)?;
         }
         if let Some(calibrated) = &self.calibrated

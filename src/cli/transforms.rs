@@ -21,6 +21,9 @@ use std::collections::{BTreeMap, HashMap};
 /// So many layers are named that the calibration does not know.
 const NAMED: usize = 3;
 
+/// Reads a weight as it will be quantized.
+pub type Read<'a> = &'a dyn Fn(&Entry) -> Result<Tensor>;
+
 /// A layer whose inputs are to be transformed.
 pub struct Wanted<'a> {
     pub chosen: &'a Chosen<'a>,
@@ -29,20 +32,25 @@ pub struct Wanted<'a> {
 }
 
 /// A tensor v, and the transform that it is part of.
+#[derive(Clone)]
 struct Found {
     tensor: String,
     transform: Transform,
     /// The way in which it was found, and the exponent where there is one.
     way: String,
     alpha: Option<f32>,
+    /// The model has the tensor already.
+    there: bool,
 }
 
 /// The transforms of a run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Transforms {
     found: Vec<Found>,
     /// Which of them a weight has.
     of: HashMap<String, usize>,
+    /// Those of weights that were transformed before.
+    before: HashMap<String, Transform>,
     /// What the file says: of layers that were transformed before, too.
     pub stated: file::Transforms,
 }
@@ -53,8 +61,17 @@ impl Transforms {
     /// # Errors
     /// As [`file::Transforms::of`], [`Calibration::seen`], [`smooth::search`] and [`awq::search`]; [`Error::Usage`] for a layer that is transformed already, and for smoothing without a
     /// calibration; [`Error::Nothing`] for a calibration that knows none of the layers.
-    pub fn find(model: &Model, wanted: &[Wanted], calibration: Option<&Calibration>) -> Result<Self> {
+    pub fn find(
+        model: &Model,
+        wanted: &[Wanted],
+        calibration: Option<&Calibration>,
+        read: Read,
+    ) -> Result<Self> {
         let mut made = Self { stated: file::Transforms::of(model)?, ..Self::default() };
+        for entry in model.entries() {
+            let by = made.stated.read(model, entry)?;
+            made.before.extend(by.map(|by| (entry.name.clone(), by)));
+        }
         let (mut groups, mut unknown): (Vec<(String, Vec<&Wanted>)>, Vec<&str>) = (Vec::new(), Vec::new());
         let mut known = 0;
         for layer in wanted {
@@ -100,7 +117,7 @@ impl Transforms {
         let bar = print::progress(groups.len() as u64, "transforms");
         for (_, layers) in &groups {
             print::at(&bar, &layers[0].chosen.entry.name);
-            made.add(model, layers, calibration)?;
+            made.add(model, layers, calibration, read)?;
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -108,7 +125,13 @@ impl Transforms {
     }
 
     /// One transform, for layers that share it.
-    fn add(&mut self, model: &Model, layers: &[&Wanted], calibration: Option<&Calibration>) -> Result<()> {
+    fn add(
+        &mut self,
+        model: &Model,
+        layers: &[&Wanted],
+        calibration: Option<&Calibration>,
+        read: Read,
+    ) -> Result<()> {
         let (first, by) = (layers[0].chosen.entry, layers[0].by);
         let k = first.shape.last().copied().unwrap_or(0);
         let stem = first.name.strip_suffix(".weight").unwrap_or(&first.name);
@@ -117,7 +140,7 @@ impl Transforms {
                 (format!("{by}.{k}").replace(':', "."), None, Transform::rotation(k, seed)?)
             }
             (TransformRecipe::Smooth(_) | TransformRecipe::Awq, Some(calibration)) => {
-                let tensors = layers.iter().map(|layer| model.tensor(layer.chosen.entry));
+                let tensors = layers.iter().map(|layer| read(layer.chosen.entry));
                 let tensors: Vec<Tensor> = tensors.collect::<Result<_>>()?;
                 let all = layers.iter().zip(&tensors).map(|(layer, tensor)| Layer {
                     name: &layer.chosen.entry.name,
@@ -141,7 +164,13 @@ impl Transforms {
         if transform.only_scales() && transform.by().iter().all(|v| *v == 1.0) {
             return Ok(());
         }
-        if model.entry(&tensor).is_some() {
+        let there = match model.entry(&tensor) {
+            Some(other) if self.stated.has_tensor(&tensor) && other.shape == [k] => {
+                model.tensor(other)?.to_f32()[..] == *transform.by()
+            }
+            _ => false,
+        };
+        if model.entry(&tensor).is_some() && !there {
             return Err(Error::Usage(format!(
                 "the model has a tensor '{tensor}', as the transform would be called"
             )));
@@ -156,8 +185,20 @@ impl Transforms {
             TransformRecipe::Smooth(_) => "smooth".into(),
             other => other.to_string(),
         };
-        self.found.push(Found { tensor, transform, way, alpha });
+        self.found.push(Found { tensor, transform, way, alpha, there });
         Ok(())
+    }
+
+    /// Takes a weight out, which is copied after all.
+    pub fn forget(&mut self, name: &str) {
+        if self.of.remove(name).is_some() {
+            self.stated.remove(name);
+        }
+    }
+
+    /// What the inputs of a layer will meet: the transform that its weight gets, or has already.
+    pub fn met(&self, entry: &Entry) -> Option<&Transform> {
+        self.of(entry).or_else(|| self.before.get(&entry.name))
     }
 
     /// The transform that a weight gets.
@@ -173,7 +214,8 @@ impl Transforms {
 
     /// The tensors v to be added to the file: names and numbers.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[f32])> {
-        self.found.iter().map(|found| (found.tensor.as_str(), found.transform.by()))
+        let new = |found: &&Found| !found.there && self.stated.has_tensor(&found.tensor);
+        self.found.iter().filter(new).map(|found| (found.tensor.as_str(), found.transform.by()))
     }
 
     /// A line of the summary, if there is any.

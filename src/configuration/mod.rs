@@ -247,7 +247,9 @@ impl Preset {
 
 /// Whether rows of a weight are looked up.
 fn is_table(named: &Named, name: &str) -> bool {
-    named.role == Role::Embedding || name.contains("embeddings.")
+    // GPT-2's and T5's names.
+    let table = |part: &str| ["wte", "wpe", "shared"].contains(&part);
+    named.role == Role::Embedding || name.contains("embeddings.") || name.split('.').any(table)
 }
 
 /// Whether a weight's name is one of a linear layer.

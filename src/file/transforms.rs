@@ -37,9 +37,18 @@ impl Transforms {
     /// What a model says, nothing if it has no such key.
     ///
     /// # Errors
-    /// [`Error::Format`] for what is none of the above.
+    /// [`Error::Format`] for what is none of the above, for a layer that the model does not have or that is no matrix, and for a vector that is missing, no vector of plain numbers, or
+    /// not of the layer's K.
     pub fn of(model: &Model) -> Result<Self> {
-        Self::in_metadata(model.metadata(), path(model))
+        let all = Self::in_metadata(model.metadata(), path(model))?;
+        for (name, place) in all.iter() {
+            let Some(entry) = model.entry(name) else {
+                let what = format!("'{KEY}': the model has no '{name}'");
+                return Err(Error::Format { path: path(model).into(), what });
+            };
+            Self::vector(model, entry, place)?;
+        }
+        Ok(all)
     }
 
     /// What the metadata of a file says; `path` stands in errors.
@@ -74,6 +83,11 @@ impl Transforms {
         self.by_name.insert(name.into(), place);
     }
 
+    /// Takes a layer out.
+    pub fn remove(&mut self, name: &str) {
+        self.by_name.remove(name);
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
@@ -102,6 +116,12 @@ impl Transforms {
     /// [`Transform::new`].
     pub fn read(&self, model: &Model, entry: &Entry) -> Result<Option<Transform>> {
         let Some(place) = self.get(&entry.name) else { return Ok(None) };
+        let by = model.tensor(Self::vector(model, entry, place)?)?.to_f32().into_owned();
+        Transform::new(by, place.block).map(Some).map_err(|e| e.in_tensor(&entry.name))
+    }
+
+    /// The tensor v of a weight.
+    fn vector<'a>(model: &'a Model, entry: &Entry, place: &Place) -> Result<&'a Entry> {
         let bad = |what: &str| Error::Format {
             path: path(model).into(),
             what: format!("'{KEY}': tensor '{}', which '{}' wants, {what}", place.by, entry.name),
@@ -113,8 +133,7 @@ impl Transforms {
         if found.shape.last() != entry.shape.last() || entry.shape.len() != 2 {
             return Err(bad(&format!("is {:?}, and the weight {:?}", found.shape, entry.shape)));
         }
-        let by = model.tensor(found)?.to_f32().into_owned();
-        Transform::new(by, place.block).map(Some).map_err(|e| e.in_tensor(&entry.name))
+        Ok(found)
     }
 }
 
@@ -169,6 +188,9 @@ mod tests {
             (r#"{"a": 1}"#, &[1.0; 4], ["lowbit.transforms", "invalid type"]),
             (r#"{"a": {"by": "v", "block": 1, "seed": 1}}"#, &[1.0; 4], ["lowbit.transforms", "seed"]),
             (r#"{"a": {"by": "w", "block": 1}}"#, &[1.0; 4], ["'w'", "missing"]),
+            (r#"{"n": {"by": "v", "block": 1}}"#, &[1.0; 4], ["lowbit.transforms", "no 'n'"]),
+            (r#"{"v": {"by": "v", "block": 1}}"#, &[1.0; 4], ["'v'", "[4]"]),
+            (r#"{"a": {"by": "a", "block": 1}}"#, &[1.0; 4], ["'a'", "no vector"]),
             (r#"{"a": {"by": "b", "block": 1}}"#, &[1.0; 4], ["'b'", "no vector"]),
             (r#"{"a": {"by": "v", "block": 1}}"#, &[1.0; 3], ["'v'", "[3]"]),
             (r#"{"a": {"by": "v", "block": 3}}"#, &[1.0; 4], ["'a'", "power of two"]),

@@ -105,19 +105,26 @@ pub fn search(ranges: &[f32], x: &Tensor, layers: &[Layer], inputs: Option<&Sche
     let f32s: Scheme = "f32".parse()?;
     let exact = layers.iter().map(|layer| product(x, &cpu::quantize(layer.tensor, layer.name, &f32s, None)?));
     let exact: Vec<Tensor> = exact.collect::<Result<_>>()?;
-    let mut best: Option<Found> = None;
+    let (mut best, mut beyond): (Option<Found>, _) = (None, None);
     for step in 0..=STEPS {
         let alpha = step as f32 / STEPS as f32;
         let transform = of_alpha(ranges, layers, alpha)?;
-        let mut loss = 0.0;
-        for (layer, exact) in layers.iter().zip(&exact) {
+        let losses = layers.iter().zip(&exact).map(|(layer, exact)| {
             let y = rounded(x, layer, &transform, inputs)?;
             let (exact, y) = (exact.to_f32(), y.to_f32());
-            loss += exact.iter().zip(y.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-        }
+            Ok(exact.iter().zip(y.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>())
+        });
+        let loss = match losses.sum::<Result<f64>>() {
+            // Columns that were made too large for the scheme are no candidate.
+            Err(error @ Error::NotRepresentable { .. }) => {
+                beyond = Some(error);
+                continue;
+            }
+            loss => loss?,
+        };
         if best.as_ref().is_none_or(|found| loss < found.loss) {
             best = Some(Found { alpha, transform, loss });
         }
     }
-    best.ok_or_else(|| Error::Check { what: "no alpha has a loss".into() })
+    best.ok_or_else(|| beyond.unwrap_or_else(|| Error::Check { what: "no alpha has a loss".into() }))
 }

@@ -250,6 +250,9 @@ fn importance_weighs_the_tensors_it_names() {
         ("blk.5.attn_v.weight", &q[..], 1),
     ];
     folder.write("i.gguf", imatrix(&entries));
+    folder.write("t.toml", "default = { weights = \"q8_0\", transform = \"hadamard\" }\n");
+    run(&folder, "quantize m.gguf -o q.gguf --config t.toml --imatrix i.gguf --device cpu")
+        .fails(2, &["--imatrix counts columns as they are"]);
     let summary = run(&folder, "quantize m.gguf -o q.gguf --scheme q4_k --imatrix i.gguf --include attn_q|ffn_down|attn_v --device cpu --json").json();
     assert_eq!((&summary["imatrix"]["entries"], &summary["imatrix"]["weighted"]), (&json!(3), &json!(3)));
     assert_eq!(summary["imatrix"]["missing"].as_array().unwrap().len(), 3 * LAYERS - 3);

@@ -257,6 +257,8 @@ fn other_options_and_inputs_do_not_go_on() {
         .fails(1, &["--scheme was 'q6_k' and is 'q5_k'", "--force"]);
     run(&folder, &format!("{line} --scheme q6_k --exclude norm"))
         .fails(1, &["--exclude was not there and is 'norm'"]);
+    run(&folder, &format!("{line} --scheme q6_k --transform hadamard"))
+        .fails(1, &["--transform was not there and is 'hadamard'"]);
     run(&folder, &format!("{line} --scheme q6_k --shard-size 1MB")).fails(1, &["--shard-size was not there"]);
     let input = bytes(&folder, "m.safetensors");
     folder.write("m.safetensors", &input);

@@ -4,8 +4,10 @@ use super::*;
 use crate::binary::{Folder, Ran};
 use crate::fixture::bert;
 use lowbit::EngineOptions;
-use lowbit::file::Transforms;
+use lowbit::calibrate::Statistics;
+use lowbit::file::{Activations, Transforms};
 use lowbit::gpu::adapter;
+use lowbit::product::Activation;
 use serde_json::Value;
 
 /// What takes the output of each of the norms.
@@ -138,6 +140,109 @@ fn every_engine_runs_them() {
     assert_eq!(on_cpu, of(&Engine::cpu(), "c.gguf"));
 }
 
+/// Scales are those of transformed inputs, whether the transform is found in the same run or was there before.
+#[test]
+fn static_scales_follow_transforms() {
+    let folder = folder();
+    let stats = Statistics::open(&folder.path("stats.safetensors")).unwrap();
+    let scales = |file: &str| -> Vec<(String, Activation)> {
+        let path = folder.path(file);
+        let model = Model::open(&path).unwrap();
+        let all = Activations::of(model.metadata(), &path).unwrap();
+        let mut all: Vec<_> = all.iter().map(|(name, a)| (name.to_string(), a)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    let run_ok = |line: &str| {
+        let ran = run(&folder, line);
+        assert_eq!(ran.code, Some(0), "{line}: {}", ran.stderr);
+        ran
+    };
+    for (transform, known) in [("smooth:0.5", "--calibration stats.safetensors"), ("hadamard:2", "")] {
+        folder.write("one.toml", format!("exclude = ['pooler', 'embed']\ndefault = {{ weights = \"int8-row\", activations = \"int8-static:minmax\", transform = \"{transform}\" }}\n"));
+        folder.write(
+            "two.toml",
+            "exclude = ['pooler', 'embed']\ndefault = { activations = \"int8-static:minmax\" }\n",
+        );
+        run_ok("quantize m -o one.safetensors --config one.toml --calibration stats.safetensors --force");
+        quantized(&folder, "half.safetensors", &format!("--scheme int8-row --transform {transform} {known}"));
+        run_ok(
+            "quantize half.safetensors -o two.safetensors --config two.toml --calibration stats.safetensors --force",
+        );
+        let one = scales("one.safetensors");
+        assert_eq!(one.len(), 12);
+        assert_eq!(one, scales("two.safetensors"), "{transform}");
+        let model = Model::open(folder.path("one.safetensors")).unwrap();
+        let all = Transforms::of(&model).unwrap();
+        for (name, activation) in one.iter().filter(|_| transform.starts_with("smooth")) {
+            let Activation::Int8Static(scale) = activation else { panic!("{name}: {activation}") };
+            let by = all.read(&model, model.entry(name).unwrap()).unwrap().unwrap();
+            let inputs = stats.of(name).unwrap();
+            let ends = inputs.low.iter().zip(&inputs.high).zip(by.by());
+            let most = ends.map(|((low, high), v)| low.abs().max(high.abs()) * v).fold(0.0, f32::max);
+            assert!((scale.scale() * 127.0 / most - 1.0).abs() < 1e-4, "{name}: {scale:?} {most}");
+        }
+        let lost = lost(&folder, "one.safetensors", "");
+        assert!(lost < 1e-3, "{transform}: {lost}");
+    }
+    // The same rotation for the layers that are left: one vector.
+    let more = "--force --exclude pooler|embed";
+    run_ok(&format!(
+        "quantize m -o a.safetensors --scheme int8-row --include layer.0 --transform hadamard {more}"
+    ));
+    run_ok(&format!("quantize a.safetensors -o b.safetensors --scheme int8-row --transform hadamard {more}"));
+    let model = Model::open(folder.path("b.safetensors")).unwrap();
+    assert_eq!(Transforms::of(&model).unwrap().iter().count(), 12);
+    quantized(&folder, "c.safetensors", "--scheme int8-row --transform hadamard");
+    assert_eq!(lost(&folder, "b.safetensors", ""), lost(&folder, "c.safetensors", ""));
+    // What the configuration wants of weights that stay as they are is told.
+    folder.write(
+        "t.toml",
+        "exclude = ['pooler']\ndefault = { activations = \"int8\", transform = \"hadamard\" }\n",
+    );
+    let ran = run_ok("quantize m -o d.safetensors --config t.toml");
+    assert!(
+        ran.stderr.contains("without the transform") && ran.stderr.contains("and 11 more"),
+        "{}",
+        ran.stderr
+    );
+}
+
+/// NaN and numbers that only the transform makes too large.
+#[test]
+fn values_that_cannot_be_held() {
+    let folder = folder();
+    let query = "encoder.layer.0.attention.self.query.weight";
+    let mut model = bert();
+    model.tensors.get_mut(query).unwrap().1[70] = f32::NAN;
+    model.write(&folder.path("nan"));
+    let stats = "--calibration stats.safetensors";
+    let quantize = |more: &str| {
+        run(
+            &folder,
+            &format!("quantize nan -o x.safetensors --scheme int4-g32 --include encoder --force {more}"),
+        )
+    };
+    for transform in
+        ["hadamard", &format!("smooth {stats}"), &format!("smooth:0.5 {stats}"), &format!("awq {stats}")]
+    {
+        let ran = quantize(&format!("--nonfinite zero --transform {transform}"));
+        assert!(ran.code == Some(0) && ran.stderr.contains("1 NaN"), "{transform}: {}", ran.stderr);
+    }
+    quantize("--transform hadamard").fails(1, &[query, "index 70", "NaN"]);
+    // A row of 6e4 fits f16 scales of 8 bits only as it is: rotated it is 8 times as large in one column.
+    let mut model = bert();
+    model.tensors.get_mut(query).unwrap().1[64..128].fill(2e5);
+    model.write(&folder.path("nan"));
+    quantize("--transform hadamard").fails(1, &[query]);
+    let ran = quantize("--transform hadamard --nonfinite copy --json");
+    let found = ran.json();
+    assert!(found["copied"].as_array().unwrap().iter().any(|c| c["name"] == query), "{found}");
+    let model = Model::open(folder.path("x.safetensors")).unwrap();
+    let all = Transforms::of(&model).unwrap();
+    assert!(all.get(query).is_none() && all.iter().count() == 11);
+}
+
 #[test]
 fn weights_come_back() {
     let folder = folder();
@@ -154,6 +259,9 @@ fn weights_come_back() {
     assert!(turned > plain - 6.0 && turned > 40.0, "{plain} {turned}");
     let report = run(&folder, "report m t.safetensors -o r.html --json");
     assert_eq!(report.json()["transforms"], serde_json::json!({"scaled": 0, "rotated": 12}));
+    // Nothing clips that has a row's own scale.
+    let layers = report.json()["layers"].as_array().unwrap().clone();
+    assert!(layers.len() == 12 && layers.iter().all(|l| l["clipped"]["weights"] == 0.0), "{layers:?}");
     assert_eq!(report.json()["only_in_quantized"], serde_json::json!([]));
     assert!(std::fs::read_to_string(folder.path("r.html")).unwrap().contains("rotated for 12 layers"));
     for dtype in ["f32", "f16", "bf16"] {
@@ -180,6 +288,8 @@ fn what_is_wrong_is_refused() {
         assert!(ran.code == Some(2) && ran.stderr.contains(word), "{}", ran.stderr);
     }
     quantize("-o x.safetensors --transform hadamard --include embeddings").fails(1, &["no linear layer"]);
+    let ran = quantize("-o x.safetensors --transform hadamard --imatrix i.gguf");
+    assert!(ran.code == Some(2) && ran.stderr.contains("--imatrix"), "{}", ran.stderr);
     quantize("-o x.onnx --transform hadamard").fails(1, &["ONNX"]);
     quantize("-o x.safetensors --transform hadamard --calibration stats.safetensors")
         .fails(2, &["without what uses it"]);
@@ -210,5 +320,5 @@ fn what_is_wrong_is_refused() {
     let at = bytes.windows(13).position(|w| w == b"\"hadamard.64\"").unwrap();
     bytes[at + 1] = b'H';
     std::fs::write(folder.path("bad.safetensors"), bytes).unwrap();
-    run(&folder, "embed bad.safetensors the").fails(1, &["Hadamard.64"]);
+    run(&folder, "embed bad.safetensors the").fails(1, &["hadamard.64", "missing"]);
 }

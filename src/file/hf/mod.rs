@@ -141,7 +141,7 @@ impl Map<'_> {
         }
         let dropped = |name: &&str| architecture.dropped.iter().any(|d| d.is(&architecture.plain_name(name)));
         // The vectors of transforms go with the layers, by their own names.
-        let transforms = Transforms::in_metadata(self.source.metadata(), self.files.place())?;
+        let transforms = Transforms::of(self.source)?;
         let vectors = self.source.entries().iter().filter(|e| transforms.has_tensor(&e.name));
         let vectors: Vec<Entry> = vectors.map(|e| Entry { fixed: true, ..e.clone() }).collect();
         left.retain(|name| !transforms.has_tensor(name));
@@ -259,7 +259,7 @@ impl Map<'_> {
         let activations = Activations::of(self.source.metadata(), self.files.place())?;
         let name = |from: &str| entries.iter().find(|e| e.name_in_file() == from).map(|e| e.name.as_str());
         activations.renamed(name).put(&mut out);
-        let transforms = Transforms::in_metadata(self.source.metadata(), self.files.place())?;
+        let transforms = Transforms::of(self.source)?;
         transforms.renamed(name).put(&mut out)?;
         if tokens == Tokens::Described {
             tokenizer::describe(self.files, self.config, sizes.get(Size::Vocab), &mut out)?;
